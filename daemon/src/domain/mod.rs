@@ -1,0 +1,19 @@
+//! The words of sluiced as types: pure values and rules, without I/O, clocks or serialization.
+//!
+//! Everything else imports this module; it imports nothing of the crate.
+
+pub mod ack;
+pub mod delivery;
+pub mod event;
+pub mod ranges;
+pub mod retry;
+pub mod subject;
+pub mod subscription;
+
+pub use ack::{AckShare, AckSink, AckToken, Settlement};
+pub use delivery::{DeliveryId, Failure, FailureClass, Outcome};
+pub use event::{Event, Header, Output, Position, StreamName, Verdict};
+pub use ranges::RangeSet;
+pub use retry::RetryPolicy;
+pub use subject::{Pattern, Subject};
+pub use subscription::{Endpoint, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, WebhookSecret};

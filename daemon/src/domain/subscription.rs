@@ -1,0 +1,146 @@
+//! A subscription: what to match, which plugins, where to deliver, and under which policies.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::event::Header;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::subject::Pattern;
+
+/// The longest subscription id accepted, in bytes.
+pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 64;
+
+/// Names a subscription for its whole life; delivery ids are made from it. A subscription from the configuration file
+/// has its name as its id.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriptionId(Arc<str>);
+
+/// A text that is not a subscription id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a name is 1 to {SUBSCRIPTION_ID_BYTES_MAX} letters, digits, `-`, `_` or `.`, and starts with a letter or digit"
+)]
+pub struct SubscriptionIdError;
+
+impl SubscriptionId {
+    /// Parses an id.
+    ///
+    /// # Errors
+    /// When the text is empty, too long or has characters that would need quoting in a URL.
+    pub fn parse(text: &str) -> Result<Self, SubscriptionIdError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if text.len() > SUBSCRIPTION_ID_BYTES_MAX || !starts || !text.chars().all(allowed) {
+            return Err(SubscriptionIdError);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text of the id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A plugin and its configuration, as one subscription uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginRef {
+    /// The plugin's name: `NAME.wasm` in the plugin directory.
+    pub plugin: Box<str>,
+    /// Its configuration: a JSON text.
+    pub config: Box<str>,
+}
+
+/// What becomes of an event whose plugin failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnPluginError {
+    /// It is kept as a dead letter.
+    #[default]
+    DeadLetter,
+    /// It is dropped, and counted.
+    Drop,
+    /// It goes on as if the failed plugin were not there.
+    Pass,
+}
+
+/// A signing secret's bytes. It has neither `Debug` output nor `Display`, so that it cannot reach a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookSecret(Box<[u8]>);
+
+impl WebhookSecret {
+    /// The secret with those bytes: 24 to 64 of them, as Standard Webhooks 1.0 asks. `None` when there are fewer or more.
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Option<Self> {
+        let bytes = bytes.into();
+        (24..=64).contains(&bytes.len()).then_some(Self(bytes))
+    }
+
+    /// The key bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for WebhookSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WebhookSecret(…)")
+    }
+}
+
+/// A webhook subscription's receiver, with its secret and policies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where to POST: an absolute `http` or `https` URL without user information.
+    pub url: Box<str>,
+    /// What to sign with.
+    pub secret: WebhookSecret,
+    /// Extra headers of every request.
+    pub headers: Vec<Header>,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// The most attempts at a time; also the most that a crash can repeat.
+    pub in_flight_max: NonZeroU32,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long an attempt may take in all, the response's body included.
+    pub total_timeout: Duration,
+}
+
+/// Where a subscription delivers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// Signed POST requests to an endpoint.
+    Webhook(Box<Endpoint>),
+    /// A named Server-Sent Events stream.
+    Sse,
+}
+
+/// A subscription, valid as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscription {
+    /// Its name for life.
+    pub id: SubscriptionId,
+    /// The event types that it matches.
+    pub types: Vec<Pattern>,
+    /// Its filters, in order; an event goes on only when each keeps it.
+    pub filters: Vec<PluginRef>,
+    /// Its transforms, in order; each works on every output of the one before.
+    pub transforms: Vec<PluginRef>,
+    /// What becomes of an event whose plugin failed.
+    pub on_plugin_error: OnPluginError,
+    /// Where it delivers.
+    pub target: Target,
+}

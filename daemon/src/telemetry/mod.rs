@@ -1,0 +1,3 @@
+//! What the daemon tells of itself: logs, metrics, and the one place where real time is read.
+
+pub mod clock;

@@ -8,8 +8,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use bytes::Bytes;
-
 /// How a message ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
@@ -21,13 +19,12 @@ pub enum Settlement {
 
 /// Where settled messages go: the ingest's ack task.
 pub trait AckSink: Send + Sync {
-    /// Takes a message's settlement; `reply` is the subject that JetStream gave for it.
-    fn settle(&self, reply: Bytes, sequence: u64, settlement: Settlement);
+    /// Takes the settlement of the message with that stream sequence.
+    fn settle(&self, sequence: u64, settlement: Settlement);
 }
 
 struct Inner {
     sink: Arc<dyn AckSink>,
-    reply: Bytes,
     sequence: u64,
     open: AtomicUsize,
     refused: AtomicBool,
@@ -37,7 +34,7 @@ impl Inner {
     fn close_one(&self) {
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             let settlement = if self.refused.load(Ordering::Acquire) { Settlement::Nak } else { Settlement::Ack };
-            self.sink.settle(self.reply.clone(), self.sequence, settlement);
+            self.sink.settle(self.sequence, settlement);
         }
     }
 }
@@ -47,9 +44,9 @@ impl Inner {
 pub struct AckToken(AckShare);
 
 impl AckToken {
-    /// A token for the message with that reply subject.
-    pub fn new(sink: Arc<dyn AckSink>, reply: Bytes, sequence: u64) -> Self {
-        let inner = Inner { sink, reply, sequence, open: AtomicUsize::new(1), refused: AtomicBool::new(false) };
+    /// A token for the message with that stream sequence.
+    pub fn new(sink: Arc<dyn AckSink>, sequence: u64) -> Self {
+        let inner = Inner { sink, sequence, open: AtomicUsize::new(1), refused: AtomicBool::new(false) };
         Self(AckShare { inner: Arc::new(inner), settled: false })
     }
 
@@ -104,14 +101,14 @@ mod tests {
     struct Sink(Mutex<Vec<(u64, Settlement)>>);
 
     impl AckSink for Sink {
-        fn settle(&self, _: Bytes, sequence: u64, settlement: Settlement) {
+        fn settle(&self, sequence: u64, settlement: Settlement) {
             self.0.lock().expect("sink").push((sequence, settlement));
         }
     }
 
     fn settled(run: impl FnOnce(AckToken)) -> Vec<(u64, Settlement)> {
         let sink = Arc::new(Sink::default());
-        run(AckToken::new(Arc::clone(&sink) as Arc<dyn AckSink>, Bytes::new(), 7));
+        run(AckToken::new(Arc::clone(&sink) as Arc<dyn AckSink>, 7));
         sink.0.lock().expect("sink").clone()
     }
 
@@ -142,7 +139,7 @@ mod tests {
     #[test]
     fn waits_for_the_last_share() {
         let sink = Arc::new(Sink::default());
-        let token = AckToken::new(Arc::clone(&sink) as Arc<dyn AckSink>, Bytes::new(), 1);
+        let token = AckToken::new(Arc::clone(&sink) as Arc<dyn AckSink>, 1);
         let share = token.share();
         token.done();
         assert!(sink.0.lock().expect("sink").is_empty());

@@ -1,0 +1,281 @@
+//! The daemon's one durable consumer of a stream: every event that some webhook subscription asks for, once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::pull::{MessagesErrorKind, Stream as Messages};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::Stream;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::acks::Acks;
+use super::connect::{Nats, StreamConfig};
+use super::{Error, decode};
+use crate::domain::subject::cover;
+use crate::domain::{AckSink, AckToken, Event, Pattern};
+
+/// How many messages one pull asks for.
+const BATCH_MESSAGES: usize = 500;
+/// How many received events are handed on at once.
+const HANDED_ON_MAX: usize = 256;
+/// How long a pull waits for messages.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How often the server tells, in a quiet time, that it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The wait before the consumer is opened again after a failure.
+const REOPEN_DELAY: Duration = Duration::from_millis(500);
+/// What the consumer asks for while no subscription asks for anything: a subject that nobody publishes.
+const NOTHING: &str = "sluiced.no-subscription";
+
+/// An event and the right to acknowledge it.
+pub struct Received {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Its message's token.
+    pub token: AckToken,
+}
+
+/// A stream's live tail.
+pub struct Live {
+    nats: Nats,
+    stream: StreamConfig,
+    filter: Vec<Pattern>,
+    acks: Arc<Acks>,
+    messages: Option<Messages>,
+    /// The highest sequence that the consumer had handed out when it was first opened.
+    delivered: u64,
+    floor: u64,
+}
+
+impl Live {
+    /// Opens the durable consumer for the subjects of `types`, or makes it. A new one begins after `resume_after` (the ack
+    /// floor on record, when there is one) or else with the next event that is published.
+    ///
+    /// # Errors
+    /// When the consumer can neither be found nor made.
+    pub async fn open(
+        nats: Nats,
+        stream: StreamConfig,
+        types: &[Pattern],
+        resume_after: Option<u64>,
+    ) -> Result<Self, Error> {
+        let filter = cover(stream.subjects_for(types));
+        let mut live = Self { nats, stream, filter, acks: Arc::default(), messages: None, delivered: 0, floor: 0 };
+        let consumer = live.consumer(resume_after).await?;
+        let info = consumer.cached_info();
+        live.delivered = info.delivered.stream_sequence;
+        live.floor = info.ack_floor.stream_sequence;
+        live.acks.start_at(live.delivered);
+        live.messages = Some(live.pull(&consumer).await?);
+        Ok(live)
+    }
+
+    /// The stream that this is the tail of.
+    pub fn stream(&self) -> &StreamConfig {
+        &self.stream
+    }
+
+    /// The highest sequence that had been handed out when the tail was opened: what a daemon before this one may have
+    /// acked, or left to a held subscription.
+    pub fn delivered_before(&self) -> u64 {
+        self.delivered
+    }
+
+    /// The consumer's ack floor when the tail was opened: nothing at or below it comes again.
+    pub fn floor_before(&self) -> u64 {
+        self.floor
+    }
+
+    /// A handle on the acknowledgements, for readings and for the ack task.
+    pub fn acks(&self) -> AckHandle {
+        AckHandle { acks: Arc::clone(&self.acks), nats: self.nats.clone() }
+    }
+
+    /// Asks for other event types from now on.
+    ///
+    /// # Errors
+    /// When JetStream does not take the new filter; the old one stays.
+    pub async fn retarget(&mut self, types: &[Pattern]) -> Result<(), Error> {
+        let filter = cover(self.stream.subjects_for(types));
+        if filter == self.filter {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.filter, filter);
+        match self.consumer(None).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.filter = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// The next events, at least one. Failures of the connection, the server or the consumer are waited out: this ends
+    /// only with an event. Safe to cancel.
+    pub async fn next(&mut self) -> Vec<Received> {
+        loop {
+            let Some(messages) = &mut self.messages else {
+                self.reopen().await;
+                continue;
+            };
+            match messages.next().await {
+                Some(Ok(message)) => {
+                    let mut batch = Vec::with_capacity(16);
+                    batch.extend(self.receive(message.message));
+                    self.drain(&mut batch);
+                    if !batch.is_empty() {
+                        return batch;
+                    }
+                }
+                Some(Err(error)) => match error.kind() {
+                    MessagesErrorKind::MissingHeartbeat => {
+                        warn!(stream = %self.stream.name, "no heartbeat from the consumer, opening it again");
+                        self.messages = None;
+                    }
+                    MessagesErrorKind::NoResponders => {
+                        warn!(stream = %self.stream.name, "jetstream does not answer, trying again");
+                        self.messages = None;
+                        tokio::time::sleep(REOPEN_DELAY).await;
+                    }
+                    MessagesErrorKind::ConsumerDeleted => {
+                        warn!(stream = %self.stream.name, "the consumer was deleted, making it again");
+                        self.messages = None;
+                    }
+                    _ => {
+                        warn!(stream = %self.stream.name, %error, "pulling failed, opening the consumer again");
+                        self.messages = None;
+                        tokio::time::sleep(REOPEN_DELAY).await;
+                    }
+                },
+                None => self.messages = None,
+            }
+        }
+    }
+
+    /// Takes what has come already, without waiting.
+    fn drain(&mut self, batch: &mut Vec<Received>) {
+        while batch.len() < HANDED_ON_MAX {
+            let next = self.messages.as_mut().and_then(|messages| messages.next().now_or_never());
+            match next {
+                Some(Some(Ok(message))) => batch.extend(self.receive(message.message)),
+                // Errors are met again at the next call, or are passing; the end is met again too.
+                Some(Some(Err(error))) => {
+                    warn!(stream = %self.stream.name, %error, "pulling failed, opening the consumer again");
+                    self.messages = None;
+                    return;
+                }
+                Some(None) | None => return,
+            }
+        }
+    }
+
+    fn receive(&self, mut message: async_nats::Message) -> Option<Received> {
+        let reply = message.reply.take()?;
+        let stored = decode::stored(&reply)?;
+        self.acks.received(stored.sequence, reply);
+        let event = Arc::new(decode::event(&self.stream, &message, stored));
+        let sink = Arc::clone(&self.acks) as Arc<dyn AckSink>;
+        Some(Received { event, token: AckToken::new(sink, stored.sequence) })
+    }
+
+    async fn reopen(&mut self) {
+        // Everything above our own floor comes again from a consumer that was made anew; what is in flight or on record is
+        // recognised.
+        let resume_after = self.acks.floor();
+        let opened = match self.consumer(Some(resume_after)).await {
+            Ok(consumer) => self.pull(&consumer).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(messages) => {
+                info!(stream = %self.stream.name, "consumer is open");
+                self.messages = Some(messages);
+            }
+            Err(error) => {
+                warn!(stream = %self.stream.name, error = %crate::telemetry::chain(&error), "could not open the consumer, trying again");
+                tokio::time::sleep(REOPEN_DELAY).await;
+            }
+        }
+    }
+
+    async fn pull(&self, consumer: &PullConsumer) -> Result<Messages, Error> {
+        consumer
+            .stream()
+            .max_messages_per_batch(BATCH_MESSAGES)
+            .expires(PULL_EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(|e| self.fail("pull from", e))
+    }
+
+    /// Finds the durable consumer and brings its settings up to date, or makes it.
+    async fn consumer(&self, resume_after: Option<u64>) -> Result<PullConsumer, Error> {
+        let name = self.stream.name.as_str();
+        let stream = self.nats.jetstream.get_stream(name).await.map_err(|e| self.fail("look for", e))?;
+        let found = match stream.consumer_info(&self.nats.config.consumer_name).await {
+            Ok(info) => Some(info.config.deliver_policy),
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND => None,
+                _ => return Err(self.fail("look for", error)),
+            },
+        };
+        // The deliver policy of a consumer that exists cannot be changed: it is repeated as it stands.
+        let deliver_policy = found.unwrap_or(match resume_after {
+            Some(floor) => DeliverPolicy::ByStartSequence { start_sequence: floor + 1 },
+            None => DeliverPolicy::New,
+        });
+        self.create(&stream, deliver_policy).await
+    }
+
+    async fn create(&self, stream: &Stream, deliver_policy: DeliverPolicy) -> Result<PullConsumer, Error> {
+        let mut subjects: Vec<String> = self.filter.iter().map(ToString::to_string).collect();
+        if subjects.is_empty() {
+            subjects.push(NOTHING.to_owned());
+        }
+        let config = pull::Config {
+            durable_name: Some(self.nats.config.consumer_name.clone()),
+            description: Some("sluiced: every event that some subscription asks for".to_owned()),
+            deliver_policy,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.nats.config.ack_wait,
+            max_ack_pending: i64::from(self.nats.config.ack_pending_max),
+            filter_subjects: subjects,
+            ..Default::default()
+        };
+        stream.create_consumer(config).await.map_err(|e| self.fail("make or change", e))
+    }
+
+    fn fail(&self, action: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Consumer { action, stream: self.stream.name.clone(), source: source.into() }
+    }
+}
+
+/// The acknowledgements of a live tail.
+#[derive(Clone)]
+pub struct AckHandle {
+    acks: Arc<Acks>,
+    nats: Nats,
+}
+
+impl AckHandle {
+    /// Every message at or below this sequence that was received is settled.
+    pub fn floor(&self) -> u64 {
+        self.acks.floor()
+    }
+
+    /// How many messages are received and not settled.
+    pub fn open(&self) -> usize {
+        self.acks.open()
+    }
+
+    /// Sends acks until `stop`, then sends what is left.
+    pub async fn run(self, stop: CancellationToken) {
+        let ack_wait = self.nats.config.ack_wait;
+        self.acks.run(self.nats.client.clone(), ack_wait, stop).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! JetStream to [`Event`](crate::domain::Event), and back: the only user of the NATS client.
+//!
+//! - [`connect`]: one connection for the daemon, its state, streams and their facts.
+//! - [`live`]: the daemon's one durable consumer of a stream, with acknowledgements that travel with the events.
+//! - [`reader`]: reading a stream from a position, without acknowledgements: catching up, replay, an SSE client's resume.
+//! - [`publish`]: putting an event into a stream.
+//! - [`decode`]: what a NATS message says, CloudEvents included.
+
+mod acks;
+pub mod connect;
+mod decode;
+pub mod live;
+pub mod publish;
+pub mod reader;
+
+pub use connect::{Config, Nats, StreamConfig, StreamFacts};
+pub use live::{Live, Received};
+pub use publish::{Publish, Published};
+pub use reader::{Gap, Page, Reader};
+
+use crate::domain::StreamName;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong between the daemon and NATS.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be made.
+    #[error("cannot connect to NATS at {url}")]
+    Connect {
+        /// Where it was tried.
+        url: String,
+        /// Why it failed.
+        source: Source,
+    },
+    /// Credentials, certificates or an address that cannot be used.
+    #[error("cannot use the NATS setting {setting}")]
+    Setting {
+        /// The key below `[nats]`.
+        setting: &'static str,
+        /// Why it cannot be used.
+        source: Source,
+    },
+    /// The server is too old.
+    #[error("the NATS server at {url} is version {version}, and sluiced needs 2.10 or newer: upgrade it")]
+    ServerTooOld {
+        /// The server.
+        url: String,
+        /// What it said it is.
+        version: String,
+    },
+    /// JetStream is not enabled, or does not answer.
+    #[error("JetStream does not answer: is it enabled on the server (`jetstream {{}}` or `-js`)?")]
+    JetStream(#[source] Source),
+    /// The stream does not exist and `create` is off.
+    #[error("stream {stream} does not exist: create it, or set `create = true` for it")]
+    NoStream {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// The stream could not be created or its facts not be read.
+    #[error("cannot {action} stream {stream}")]
+    Stream {
+        /// What was tried.
+        action: &'static str,
+        /// The stream.
+        stream: StreamName,
+        /// Why it failed.
+        source: Source,
+    },
+    /// The stream exists with other subjects than configured.
+    #[error("stream {stream} has the subjects {has}, and the configuration needs {needs}: change one of them")]
+    Subjects {
+        /// The stream.
+        stream: StreamName,
+        /// The subjects it has.
+        has: String,
+        /// The subjects configured.
+        needs: String,
+    },
+    /// A consumer could not be made, read or deleted.
+    #[error("cannot {action} a consumer of stream {stream}")]
+    Consumer {
+        /// What was tried.
+        action: &'static str,
+        /// The stream.
+        stream: StreamName,
+        /// Why it failed.
+        source: Source,
+    },
+    /// A page of history could not be read.
+    #[error("cannot read stream {stream}")]
+    Read {
+        /// The stream.
+        stream: StreamName,
+        /// Why it failed.
+        source: Source,
+    },
+    /// A message was not acknowledged by JetStream.
+    #[error("JetStream did not take the event")]
+    Publish(#[source] Source),
+    /// No configured stream takes that subject.
+    #[error("no configured stream takes the subject {subject}")]
+    NoStreamFor {
+        /// The subject.
+        subject: String,
+    },
+}

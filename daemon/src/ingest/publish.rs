@@ -1,0 +1,56 @@
+//! Putting an event into a stream, acknowledged by JetStream.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+
+use super::Error;
+use super::connect::Nats;
+use crate::domain::{Position, Subject};
+
+/// An event to be published.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Its type; the subject is this with the prefix of the stream that takes it.
+    pub kind: Subject,
+    /// An idempotency key: a second event with the same key within the stream's duplicate window is not stored.
+    pub id: Option<String>,
+    /// The media type of `data`.
+    pub content_type: String,
+    /// The payload.
+    pub data: Bytes,
+}
+
+/// What JetStream said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Where it stands.
+    pub position: Position,
+    /// The same idempotency key was there already: nothing new was stored.
+    pub duplicate: bool,
+}
+
+impl Nats {
+    /// Publishes an event, and returns when JetStream has stored it.
+    ///
+    /// # Errors
+    /// When no configured stream takes its type, or JetStream does not acknowledge it.
+    pub async fn publish(&self, event: Publish) -> Result<Published, Error> {
+        let wanted = |prefix: &str| format!("{prefix}{}", event.kind);
+        let stream = self
+            .streams()
+            .iter()
+            .find(|s| s.subjects.iter().any(|p| p.matches(&wanted(&s.type_prefix))))
+            .ok_or_else(|| Error::NoStreamFor { subject: event.kind.to_string() })?;
+        let mut headers = HeaderMap::new();
+        headers.insert("Content-Type", event.content_type.as_str());
+        let mut message = PublishMessage::build().payload(event.data).headers(headers);
+        if let Some(id) = &event.id {
+            message = message.message_id(id);
+        }
+        let sent = self.jetstream.send_publish(wanted(&stream.type_prefix), message).await;
+        let ack = sent.map_err(|e| Error::Publish(e.into()))?.await.map_err(|e| Error::Publish(e.into()))?;
+        let position = Position { stream: stream.name.clone(), sequence: ack.sequence };
+        Ok(Published { position, duplicate: ack.duplicate })
+    }
+}

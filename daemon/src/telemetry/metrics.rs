@@ -1,0 +1,270 @@
+//! The metrics, a small named set per stage, in the Prometheus text format.
+//!
+//! Labels are bounded by the configuration: streams, subscriptions, and fixed words. The hot path holds its counters and
+//! never looks one up.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The bounds of the duration histograms' buckets, in seconds.
+const SECONDS_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BySubscription {
+    subscription: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByOutcome {
+    subscription: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByKind {
+    subscription: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByStream {
+    stream: String,
+}
+
+/// All metrics. Cloning shares them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Mutex<Registry>,
+    received: Family<BySubscription, Counter>,
+    filtered: Family<BySubscription, Counter>,
+    deliveries: Family<ByOutcome, Counter>,
+    attempts: Family<ByOutcome, Counter>,
+    faults: Family<ByKind, Counter>,
+    dropped: Family<BySubscription, Counter>,
+    parked: Family<BySubscription, Gauge>,
+    in_flight: Family<BySubscription, Gauge>,
+    held: Family<BySubscription, Gauge>,
+    gap_events: Family<BySubscription, Counter>,
+    ingested: Family<ByStream, Counter>,
+    unmatched: Family<ByStream, Counter>,
+    unacked: Family<ByStream, Gauge>,
+    attempt_seconds: Histogram,
+    store: StoreMetrics,
+    sse: SseMetrics,
+}
+
+/// What one webhook subscription counts.
+#[derive(Clone, Debug)]
+pub struct SubscriptionMetrics {
+    /// Events taken for this subscription, after the type matched.
+    pub received: Counter,
+    /// Events that a filter dropped, or that a transform made nothing of.
+    pub filtered: Counter,
+    /// Events dropped because a plugin failed and the policy is `drop`.
+    pub dropped: Counter,
+    /// Deliveries that a receiver took.
+    pub delivered: Counter,
+    /// Deliveries that ended as dead letters.
+    pub failed: Counter,
+    /// Deliveries that wait in the store for their next attempt.
+    pub parked: Gauge,
+    /// Attempts under way, and outcomes not yet on record.
+    pub in_flight: Gauge,
+    /// 1 while the subscription is held or catching up.
+    pub held: Gauge,
+    /// Events (at most) that were gone from the stream before they could be read.
+    pub gap_events: Counter,
+    /// How long attempts take (shared by all subscriptions).
+    pub attempt_seconds: Histogram,
+    attempts: Family<ByOutcome, Counter>,
+    faults: Family<ByKind, Counter>,
+    name: String,
+}
+
+impl SubscriptionMetrics {
+    /// Counts an attempt by its result: `delivered`, or the failure's class.
+    pub fn attempted(&self, outcome: &'static str) {
+        self.attempts.get_or_create(&ByOutcome { subscription: self.name.clone(), outcome }).inc();
+    }
+
+    /// Counts a plugin fault by its kind.
+    pub fn faulted(&self, kind: &'static str) {
+        self.faults.get_or_create(&ByKind { subscription: self.name.clone(), kind }).inc();
+    }
+}
+
+/// What one stream's ingest counts.
+#[derive(Clone, Debug)]
+pub struct StreamMetrics {
+    /// Messages received from JetStream, those that came again included.
+    pub received: Counter,
+    /// Messages that no subscription asked for.
+    pub unmatched: Counter,
+    /// Messages received and not yet acked.
+    pub unacked: Gauge,
+}
+
+/// What the store's writer counts.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMetrics {
+    /// Groups of changes made durable.
+    pub flushes: Counter,
+    /// Changes made durable.
+    pub changes: Counter,
+    /// Groups that could not be made durable.
+    pub failures: Counter,
+    /// Bytes on disk.
+    pub bytes: Gauge,
+    /// Dead letters in the store.
+    pub dead_letters: Gauge,
+}
+
+/// What the Server-Sent Events side counts.
+#[derive(Clone, Debug, Default)]
+pub struct SseMetrics {
+    /// Clients connected now.
+    pub clients: Gauge,
+    /// Event frames sent.
+    pub frames: Counter,
+    /// Bytes sent.
+    pub bytes: Counter,
+    /// Times that a client had to read from the stream's history.
+    pub catch_ups: Counter,
+    /// Gaps announced to clients.
+    pub gaps: Counter,
+    /// Events that an SSE subscription's plugins dropped.
+    pub filtered: Counter,
+    /// Events that an SSE subscription's plugins failed on.
+    pub faults: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A fresh set.
+    pub fn new() -> Self {
+        let mut inner = Inner {
+            registry: Mutex::new(Registry::with_prefix("sluiced")),
+            received: Family::default(),
+            filtered: Family::default(),
+            deliveries: Family::default(),
+            attempts: Family::default(),
+            faults: Family::default(),
+            dropped: Family::default(),
+            parked: Family::default(),
+            in_flight: Family::default(),
+            held: Family::default(),
+            gap_events: Family::default(),
+            ingested: Family::default(),
+            unmatched: Family::default(),
+            unacked: Family::default(),
+            attempt_seconds: Histogram::new(SECONDS_BUCKETS),
+            store: StoreMetrics::default(),
+            sse: SseMetrics::default(),
+        };
+        inner.register();
+        Self(Arc::new(inner))
+    }
+
+    /// The counters of a webhook subscription.
+    pub fn subscription(&self, name: &str) -> SubscriptionMetrics {
+        let by = BySubscription { subscription: name.to_owned() };
+        let outcome = |outcome| ByOutcome { subscription: name.to_owned(), outcome };
+        let m = &self.0;
+        SubscriptionMetrics {
+            received: m.received.get_or_create_owned(&by),
+            filtered: m.filtered.get_or_create_owned(&by),
+            dropped: m.dropped.get_or_create_owned(&by),
+            delivered: m.deliveries.get_or_create_owned(&outcome("delivered")),
+            failed: m.deliveries.get_or_create_owned(&outcome("failed")),
+            parked: m.parked.get_or_create_owned(&by),
+            in_flight: m.in_flight.get_or_create_owned(&by),
+            held: m.held.get_or_create_owned(&by),
+            gap_events: m.gap_events.get_or_create_owned(&by),
+            attempt_seconds: m.attempt_seconds.clone(),
+            attempts: m.attempts.clone(),
+            faults: m.faults.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The counters of a stream's ingest.
+    pub fn stream(&self, name: &str) -> StreamMetrics {
+        let by = ByStream { stream: name.to_owned() };
+        StreamMetrics {
+            received: self.0.ingested.get_or_create_owned(&by),
+            unmatched: self.0.unmatched.get_or_create_owned(&by),
+            unacked: self.0.unacked.get_or_create_owned(&by),
+        }
+    }
+
+    /// The counters of the store's writer.
+    pub fn store(&self) -> StoreMetrics {
+        self.0.store.clone()
+    }
+
+    /// The counters of the Server-Sent Events side.
+    pub fn sse(&self) -> SseMetrics {
+        self.0.sse.clone()
+    }
+
+    /// Everything in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a text does not fail.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry.lock())?;
+        Ok(text)
+    }
+}
+
+impl Inner {
+    fn register(&mut self) {
+        let r = self.registry.get_mut();
+        r.register("events_received", "Events taken for a subscription", self.received.clone());
+        r.register("events_filtered", "Events that a subscription's plugins dropped", self.filtered.clone());
+        r.register("events_dropped", "Events dropped because a plugin failed", self.dropped.clone());
+        r.register("deliveries", "Deliveries that ended, by outcome", self.deliveries.clone());
+        r.register("attempts", "Attempts that ended, by result", self.attempts.clone());
+        r.register("plugin_faults", "Plugin faults, by kind", self.faults.clone());
+        r.register("parked", "Deliveries that wait for their next attempt", self.parked.clone());
+        r.register("in_flight", "Attempts under way or not yet on record", self.in_flight.clone());
+        r.register("held", "1 while a subscription is held or catching up", self.held.clone());
+        r.register("gap_events", "Events gone before they were read, at most", self.gap_events.clone());
+        r.register("ingest_received", "Messages received from JetStream", self.ingested.clone());
+        r.register("ingest_unmatched", "Messages that no subscription asked for", self.unmatched.clone());
+        r.register("ingest_unacked", "Messages received and not yet acked", self.unacked.clone());
+        let seconds = self.attempt_seconds.clone();
+        r.register_with_unit("attempt", "How long attempts take", Unit::Seconds, seconds);
+        let store = &self.store;
+        r.register("store_flushes", "Groups of changes made durable", store.flushes.clone());
+        r.register("store_changes", "Changes made durable", store.changes.clone());
+        r.register("store_failures", "Groups that could not be made durable", store.failures.clone());
+        r.register("store_bytes", "Bytes on disk", store.bytes.clone());
+        r.register("dead_letters", "Dead letters in the store", store.dead_letters.clone());
+        let sse = &self.sse;
+        r.register("sse_clients", "Clients connected", sse.clients.clone());
+        r.register("sse_frames", "Event frames sent", sse.frames.clone());
+        r.register("sse_bytes", "Bytes sent", sse.bytes.clone());
+        r.register("sse_catch_ups", "Times a client read from history", sse.catch_ups.clone());
+        r.register("sse_gaps", "Gaps announced to clients", sse.gaps.clone());
+        r.register("sse_filtered", "Events that plugins dropped", sse.filtered.clone());
+        r.register("sse_faults", "Events that plugins failed on", sse.faults.clone());
+    }
+}

@@ -1,0 +1,336 @@
+//! What one subscription knows of one stream: which events are on record, which are in hand, and whether it reads live,
+//! is held, or catches up. Pure state: no I/O, no clock.
+//!
+//! The rules (`docs/architecture.md` explains them):
+//!
+//! 1. A live event is skipped only if it is on record, in hand, or still ahead of the reader; an older one that comes
+//!    back is taken.
+//! 2. An event that is skipped because the reader will come to it is acked only after the position is durable.
+//! 3. The position moves only past what is on record; after rejoining it stays until all that the reader took is on
+//!    record.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use crate::domain::{AckShare, RangeSet, StreamName};
+
+/// The acknowledgements that a step set free.
+pub type Shares = SmallVec<[AckShare; 1]>;
+
+/// Who brought an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The live tail.
+    Live,
+    /// The subscription's own reader.
+    Reader,
+}
+
+/// What becomes of an event that the live tail offers.
+#[derive(Debug)]
+pub enum Offer {
+    /// It is the subscription's to work on.
+    Taken,
+    /// It is on record, or a durable position lies before it: it can be acked.
+    Settled(AckShare),
+    /// The ledger keeps the acknowledgement until the event is on record, or the position durable.
+    Kept,
+    /// There is no room.
+    Full(AckShare),
+    /// It came back, there is no room, and the reader has passed it: JetStream must send it again later.
+    Refused(AckShare),
+}
+
+#[derive(Debug)]
+struct InHand {
+    source: Source,
+    shares: Shares,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// The next sequence that the reader reads.
+    cursor: u64,
+    /// The highest live event that was skipped: the reader must pass it before the subscription reads live again.
+    skipped: u64,
+}
+
+/// One subscription's state in one stream.
+#[derive(Debug)]
+pub struct Ledger {
+    stream: StreamName,
+    /// Done with: on record, or dropped by a filter.
+    done: RangeSet,
+    /// Events with several parts of which some, not all, are on record.
+    partial: BTreeMap<u64, RangeSet>,
+    in_hand: BTreeMap<u64, InHand>,
+    held: Option<Held>,
+    /// The highest event that the live tail offered.
+    offered: u64,
+    /// The position in the store.
+    durable: Option<u64>,
+    /// The position last handed to the store's writer.
+    submitted: Option<u64>,
+    /// Counts the removals of the position: a confirmation from before a removal no longer counts.
+    epoch: u64,
+    /// Acknowledgements that wait for the position to be durable.
+    gated: Vec<(u64, AckShare)>,
+}
+
+/// A change of the position that the store is to make durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PositionChange {
+    /// Write this position, with what is done at or above it.
+    Save {
+        /// The next event to read.
+        sequence: u64,
+        /// What is on record at or above it.
+        done_above: RangeSet,
+        /// To be handed back with the confirmation.
+        epoch: u64,
+    },
+    /// Remove it: the subscription reads live, and all that its reader took is on record.
+    Remove,
+}
+
+impl Ledger {
+    /// A ledger that reads live; everything up to `offered` was offered to a daemon before this one.
+    pub fn live(stream: StreamName, offered: u64) -> Self {
+        Self {
+            stream,
+            done: RangeSet::new(),
+            partial: BTreeMap::new(),
+            in_hand: BTreeMap::new(),
+            held: None,
+            offered,
+            durable: None,
+            submitted: None,
+            epoch: 0,
+            gated: Vec::new(),
+        }
+    }
+
+    /// A ledger that is held at a position in the store.
+    pub fn held_at(stream: StreamName, position: u64, done_above: RangeSet, offered: u64) -> Self {
+        let mut ledger = Self::live(stream, offered);
+        ledger.done = done_above;
+        ledger.held = Some(Held { cursor: position, skipped: offered });
+        ledger.durable = Some(position);
+        ledger.submitted = Some(position);
+        ledger
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// Is it held, or catching up?
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Where the reader is to read on, when held.
+    pub fn cursor(&self) -> Option<u64> {
+        self.held.map(|held| held.cursor)
+    }
+
+    /// The highest event that the reader must pass, when held.
+    pub fn target(&self) -> u64 {
+        self.held.map_or(self.offered, |held| held.skipped)
+    }
+
+    /// Is that part of that event on record?
+    pub fn is_recorded(&self, sequence: u64, part: u32) -> bool {
+        self.done.contains(sequence) || self.partial.get(&sequence).is_some_and(|parts| parts.contains(part.into()))
+    }
+
+    /// Takes over what a daemon before this one recorded.
+    pub fn recover(&mut self, sequence: u64, part: u32, parts: u32) {
+        self.mark(sequence, part, parts);
+    }
+
+    /// The live tail offers an event.
+    pub fn offer(&mut self, sequence: u64, share: AckShare, room: bool) -> Offer {
+        self.offered = self.offered.max(sequence);
+        if self.done.contains(sequence) {
+            return Offer::Settled(share);
+        }
+        if let Some(in_hand) = self.in_hand.get_mut(&sequence) {
+            in_hand.shares.push(share);
+            return Offer::Kept;
+        }
+        if let Some(held) = &mut self.held {
+            if sequence >= held.cursor {
+                held.skipped = held.skipped.max(sequence);
+                if self.durable.is_some_and(|position| position <= sequence) {
+                    return Offer::Settled(share);
+                }
+                self.gated.push((sequence, share));
+                return Offer::Kept;
+            }
+            if !room {
+                return Offer::Refused(share);
+            }
+        } else if !room {
+            return Offer::Full(share);
+        }
+        self.in_hand.insert(sequence, InHand { source: Source::Live, shares: smallvec::smallvec![share] });
+        Offer::Taken
+    }
+
+    /// Holds the subscription: at `at`, or where the live tail stands, or at the oldest event of `queued` that it gives
+    /// back unworked, whichever is first.
+    pub fn hold(&mut self, at: Option<u64>, queued: impl IntoIterator<Item = u64>) {
+        let mut cursor = at.unwrap_or(self.offered + 1);
+        for sequence in queued {
+            cursor = cursor.min(sequence);
+            if let Some(in_hand) = self.in_hand.remove(&sequence) {
+                self.gated.extend(in_hand.shares.into_iter().map(|share| (sequence, share)));
+            }
+        }
+        let skipped = self.held.map_or(self.offered, |held| held.skipped.max(self.offered));
+        let cursor = self.held.map_or(cursor, |held| held.cursor.min(cursor));
+        self.held = Some(Held { cursor, skipped });
+    }
+
+    /// The subscription begins in the past: it is to read all from `cursor` to `target` before it reads live.
+    pub fn begin_at(&mut self, cursor: u64, target: u64) {
+        let skipped = self.held.map_or(target, |held| held.skipped.max(target)).max(self.offered);
+        self.held = Some(Held { cursor, skipped });
+    }
+
+    /// The reader came to an event. True when the subscription is to work on it; false when it is done or in hand.
+    pub fn read(&mut self, sequence: u64) -> bool {
+        let Some(held) = &mut self.held else { return false };
+        held.cursor = held.cursor.max(sequence + 1);
+        if self.done.contains(sequence) || self.in_hand.contains_key(&sequence) {
+            return false;
+        }
+        self.in_hand.insert(sequence, InHand { source: Source::Reader, shares: Shares::new() });
+        true
+    }
+
+    /// The reader found nothing more up to `sequence`.
+    pub fn read_through(&mut self, sequence: u64) {
+        if let Some(held) = &mut self.held {
+            held.cursor = held.cursor.max(sequence + 1);
+        }
+    }
+
+    /// An event that could not be worked on goes back: the reader will come to it again.
+    pub fn step_back(&mut self, sequence: u64) {
+        if let Some(in_hand) = self.in_hand.remove(&sequence) {
+            self.gated.extend(in_hand.shares.into_iter().map(|share| (sequence, share)));
+        }
+        let skipped = self.held.map_or(self.offered, |held| held.skipped).max(sequence);
+        let cursor = self.held.map_or(sequence, |held| held.cursor.min(sequence));
+        self.held = Some(Held { cursor, skipped });
+    }
+
+    /// Reads live again if the reader has passed everything that was skipped. True when it does now.
+    pub fn try_rejoin(&mut self) -> bool {
+        match self.held {
+            Some(held) if held.cursor > held.skipped => {
+                self.held = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// An event is done with and needs no record: a filter dropped it. Returns what can be acked.
+    pub fn settle(&mut self, sequence: u64) -> Shares {
+        self.done.insert(sequence);
+        self.release(sequence)
+    }
+
+    /// One part of an event is durably on record. Returns what can be acked: something only with the last part.
+    pub fn recorded(&mut self, sequence: u64, part: u32, parts: u32) -> Shares {
+        if self.mark(sequence, part, parts) { self.release(sequence) } else { Shares::new() }
+    }
+
+    /// What the store is to be told of the position, if anything; call it after each step.
+    pub fn position_change(&mut self) -> Option<PositionChange> {
+        let wanted = self.position();
+        if wanted == self.submitted {
+            return None;
+        }
+        self.submitted = wanted;
+        let Some(sequence) = wanted else {
+            self.epoch += 1;
+            self.durable = None;
+            return Some(PositionChange::Remove);
+        };
+        let mut done_above = self.done.clone();
+        done_above.remove_below(sequence);
+        Some(PositionChange::Save { sequence, done_above, epoch: self.epoch })
+    }
+
+    /// The store has made a position durable. Returns what can be acked.
+    pub fn position_saved(&mut self, sequence: u64, epoch: u64) -> Shares {
+        if epoch != self.epoch {
+            return Shares::new();
+        }
+        self.durable = Some(sequence);
+        let mut free = Shares::new();
+        let mut waiting = Vec::new();
+        for (gated, share) in std::mem::take(&mut self.gated) {
+            if gated >= sequence {
+                free.push(share);
+            } else {
+                waiting.push((gated, share));
+            }
+        }
+        self.gated = waiting;
+        free
+    }
+
+    /// The store could not write a position: it is to be handed in again.
+    pub fn position_lost(&mut self) {
+        self.submitted = None;
+        self.epoch += u64::from(self.position().is_none());
+    }
+
+    /// Nothing at or below `floor` comes again from the live tail: what is known of it can be forgotten.
+    pub fn forget_through(&mut self, floor: u64) {
+        let keep_from = self.position().map_or(floor + 1, |position| position.min(floor + 1));
+        self.done.remove_below(keep_from);
+        self.partial = self.partial.split_off(&keep_from);
+    }
+
+    /// The oldest event that the reader has yet to read, or took and has not on record.
+    fn position(&self) -> Option<u64> {
+        let taken = self.in_hand.iter().find(|(_, in_hand)| in_hand.source == Source::Reader).map(|(s, _)| *s);
+        let cursor = self.cursor();
+        taken.into_iter().chain(cursor).min()
+    }
+
+    fn mark(&mut self, sequence: u64, part: u32, parts: u32) -> bool {
+        if parts > 1 {
+            let done = self.partial.entry(sequence).or_default();
+            done.insert(part.into());
+            if done.iter().map(|(first, last)| last - first + 1).sum::<u64>() < u64::from(parts) {
+                return false;
+            }
+            self.partial.remove(&sequence);
+        }
+        self.done.insert(sequence);
+        true
+    }
+
+    fn release(&mut self, sequence: u64) -> Shares {
+        let mut free = self.in_hand.remove(&sequence).map(|in_hand| in_hand.shares).unwrap_or_default();
+        // What waits for the position to cover this event need not wait any more.
+        let mut at = 0;
+        while at < self.gated.len() {
+            if self.gated[at].0 == sequence {
+                free.push(self.gated.swap_remove(at).1);
+            } else {
+                at += 1;
+            }
+        }
+        free
+    }
+}

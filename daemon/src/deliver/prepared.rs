@@ -248,10 +248,10 @@ fn check_headers(headers: &[Header]) -> Result<HeaderMap, Error> {
         if is_reserved(&name) {
             return Err(Error::HeaderReserved(shown()));
         }
-        let mut value = HeaderValue::from_str(&header.value).map_err(|_| Error::HeaderValue(shown()))?;
-        if value.len() > HEADER_VALUE_BYTES_MAX {
+        if header.value.len() > HEADER_VALUE_BYTES_MAX || !header.value.bytes().all(is_plain) {
             return Err(Error::HeaderValue(shown()));
         }
+        let mut value = HeaderValue::from_str(&header.value).map_err(|_| Error::HeaderValue(shown()))?;
         value.set_sensitive(true);
         checked.append(name, value);
     }
@@ -263,15 +263,25 @@ fn is_reserved(name: &HeaderName) -> bool {
     RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Whether a byte may stand in a header's value everywhere. The client would send bytes beyond ASCII too, but what
+/// receivers make of them differs.
+fn is_plain(byte: u8) -> bool {
+    byte == b'\t' || (b' '..=b'~').contains(&byte)
+}
+
 /// The value as it stands when it may, else with the characters that may not stand in a header percent-encoded. `None`
 /// when it is too long.
 fn lenient_value(text: &str) -> Option<HeaderValue> {
-    let value = HeaderValue::from_str(text).ok().or_else(|| {
-        let mut encoded = BytesMut::with_capacity(text.len() * 2);
-        encode(text, HEADER_VALUE_BYTES_MAX + 1, |b| b == b'\t' || (b' '..=b'~').contains(&b), &mut encoded);
-        HeaderValue::from_maybe_shared(encoded.freeze()).ok()
-    });
-    value.filter(|value| value.len() <= HEADER_VALUE_BYTES_MAX)
+    if text.len() > HEADER_VALUE_BYTES_MAX {
+        return None;
+    }
+    if text.bytes().all(is_plain) {
+        return HeaderValue::from_str(text).ok();
+    }
+    let mut encoded = BytesMut::with_capacity(text.len() * 3);
+    encode(text, text.len() * 3, is_plain, &mut encoded);
+    let fits = encoded.len() <= HEADER_VALUE_BYTES_MAX;
+    HeaderValue::from_maybe_shared(encoded.freeze()).ok().filter(|_| fits)
 }
 
 /// Encodes an event's id or type as CloudEvents does in HTTP headers: whatever the text, decoding gives it back.

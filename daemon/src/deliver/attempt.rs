@@ -180,6 +180,7 @@ impl Client {
 }
 
 fn builder(config: &Config, resolver: Resolver) -> reqwest::ClientBuilder {
+    // The client's own retries stay on: it sends again only what an HTTP/2 receiver said it has not looked at.
     reqwest::Client::builder()
         .user_agent(config.user_agent.as_str())
         .redirect(reqwest::redirect::Policy::none())

@@ -25,6 +25,8 @@ use crate::deliver::address::Refused;
 use crate::deliver::{connect, resolve};
 use crate::domain::{Failure, FailureClass, Outcome};
 
+/// The longest message about a connection, in bytes: a certificate's complaint can list every name that it is for.
+const MESSAGE_BYTES_MAX: usize = 400;
 /// Errors of the system that tell of the daemon's own limits or of the local firewall, not of the receiver.
 const OURS: [Errno; 6] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::PERM];
 
@@ -95,7 +97,8 @@ pub fn failed(host: &str, error: &(dyn Error + 'static)) -> Outcome {
     Outcome::Retry(failure(class, message))
 }
 
-fn failure(class: FailureClass, message: String) -> Failure {
+fn failure(class: FailureClass, mut message: String) -> Failure {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
     Failure { class, status: None, message: message.into(), retry_after_ms: None }
 }
 

@@ -1,0 +1,315 @@
+//! An endpoint made ready for many attempts, and the headers of one request.
+//!
+//! Everything that does not change from attempt to attempt is checked and computed once here; what is left for each
+//! attempt is the signature and six header values, which share one buffer.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use url::{Host, Url};
+
+use crate::deliver::signing::Signer;
+use crate::domain::{DeliveryId, Endpoint, Header};
+
+/// The longest endpoint URL, in bytes.
+pub const URL_BYTES_MAX: usize = 2_048;
+/// The most headers that an endpoint may add, and the most that transforms may add to one request.
+pub const HEADERS_MAX: usize = 64;
+/// The longest value of an added header, in bytes as sent.
+pub const HEADER_VALUE_BYTES_MAX: usize = 8_192;
+/// The longest `sluiced-event-id` and `sluiced-event-type`, in bytes as sent. What is longer is cut.
+pub const EVENT_HEADER_BYTES_MAX: usize = 1_024;
+
+static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+static EVENT_ID: HeaderName = HeaderName::from_static("sluiced-event-id");
+static EVENT_TYPE: HeaderName = HeaderName::from_static("sluiced-event-type");
+static ATTEMPT: HeaderName = HeaderName::from_static("sluiced-attempt");
+
+/// The headers that belong to the connection or to the daemon, besides those of [`RESERVED_PREFIXES`].
+const RESERVED: [&str; 9] =
+    ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "trailer", "expect", "keep-alive"];
+/// What reserved header names begin with.
+const RESERVED_PREFIXES: [&str; 3] = ["proxy-", "webhook-", "sluiced-"];
+
+/// Why an endpoint cannot be delivered to as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The URL does not parse, or cannot stand in a request.
+    #[error("the URL is not valid")]
+    Url(#[source] Option<url::ParseError>),
+    /// The URL is longer than [`URL_BYTES_MAX`].
+    #[error("the URL is longer than {URL_BYTES_MAX} bytes")]
+    UrlLength,
+    /// The URL is neither http nor https.
+    #[error("the URL's scheme is `{0}`, not http or https")]
+    Scheme(Box<str>),
+    /// The URL has no host.
+    #[error("the URL has no host")]
+    Host,
+    /// The URL has a user name or password.
+    #[error("the URL has a user name or password; use a header instead")]
+    UserInfo,
+    /// The URL has a fragment, which is never sent.
+    #[error("the URL has a fragment")]
+    Fragment,
+    /// There are more than [`HEADERS_MAX`] headers.
+    #[error("there are more than {HEADERS_MAX} headers")]
+    HeaderCount,
+    /// A header's name is not one.
+    #[error("`{0}` is not a header name")]
+    HeaderName(Box<str>),
+    /// A header belongs to the connection or to the daemon.
+    #[error("the header `{0}` is reserved")]
+    HeaderReserved(Box<str>),
+    /// A header's value has characters other than visible ASCII, spaces and tabs, or is longer than
+    /// [`HEADER_VALUE_BYTES_MAX`].
+    #[error("the value of the header `{0}` is not printable ASCII of at most {HEADER_VALUE_BYTES_MAX} bytes")]
+    HeaderValue(Box<str>),
+}
+
+/// One delivery's next request.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The delivery; its text is the `webhook-id`.
+    pub delivery: DeliveryId,
+    /// Sent as `sluiced-event-id`, with what cannot stand in a header percent-encoded.
+    pub event_id: &'a str,
+    /// Sent as `sluiced-event-type`, encoded in the same way.
+    pub event_type: &'a str,
+    /// Which attempt it is; 1 is the first.
+    pub attempt: u32,
+    /// The body's media type. Without one it is `application/json` for a body that begins and ends like a JSON object or
+    /// array, and `application/octet-stream` for any other.
+    pub content_type: Option<&'a str>,
+    /// Headers that transforms set. Those that are reserved, that the endpoint sets itself, or that are no headers at all
+    /// are left out.
+    pub headers: &'a [Header],
+    /// The body: these bytes are signed and sent.
+    pub body: Bytes,
+    /// The time in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+}
+
+/// An endpoint, checked, with everything computed that does not change from attempt to attempt.
+pub struct Prepared {
+    pub(super) url: Url,
+    /// Host and explicit port: what messages may name of the URL.
+    pub(super) host: Box<str>,
+    /// The host, when it is an address: then no name is looked up.
+    pub(super) address: Option<IpAddr>,
+    pub(super) connect_timeout: Duration,
+    pub(super) total_timeout: Duration,
+    headers: HeaderMap,
+    signer: Signer,
+}
+
+impl Prepared {
+    /// Checks the endpoint and computes what its attempts share.
+    ///
+    /// # Errors
+    /// When the URL is not an http or https URL with a host and without user information and fragment, or a header is
+    /// invalid or reserved.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        let url = check_url(&endpoint.url)?;
+        let (name, address) = match url.host() {
+            None => return Err(Error::Host),
+            Some(Host::Domain(name)) => (name.to_owned(), None),
+            Some(Host::Ipv4(address)) => (address.to_string(), Some(address.into())),
+            Some(Host::Ipv6(address)) => (format!("[{address}]"), Some(address.into())),
+        };
+        let host = url.port().map(|port| format!("{name}:{port}")).unwrap_or(name);
+        Ok(Self {
+            url,
+            host: host.into(),
+            address,
+            connect_timeout: endpoint.connect_timeout,
+            total_timeout: endpoint.total_timeout,
+            headers: check_headers(&endpoint.headers)?,
+            signer: Signer::new([&endpoint.secret]),
+        })
+    }
+
+    /// The headers of a request, signed.
+    pub(super) fn headers(&self, request: &Request<'_>) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        headers.reserve(7 + request.headers.len().min(HEADERS_MAX));
+        self.sign(request, &mut headers);
+        if let Some(value) = request.content_type.and_then(lenient_value)
+            && !headers.contains_key(CONTENT_TYPE)
+        {
+            headers.insert(CONTENT_TYPE, value);
+        }
+        let content_type_is_set = headers.contains_key(CONTENT_TYPE);
+        for header in request.headers.iter().take(HEADERS_MAX) {
+            let Ok(name) = HeaderName::from_bytes(header.name.as_bytes()) else { continue };
+            let set = self.headers.contains_key(&name) || (name == CONTENT_TYPE && content_type_is_set);
+            if let Some(value) = lenient_value(&header.value)
+                && !set
+                && !is_reserved(&name)
+            {
+                headers.append(name, value);
+            }
+        }
+        if !headers.contains_key(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(guess_content_type(&request.body)));
+        }
+        headers
+    }
+
+    /// Adds the daemon's own headers. Their values are parts of one buffer, so that they cost one allocation.
+    fn sign(&self, request: &Request<'_>, headers: &mut HeaderMap) {
+        let event_bytes = request.event_id.len() + request.event_type.len();
+        let mut text = BytesMut::with_capacity(80 + self.signer.len() + event_bytes);
+        let _ = write!(text, "{}", request.delivery);
+        let id_end = text.len();
+        let _ = write!(text, "{}", request.now_ms / 1_000);
+        let timestamp_end = text.len();
+        let mut signature = BytesMut::with_capacity(self.signer.len());
+        self.signer.sign_into(&text[..id_end], &text[id_end..], &request.body, &mut signature);
+        text.extend_from_slice(&signature);
+        let signature_end = text.len();
+        let _ = write!(text, "{}", request.attempt);
+        let attempt_end = text.len();
+        encode_event_text(request.event_id, &mut text);
+        let event_id_end = text.len();
+        encode_event_text(request.event_type, &mut text);
+        let text = text.freeze();
+        let ends = [
+            (&WEBHOOK_ID, id_end),
+            (&WEBHOOK_TIMESTAMP, timestamp_end),
+            (&WEBHOOK_SIGNATURE, signature_end),
+            (&ATTEMPT, attempt_end),
+            (&EVENT_ID, event_id_end),
+            (&EVENT_TYPE, text.len()),
+        ];
+        let mut start = 0;
+        for (name, end) in ends {
+            let value = HeaderValue::from_maybe_shared(text.slice(start..end));
+            headers.insert(name, value.expect("only visible ASCII was written"));
+            start = end;
+        }
+    }
+
+    /// `text` with every value of the endpoint's own headers made unreadable: a receiver may repeat what it was sent.
+    pub(super) fn redacted(&self, text: String) -> String {
+        let secrets = self.headers.values().filter_map(|value| value.to_str().ok());
+        // Shorter values are flags and names, and would blot out harmless text.
+        secrets.filter(|value| value.len() >= 6).fold(text, |text, value| text.replace(value, "…"))
+    }
+
+    /// The length in bytes of the endpoint's longest header value.
+    pub(super) fn header_bytes_max(&self) -> usize {
+        self.headers.values().map(HeaderValue::len).max().unwrap_or(0)
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+fn check_url(text: &str) -> Result<Url, Error> {
+    if text.len() > URL_BYTES_MAX {
+        return Err(Error::UrlLength);
+    }
+    let url = Url::parse(text).map_err(|e| match e {
+        url::ParseError::EmptyHost => Error::Host,
+        e => Error::Url(Some(e)),
+    })?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Error::Scheme(url.scheme().into()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::UserInfo);
+    }
+    if url.fragment().is_some() {
+        return Err(Error::Fragment);
+    }
+    // The client parses the URL a second time by its own rules, and must come to the same host.
+    let uri: http::Uri = url.as_str().parse().map_err(|_| Error::Url(None))?;
+    if uri.host() != url.host_str() { Err(Error::Url(None)) } else { Ok(url) }
+}
+
+fn check_headers(headers: &[Header]) -> Result<HeaderMap, Error> {
+    if headers.len() > HEADERS_MAX {
+        return Err(Error::HeaderCount);
+    }
+    let mut checked = HeaderMap::with_capacity(headers.len());
+    for header in headers {
+        let shown = || header.name.clone();
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Error::HeaderName(shown()))?;
+        if is_reserved(&name) {
+            return Err(Error::HeaderReserved(shown()));
+        }
+        if header.value.len() > HEADER_VALUE_BYTES_MAX || !header.value.bytes().all(is_plain) {
+            return Err(Error::HeaderValue(shown()));
+        }
+        let mut value = HeaderValue::from_str(&header.value).map_err(|_| Error::HeaderValue(shown()))?;
+        value.set_sensitive(true);
+        checked.append(name, value);
+    }
+    Ok(checked)
+}
+
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a byte may stand in a header's value everywhere. The client would send bytes beyond ASCII too, but what
+/// receivers make of them differs.
+fn is_plain(byte: u8) -> bool {
+    byte == b'\t' || (b' '..=b'~').contains(&byte)
+}
+
+/// The value as it stands when it may, else with the characters that may not stand in a header percent-encoded. `None`
+/// when it is too long.
+fn lenient_value(text: &str) -> Option<HeaderValue> {
+    if text.len() > HEADER_VALUE_BYTES_MAX {
+        return None;
+    }
+    if text.bytes().all(is_plain) {
+        return HeaderValue::from_str(text).ok();
+    }
+    let mut encoded = BytesMut::with_capacity(text.len() * 3);
+    encode(text, text.len() * 3, is_plain, &mut encoded);
+    let fits = encoded.len() <= HEADER_VALUE_BYTES_MAX;
+    HeaderValue::from_maybe_shared(encoded.freeze()).ok().filter(|_| fits)
+}
+
+/// Encodes an event's id or type as CloudEvents does in HTTP headers: whatever the text, decoding gives it back.
+fn encode_event_text(text: &str, out: &mut BytesMut) {
+    encode(text, EVENT_HEADER_BYTES_MAX, |b| (b'!'..=b'~').contains(&b) && b != b'"' && b != b'%', out);
+}
+
+/// Appends `text` with the bytes that are not `plain` percent-encoded, cut before it would pass `bytes_max`.
+fn encode(text: &str, bytes_max: usize, plain: impl Fn(u8) -> bool, out: &mut BytesMut) {
+    const DIGITS: [u8; 16] = *b"0123456789ABCDEF";
+    let end = out.len() + bytes_max;
+    for byte in text.bytes() {
+        let escaped = [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        let piece: &[u8] = if plain(byte) { &[byte] } else { &escaped };
+        if out.len() + piece.len() > end {
+            break;
+        }
+        out.extend_from_slice(piece);
+    }
+}
+
+fn guess_content_type(body: &[u8]) -> &'static str {
+    let body = body.trim_ascii();
+    match (body.first(), body.last()) {
+        (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')) => "application/json",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests;

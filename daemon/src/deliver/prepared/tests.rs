@@ -1,0 +1,161 @@
+//! What makes an endpoint, and the headers of its requests.
+
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::RetryPolicy;
+
+fn header(name: &str, value: &str) -> Header {
+    Header { name: name.into(), value: value.into() }
+}
+
+fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
+    Endpoint {
+        url: url.into(),
+        secret: crate::deliver::signing::generate().0,
+        headers,
+        retry: RetryPolicy::default(),
+        in_flight_max: NonZeroU32::MIN,
+        connect_timeout: Duration::from_secs(5),
+        total_timeout: Duration::from_secs(15),
+    }
+}
+
+fn request<'a>(headers: &'a [Header], body: &'static [u8]) -> Request<'a> {
+    Request {
+        delivery: DeliveryId::from_bytes([0xab; 16]),
+        event_id: "order 1 of 50%\r\nx: é",
+        event_type: "orders.eu.created",
+        attempt: 3,
+        content_type: None,
+        headers,
+        body: Bytes::from_static(body),
+        now_ms: 1_700_000_000_999,
+    }
+}
+
+#[test]
+fn refuses_urls_that_are_no_endpoint() {
+    let long = format!("http://a.example/{}", "x".repeat(URL_BYTES_MAX));
+    for (url, expected) in [
+        ("ftp://a.example/", Error::Scheme("ftp".into())),
+        ("file:///etc/passwd", Error::Scheme("file".into())),
+        ("http://user@a.example/", Error::UserInfo),
+        ("http://:pass@a.example/", Error::UserInfo),
+        ("http://a.example/#part", Error::Fragment),
+        ("http://", Error::Host),
+        ("/hook", Error::Url(Some(url::ParseError::RelativeUrlWithoutBase))),
+        ("http://1.2.3.4.5.6.0x/", Error::Url(Some(url::ParseError::InvalidIpv4Address))),
+        (&*long, Error::UrlLength),
+    ] {
+        assert_eq!(Prepared::new(&endpoint(url, Vec::new())).err(), Some(expected), "{url}");
+    }
+}
+
+#[test]
+fn sees_the_address_behind_every_way_of_writing_it() {
+    for url in [
+        "http://127.0.0.1/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://017700000001:80/",
+        "http://127.1./",
+        "http://①27.0.0.1/",
+    ] {
+        let prepared = Prepared::new(&endpoint(url, Vec::new())).expect(url);
+        assert_eq!(prepared.address, Some(IpAddr::from([127, 0, 0, 1])), "{url}");
+    }
+    let prepared = Prepared::new(&endpoint("https://[::ffff:7f00:1]:8443/a?key=secret", Vec::new())).expect("valid");
+    assert_eq!(prepared.address, Some("::ffff:127.0.0.1".parse().expect("an address")));
+    assert_eq!(&*prepared.host, "[::ffff:127.0.0.1]:8443");
+    assert!(!format!("{prepared:?}").contains("secret"));
+}
+
+#[test]
+fn refuses_reserved_and_invalid_headers_without_showing_values() {
+    for name in RESERVED.into_iter().chain(["Host", "proxy-authorization", "Webhook-Id", "sluiced-anything"]) {
+        let refused = Prepared::new(&endpoint("http://a.example", vec![header(name, "x")])).err();
+        assert_eq!(refused, Some(Error::HeaderReserved(name.into())));
+    }
+    for (name, value) in [("X-A", "hush\r\nhush"), ("X-A", "hush é"), ("X A", "hush"), ("", "hush")] {
+        let refused = Prepared::new(&endpoint("http://a.example", vec![header(name, value)])).expect_err(value);
+        assert!(!format!("{refused} {refused:?}").contains("hush"));
+    }
+    let many = vec![header("X-A", "x"); HEADERS_MAX + 1];
+    assert_eq!(Prepared::new(&endpoint("http://a.example", many)).err(), Some(Error::HeaderCount));
+}
+
+#[test]
+fn a_request_has_its_headers() {
+    let endpoint = endpoint("http://a.example", vec![header("X-Team", "sales"), header("Authorization", "Bearer abc")]);
+    let transforms = [
+        header("x-team", "other"),
+        header("Host", "b.example"),
+        header("X-Note", "caf\u{e9}\n"),
+        header("bad name", "x"),
+    ];
+    let body = br#" {"amount": 1} "#;
+    let headers = Prepared::new(&endpoint).expect("valid").headers(&request(&transforms, body));
+    let id = "msg_abababababababababababababababab";
+    let signature = Signer::new([&endpoint.secret]).sign(id, 1_700_000_000, body);
+    for (name, expected) in [
+        ("webhook-id", Some(id)),
+        ("webhook-timestamp", Some("1700000000")),
+        ("webhook-signature", Some(&*signature)),
+        ("sluiced-event-id", Some("order%201%20of%2050%25%0D%0Ax:%20%C3%A9")),
+        ("sluiced-event-type", Some("orders.eu.created")),
+        ("sluiced-attempt", Some("3")),
+        ("content-type", Some("application/json")),
+        ("x-team", Some("sales")),
+        ("authorization", Some("Bearer abc")),
+        ("x-note", Some("caf%C3%A9%0A")),
+        ("host", None),
+    ] {
+        let found: Vec<_> = headers.get_all(name).iter().map(|value| value.to_str().expect("ASCII")).collect();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn the_content_type_has_an_order_of_precedence() {
+    let own = [header("Content-Type", "text/own")];
+    let of = |configured: &[Header], named: Option<&str>, transforms: &[Header], body: &'static [u8]| {
+        let prepared = Prepared::new(&endpoint("http://a.example", configured.to_vec())).expect("valid");
+        let headers = prepared.headers(&Request { content_type: named, ..request(transforms, body) });
+        let all: Vec<_> = headers.get_all(CONTENT_TYPE).iter().map(|v| v.to_str().expect("ASCII").to_owned()).collect();
+        all.join(" and ")
+    };
+    let header = [header("content-type", "text/header")];
+    assert_eq!(of(&own, Some("text/named"), &header, b"{}"), "text/own");
+    assert_eq!(of(&[], Some("text/named"), &header, b"{}"), "text/named");
+    assert_eq!(of(&[], None, &header, b"{}"), "text/header");
+    assert_eq!(of(&[], None, &[], b"\n[1, 2]\n"), "application/json");
+    assert_eq!(of(&[], None, &[], b"{\"cut"), "application/octet-stream");
+    assert_eq!(of(&[], None, &[], b""), "application/octet-stream");
+}
+
+#[test]
+fn endpoint_header_values_are_redacted() {
+    let endpoint = endpoint("http://a.example", vec![header("Authorization", "Bearer abc"), header("X-Flag", "on")]);
+    let prepared = Prepared::new(&endpoint).expect("valid");
+    assert_eq!(prepared.redacted("got Bearer abc on".to_owned()), "got … on");
+    assert_eq!(prepared.header_bytes_max(), 10);
+}
+
+proptest! {
+    #[test]
+    fn no_text_stops_a_request(id in ".*", kind in ".*", named in proptest::option::of(".*"), name in ".*", value in ".*") {
+        let prepared = Prepared::new(&endpoint("http://a.example", Vec::new())).expect("valid");
+        let transforms = vec![header(&name, &value), header("x-value", &value.repeat(50)), header("x-long", &"x".repeat(10_000))];
+        let long = id.repeat(200);
+        let headers = prepared.headers(&Request {
+            event_id: &long, event_type: &kind, content_type: named.as_deref(), ..request(&transforms, b"{}")
+        });
+        prop_assert!(headers.contains_key("webhook-signature") && headers.contains_key(CONTENT_TYPE));
+        prop_assert!(!headers.contains_key("x-long"));
+        prop_assert!(headers["sluiced-event-id"].len() <= EVENT_HEADER_BYTES_MAX);
+        prop_assert!(headers.values().all(|v| v.to_str().is_ok() && v.len() <= HEADER_VALUE_BYTES_MAX));
+    }
+}

@@ -1,0 +1,104 @@
+//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use bytes::BytesMut;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use smallvec::SmallVec;
+
+use crate::domain::WebhookSecret;
+
+/// What the text of a secret begins with.
+const PREFIX: &str = "whsec_";
+/// The length in bytes of a generated secret.
+const GENERATED_BYTES: usize = 32;
+/// The length in bytes of one signature: `v1,` and 32 bytes in base64.
+const SIGNATURE_BYTES: usize = 3 + 44;
+
+/// Padding is left out by some tools that make secrets, and means nothing.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Why a text is not a signing secret. It never shows the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The prefix is missing.
+    #[error("a signing secret begins with `{PREFIX}`")]
+    Prefix,
+    /// What follows the prefix is not base64.
+    #[error("a signing secret is `{PREFIX}` and base64")]
+    Base64,
+    /// Too short or too long.
+    #[error("a signing secret has 24 to 64 bytes")]
+    Length,
+}
+
+/// Reads a secret from its text, `whsec_` and base64.
+///
+/// # Errors
+/// When the prefix is missing, the rest is not base64, or there are fewer than 24 or more than 64 bytes.
+pub fn parse_secret(text: &str) -> Result<WebhookSecret, Error> {
+    let encoded = text.strip_prefix(PREFIX).ok_or(Error::Prefix)?;
+    let bytes = LENIENT.decode(encoded).map_err(|_| Error::Base64)?;
+    WebhookSecret::new(bytes).ok_or(Error::Length)
+}
+
+/// A new secret of 32 random bytes, and its text for the owner of the endpoint.
+pub fn generate() -> (WebhookSecret, String) {
+    let mut bytes = [0; GENERATED_BYTES];
+    rand::fill(&mut bytes);
+    let text = format!("{PREFIX}{}", STANDARD.encode(bytes));
+    let secret = WebhookSecret::new(bytes).expect("32 bytes are within 24 to 64");
+    (secret, text)
+}
+
+/// Signs with one secret, or with several while one takes the place of another. The keyed state is computed once.
+#[derive(Clone)]
+pub struct Signer(SmallVec<[Hmac<Sha256>; 1]>);
+
+impl Signer {
+    /// A signer that makes one signature for each secret.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a WebhookSecret>) -> Self {
+        let keyed =
+            |secret: &WebhookSecret| Hmac::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
+        Self(secrets.into_iter().map(keyed).collect())
+    }
+
+    /// The value of `webhook-signature` for a message of that id, sent at that time in seconds since the Unix epoch.
+    pub fn sign(&self, id: &str, timestamp_s: u64, body: &[u8]) -> String {
+        let mut out = BytesMut::with_capacity(self.len());
+        self.sign_into(id.as_bytes(), timestamp_s.to_string().as_bytes(), body, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// How many bytes the signatures have in all.
+    pub(super) fn len(&self) -> usize {
+        self.0.len() * (SIGNATURE_BYTES + 1)
+    }
+
+    /// Appends the value of `webhook-signature` to `out`: the signatures, a space between each two.
+    pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], body: &[u8], out: &mut BytesMut) {
+        for (n, keyed) in self.0.iter().enumerate() {
+            let mut mac = keyed.clone();
+            for part in [id, b".", timestamp_s, b".", body] {
+                mac.update(part);
+            }
+            let mut encoded = [0; SIGNATURE_BYTES - 3];
+            let written = STANDARD.encode_slice(mac.finalize().into_bytes(), &mut encoded);
+            debug_assert_eq!(written, Ok(encoded.len()), "32 bytes are 44 in base64");
+            if n > 0 {
+                out.extend_from_slice(b" ");
+            }
+            out.extend_from_slice(b"v1,");
+            out.extend_from_slice(&encoded);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

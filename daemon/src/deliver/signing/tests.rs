@@ -1,0 +1,61 @@
+//! The vectors are those of the Standard Webhooks project's own libraries.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn signs_the_published_vector() {
+    let secret = parse_secret("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD").expect("a secret");
+    let body = br#"{"email":"test@example.com","username":"test_user"}"#;
+    assert_eq!(
+        Signer::new([&secret]).sign("msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", 1_649_367_553, body),
+        "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw="
+    );
+}
+
+#[test]
+fn signs_once_for_each_secret() {
+    let (first, second) = (generate().0, generate().0);
+    let both = Signer::new([&first, &second]).sign("msg_1", 7, b"body");
+    let each = [&first, &second].map(|secret| Signer::new([secret]).sign("msg_1", 7, b"body"));
+    assert_eq!(both, each.join(" "));
+}
+
+#[test]
+fn a_generated_secret_survives_its_text() {
+    let (secret, text) = generate();
+    assert_eq!(secret.bytes().len(), 32);
+    assert!(parse_secret(&text) == Ok(secret.clone()));
+    assert!(generate().0 != secret);
+    assert!(parse_secret(text.trim_end_matches('=')) == Ok(secret));
+}
+
+#[test]
+fn refuses_what_is_no_secret() {
+    let of = |bytes: usize| format!("whsec_{}", STANDARD.encode(vec![7; bytes]));
+    for (text, expected) in [
+        (String::new(), Some(Error::Prefix)),
+        ("C2FVsBQIhrscChlQIMV+b5sSYspob7oD".to_owned(), Some(Error::Prefix)),
+        ("whsec_".to_owned(), Some(Error::Length)),
+        ("whsec_not base64!".to_owned(), Some(Error::Base64)),
+        (of(23), Some(Error::Length)),
+        (of(24), None),
+        (of(64), None),
+        (of(65), Some(Error::Length)),
+    ] {
+        assert_eq!(parse_secret(&text).err(), expected, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn another_implementation_makes_the_same_signature(
+        key in proptest::collection::vec(any::<u8>(), 24..=64), id in "[a-z0-9_]{1,40}", timestamp_s in 0u32.., body in ".*",
+    ) {
+        let secret = WebhookSecret::new(key.clone()).expect("24 to 64 bytes");
+        let other = standardwebhooks::Webhook::from_bytes(key).expect("any key");
+        let expected = other.sign(&id, i64::from(timestamp_s), body.as_bytes()).expect("signs");
+        prop_assert_eq!(Signer::new([&secret]).sign(&id, u64::from(timestamp_s), body.as_bytes()), expected);
+    }
+}

@@ -5,5 +5,7 @@
 //! what must not be forgotten is kept in an embedded store ([`store`]). [`pipeline`] states the order of the stages;
 //! [`app`] wires them together.
 
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod telemetry;

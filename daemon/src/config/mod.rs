@@ -5,7 +5,7 @@
 //! as far as a file alone can tell; whether the plugins exist and take their configuration is for the plugin host to say,
 //! and [`Config::locate`] names the place to report.
 //!
-//! Reading order: [`layers`] merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription` and
+//! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription` and
 //! `webhook` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
 mod dump;

@@ -78,13 +78,13 @@ impl Places {
 
     /// The place of a key, or of the nearest table around it where the key itself is not given.
     pub(super) fn find(&self, path: &KeyPath) -> Place {
-        let named = self.named.iter().rev().find(|(key, _)| path.starts_with(key));
-        let source = match (named, &self.file) {
+        let (in_file, line) = self.in_file(path);
+        let around = || self.named.iter().rev().find(|(key, _)| path.starts_with(key));
+        // A table that only a variable mentions has no line: the variable is its place.
+        let within = || self.named.iter().find(|(key, _)| !in_file && key.starts_with(path));
+        let source = match (around().or_else(within), &self.file) {
             (Some((_, source)), _) => source.clone(),
-            (None, Some((file, document))) => {
-                let line = nearest(document, path).1.map(|span| line_at(document.raw(), span.start));
-                Source::File { path: file.clone(), line }
-            }
+            (None, Some((file, _))) => Source::File { path: file.clone(), line },
             (None, None) => Source::Defaults,
         };
         Place { source, key: path.to_string() }
@@ -92,8 +92,7 @@ impl Places {
 
     /// Is the key given anywhere over the defaults?
     pub(super) fn given(&self, path: &KeyPath) -> bool {
-        let in_file = || self.file.as_ref().is_some_and(|(_, document)| nearest(document, path).0);
-        self.named.iter().any(|(key, _)| path.starts_with(key)) || in_file()
+        self.named.iter().any(|(key, _)| path.starts_with(key)) || self.in_file(path).0
     }
 
     /// The folder that a relative path at that key is relative to; empty for the working directory.
@@ -101,6 +100,13 @@ impl Places {
         let named = self.named.iter().any(|(key, _)| path.starts_with(key));
         let file = self.file.as_ref().filter(|_| !named);
         file.and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""))
+    }
+
+    /// Is the key in the file, and in which line is it or the nearest table around it?
+    fn in_file(&self, path: &KeyPath) -> (bool, Option<usize>) {
+        let Some((_, document)) = &self.file else { return (false, None) };
+        let (found, span) = nearest(document, path);
+        (found, span.map(|span| line_at(document.raw(), span.start)))
     }
 }
 

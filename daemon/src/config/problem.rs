@@ -65,7 +65,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(problems))]
 pub struct Error {
-    /// At least one problem, in the order of the configuration's sections.
+    /// At least one problem: those of the file by line, then those of variables and flags.
     pub problems: Vec<Problem>,
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::places::{KeyPath, Places};
-use super::problem::{Error, Problem};
+use super::problem::{Error, Problem, Source};
 use super::shape;
 
 /// The problems found so far. A check reports what is wrong and answers `None`, so that the others still run.
@@ -20,8 +20,13 @@ impl<'a> Report<'a> {
         Self { places, problems: Vec::new() }
     }
 
-    /// The value when all is well with it, else all problems. Whoever answers `None` has reported why.
-    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, Error> {
+    /// The value when all is well with it, else all problems: those of the file by line, then those of variables and
+    /// flags. Whoever answers `None` has reported why.
+    pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Error> {
+        self.problems.sort_by_key(|problem| match problem.place.source {
+            Source::File { line, .. } => line.unwrap_or_default(),
+            _ => usize::MAX,
+        });
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),
             _ => Err(Error { problems: self.problems }),

@@ -181,6 +181,23 @@ fn a_problem_names_the_layer_of_the_value() {
 }
 
 #[test]
+fn odd_variable_names_are_refused_and_not_a_panic() {
+    for name in [
+        "SLUICED___X",
+        "SLUICED_AUTH__",
+        "SLUICED_A____B",
+        "SLUICED_A.B__C",
+        "SLUICED_DATA_DIR__X",
+        "SLUICED_SERVER__LISTEN__X",
+    ] {
+        let error = load_with(STREAM, &[(name, "1")], Overrides::default()).expect_err(name).to_string();
+        assert!(!error.is_empty(), "{name}");
+    }
+    let error = load_with(STREAM, &[("SLUICED_DATA_DIR__X", "1")], Overrides::default()).expect_err("a table");
+    assert_eq!(error.to_string(), "env SLUICED_DATA_DIR__X: data_dir: must be a text in quotes, not a table");
+}
+
+#[test]
 fn every_example_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
     let mut seen = 0;

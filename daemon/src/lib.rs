@@ -5,7 +5,19 @@
 //! what must not be forgotten is kept in an embedded store ([`store`]). [`pipeline`] states the order of the stages;
 //! [`app`] wires them together.
 
-pub mod deliver;
 pub mod domain;
-pub mod ingest;
 pub mod telemetry;
+
+pub mod ingest;
+pub mod route;
+
+pub mod plugin;
+
+pub mod deliver;
+
+pub mod store;
+
+pub mod pipeline;
+
+pub mod cli;
+pub mod config;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `sluiced` binary: arguments in, exit code out. Everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sluiced::cli::main()
+}

@@ -1,2 +1,3 @@
-//! x
-fn main() {}
+//! The integration tests: the real binary on real parts.
+
+mod config;

@@ -131,6 +131,11 @@ impl Ledger {
         self.held.is_some()
     }
 
+    /// Is there a position in the store, or one to be written?
+    pub fn has_position(&self) -> bool {
+        self.submitted.is_some() || self.held.is_some()
+    }
+
     /// Where the reader is to read on, when held.
     pub fn cursor(&self) -> Option<u64> {
         self.held.map(|held| held.cursor)
@@ -153,6 +158,9 @@ impl Ledger {
 
     /// The live tail offers an event.
     pub fn offer(&mut self, sequence: u64, share: AckShare, room: bool) -> Offer {
+        if !room && self.held.is_none() && !self.is_known(sequence) {
+            return Offer::Full(share);
+        }
         self.offered = self.offered.max(sequence);
         if self.done.contains(sequence) {
             return Offer::Settled(share);
@@ -173,8 +181,6 @@ impl Ledger {
             if !room {
                 return Offer::Refused(share);
             }
-        } else if !room {
-            return Offer::Full(share);
         }
         self.in_hand.insert(sequence, InHand { source: Source::Live, shares: smallvec::smallvec![share] });
         Offer::Taken
@@ -203,9 +209,8 @@ impl Ledger {
 
     /// The reader came to an event. True when the subscription is to work on it; false when it is done or in hand.
     pub fn read(&mut self, sequence: u64) -> bool {
-        let Some(held) = &mut self.held else { return false };
-        held.cursor = held.cursor.max(sequence + 1);
-        if self.done.contains(sequence) || self.in_hand.contains_key(&sequence) {
+        self.read_through(sequence);
+        if self.is_known(sequence) {
             return false;
         }
         self.in_hand.insert(sequence, InHand { source: Source::Reader, shares: Shares::new() });
@@ -298,6 +303,10 @@ impl Ledger {
         let keep_from = self.position().map_or(floor + 1, |position| position.min(floor + 1));
         self.done.remove_below(keep_from);
         self.partial = self.partial.split_off(&keep_from);
+    }
+
+    fn is_known(&self, sequence: u64) -> bool {
+        self.done.contains(sequence) || self.in_hand.contains_key(&sequence)
     }
 
     /// The oldest event that the reader has yet to read, or took and has not on record.

@@ -1,12 +1,21 @@
-//! Deliver: one signed HTTP request to an endpoint, and what its answer means.
+//! Deliver: one signed HTTP request to an endpoint, what its answer means, and the lane that each subscription has.
+//!
+//! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
+//! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
+//! - [`breaker`]: when an endpoint is left alone, and how it is probed.
+//! - [`attempt`]: one request, on [`prepared`] endpoints, [`signing`], vetted [`address`]es and [`classify`].
 
 pub mod address;
 pub mod attempt;
+pub mod breaker;
 pub mod classify;
 mod connect;
+pub mod lane;
+pub mod ledger;
 pub mod prepared;
 mod resolve;
 pub mod signing;
 
 pub use attempt::{Client, Config};
+pub use lane::{Lane, Token};
 pub use prepared::{Prepared, Request};

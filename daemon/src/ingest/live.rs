@@ -16,7 +16,7 @@ use super::acks::Acks;
 use super::connect::{Nats, StreamConfig};
 use super::{Error, decode};
 use crate::domain::subject::cover;
-use crate::domain::{AckSink, AckToken, Event, Pattern};
+use crate::domain::{AckSink, AckToken, Event, Pattern, StreamName};
 
 /// How many messages one pull asks for.
 const BATCH_MESSAGES: usize = 500;
@@ -92,7 +92,7 @@ impl Live {
 
     /// A handle on the acknowledgements, for readings and for the ack task.
     pub fn acks(&self) -> AckHandle {
-        AckHandle { acks: Arc::clone(&self.acks), nats: self.nats.clone() }
+        AckHandle { acks: Arc::clone(&self.acks), nats: self.nats.clone(), stream: self.stream.name.clone() }
     }
 
     /// Asks for other event types from now on.
@@ -260,6 +260,7 @@ impl Live {
 pub struct AckHandle {
     acks: Arc<Acks>,
     nats: Nats,
+    stream: StreamName,
 }
 
 impl AckHandle {
@@ -271,6 +272,18 @@ impl AckHandle {
     /// How many messages are received and not settled.
     pub fn open(&self) -> usize {
         self.acks.open()
+    }
+
+    /// The ack floor as the server has it: nothing at or below it comes again, also not after acks were lost.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn confirmed_floor(&self) -> Result<u64, Error> {
+        let (stream, name) = (self.stream.as_str(), &self.nats.config.consumer_name);
+        let fail = |source| Error::Consumer { action: "read", stream: self.stream.clone(), source };
+        let handle = self.nats.jetstream.get_stream_no_info(stream).await.map_err(|e| fail(e.into()))?;
+        let info = handle.consumer_info(name).await.map_err(|e| fail(e.into()))?;
+        Ok(info.ack_floor.stream_sequence)
     }
 
     /// Sends acks until `stop`, then sends what is left.

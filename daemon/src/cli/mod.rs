@@ -1,0 +1,118 @@
+//! The command line: one file a subcommand.
+//!
+//! Exit codes: 0 for success, 64 for a wrong command line or a configuration that cannot be used, 1 for everything else.
+
+pub mod check;
+pub mod secret;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Overrides};
+
+/// The exit code of a wrong command line or configuration (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+/// The exit code of a failed start.
+pub const EXIT_FAILURE: u8 = 1;
+
+/// An event router daemon: NATS JetStream in, WebAssembly filters and transforms, signed webhooks and Server-Sent Events out.
+#[derive(Debug, Parser)]
+#[command(name = "sluiced", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon until SIGTERM or SIGINT.
+    Run(ConfigArgs),
+    /// Check a configuration without running it: needs no broker, no data directory and no network.
+    Check(ConfigArgs),
+    /// Make a new signing secret for a webhook.
+    Secret,
+}
+
+/// Which configuration: a file, and what flags set over it.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The data directory; over `data_dir`.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Where to listen; over `server.listen`.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// error, warn, info, debug or trace; over `log.level`.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Print the configuration in effect, without its secrets, and end.
+    #[arg(long)]
+    dump_config: bool,
+}
+
+impl ConfigArgs {
+    /// Loads the configuration that the arguments and the environment name; also for a reload.
+    ///
+    /// # Errors
+    /// With every problem found.
+    pub fn load(&self) -> Result<Config, config::Error> {
+        let overrides = Overrides {
+            data_dir: self.data_dir.clone(),
+            listen: self.listen.clone(),
+            log_level: self.log_level.clone(),
+        };
+        config::load(Some(&self.config), environment(), overrides)
+    }
+}
+
+/// The whole program: reads the command line, carries it out, and says with what code to end.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            let code = if wrong.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            // When not even the explanation can be written, the code still says it.
+            let _ = wrong.print();
+            return code;
+        }
+    };
+    match carry_out(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(if error.is::<config::Error>() { EXIT_USAGE } else { EXIT_FAILURE })
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) | Command::Check(args) if args.dump_config => write_out(&args.load()?.dump()),
+        Command::Run(args) => {
+            args.load()?;
+            anyhow::bail!("this build has no daemon yet")
+        }
+        Command::Check(args) => check::run(&args),
+        Command::Secret => secret::run(),
+    }
+}
+
+/// The environment; a value that is not UTF-8 is taken with replacement characters, which its key then refuses.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+}
+
+/// Writes to standard output; an error where `println!` would panic, on a closed pipe for one.
+fn write_out(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! The configuration: layers (compiled-in defaults < file < environment < flags), read as raw tables, then checked into
+//! domain types.
+//!
+//! [`load`] reads one file and nothing else of the world: no broker, no data directory, no network. What it returns is valid
+//! as far as a file alone can tell; whether the plugins exist and take their configuration is for the plugin host to say,
+//! and [`Config::locate`] names the place to report.
+//!
+//! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription` and
+//! `webhook` check them, `places` finds the line of a key, `problem` is what the caller sees.
+
+mod dump;
+mod layers;
+mod places;
+pub mod problem;
+mod raw;
+mod report;
+mod shape;
+mod subscription;
+mod valid;
+mod webhook;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::{Pattern, RetryPolicy, StreamName, Subscription};
+use layers::Layers;
+use places::KeyPath;
+pub use problem::{Error, Place, Problem, Source};
+pub use valid::bounds;
+
+/// A configuration, valid as it stands.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the store and the cache of compiled plugins live.
+    pub data_dir: PathBuf,
+    /// The HTTP server.
+    pub server: Server,
+    /// Who may call the API.
+    pub auth: Auth,
+    /// What one caller, and all together, may use.
+    pub limits: Limits,
+    /// The NATS server.
+    pub nats: Nats,
+    /// The streams to read: at least one, with subjects that do not overlap.
+    pub streams: Vec<Stream>,
+    /// The plugin host.
+    pub plugins: Plugins,
+    /// The delivery of webhooks.
+    pub delivery: Delivery,
+    /// The store.
+    pub store: Store,
+    /// Logs.
+    pub log: Log,
+    /// The subscriptions, in the order of the file.
+    pub subscriptions: Vec<Subscription>,
+    layers: Arc<Layers>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Where to listen; port 0 takes any free port. Loopback, unless there is an admin key.
+    pub listen: SocketAddr,
+    /// How long a clean stop may take.
+    pub drain_timeout: Duration,
+    /// How often an idle SSE stream carries a comment.
+    pub sse_heartbeat: Duration,
+    /// Web origins whose pages may call the API; `*` is any.
+    pub cors_origins: Vec<String>,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The key that may do everything: visible ASCII.
+    pub admin_key: Option<Secret>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request body, in bytes.
+    pub body_bytes_max: usize,
+    /// SSE clients at a time, all together.
+    pub sse_clients: usize,
+    /// SSE clients at a time, of one principal.
+    pub sse_clients_per_principal: usize,
+}
+
+/// `[nats]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nats {
+    /// The servers of one cluster, at least one; of no meaning when `managed`.
+    pub urls: Vec<String>,
+    /// The daemon starts nats-server itself.
+    pub managed: bool,
+    /// The nats-server to start; `None` is the one on `PATH`.
+    pub server_binary: Option<PathBuf>,
+    /// How to log in.
+    pub login: NatsLogin,
+    /// Certificate authorities (PEM) to trust besides those of the system.
+    pub tls_ca_file: Option<PathBuf>,
+    /// The name of the durable consumers: letters, digits, `-` and `_`.
+    pub consumer_name: String,
+}
+
+/// How to log in to NATS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NatsLogin {
+    /// Not at all.
+    Anonymous,
+    /// By user and password.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// By token.
+    Token(Secret),
+    /// By a credentials file (`.creds`).
+    CredentialsFile(PathBuf),
+}
+
+/// `[[stream]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// The stream's name.
+    pub name: StreamName,
+    /// The subjects that it holds, none overlapping another or one of another stream.
+    pub subjects: Vec<Pattern>,
+    /// An event's type is its subject less this prefix: empty, or literal tokens each with its dot. Every subject begins
+    /// with it.
+    pub type_prefix: String,
+    /// Create the stream when it does not exist.
+    pub create: bool,
+}
+
+/// `[plugins]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugins {
+    /// The folder of the `NAME.wasm` files.
+    pub dir: PathBuf,
+    /// How long one call may take.
+    pub call_deadline: Duration,
+    /// The memory of one instance, in MiB.
+    pub memory_mib_max: u32,
+    /// All that one call of a transform may return, in KiB.
+    pub output_kib_max: u32,
+}
+
+/// `[delivery]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// Networks that the address guard lets through.
+    pub allow_cidrs: Vec<IpNet>,
+    /// The retry policy of a webhook without its own. Each [`Subscription`] already has what is in effect for it; this
+    /// and the next three are for subscriptions that come from elsewhere.
+    pub retry: RetryPolicy,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long an attempt may take in all.
+    pub total_timeout: Duration,
+    /// Attempts at a time of one webhook.
+    pub in_flight_max: NonZeroU32,
+    /// How long a subscription may keep all others waiting before it is held.
+    pub hold_after: Duration,
+    /// Held subscriptions that catch up at a time.
+    pub readers_max: usize,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The store's cache, in MiB.
+    pub cache_mib: u32,
+    /// How long the log of finished deliveries is kept.
+    pub log_retention: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// The least important level that is written.
+    pub level: tracing::Level,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A key, password or token. Its value reaches no log: `Debug` does not show it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// The value, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What command-line flags set, over every other layer.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--data-dir`
+    pub data_dir: Option<String>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+}
+
+impl Overrides {
+    /// The keys that are set, with the flag and the value of each.
+    fn values(self) -> impl Iterator<Item = (&'static str, &'static str, String)> {
+        let all = [
+            ("data_dir", "--data-dir", self.data_dir),
+            ("server.listen", "--listen", self.listen),
+            ("log.level", "--log-level", self.log_level),
+        ];
+        all.into_iter().filter_map(|(key, flag, value)| Some((key, flag, value?)))
+    }
+}
+
+/// Reads and checks a configuration. `env` is the process's environment; variables that are not ours are passed over.
+///
+/// # Errors
+/// With every problem found, when the file cannot be read or is not TOML, or a layer has an unknown key or a value that
+/// does not fit.
+pub fn load(
+    file: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: Overrides,
+) -> Result<Config, Error> {
+    valid::config(Layers::read(file, env, overrides)?)
+}
+
+impl Config {
+    /// The place of an element of a subscription's list, such as the third filter of the first subscription:
+    /// `locate(0, "filters", 2)`; for a problem that only another part of the daemon can see.
+    pub fn locate(&self, subscription: usize, list: &str, index: usize) -> Place {
+        let path = KeyPath::top("subscription").index(subscription).key(list).index(index);
+        self.layers.places.find(&path)
+    }
+
+    /// What is in effect, all layers merged, as TOML with `***` in the place of every secret.
+    pub fn dump(&self) -> String {
+        dump::toml(&self.layers.values)
+    }
+}
+
+/// The sections that differ between two configurations and are read only at start: everything but the subscriptions and
+/// the defaults of `[delivery]` that have gone into them.
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let delivery = |config: &Config| {
+        let delivery = &config.delivery;
+        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max)
+    };
+    let differs = [
+        ("data_dir", old.data_dir != new.data_dir),
+        ("server", old.server != new.server),
+        ("auth", old.auth != new.auth),
+        ("limits", old.limits != new.limits),
+        ("nats", old.nats != new.nats),
+        ("stream", old.streams != new.streams),
+        ("plugins", old.plugins != new.plugins),
+        ("delivery", delivery(old) != delivery(new)),
+        ("store", old.store != new.store),
+        ("log", old.log != new.log),
+    ];
+    differs.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
+}

@@ -1,0 +1,199 @@
+//! A configuration as it is written: the shape of every table, with nothing checked beyond it. The checks and the units are
+//! in [`super::valid`] and [`super::subscription`]; the documentation of each key is `config/default.toml`.
+//!
+//! Numbers are `i64` and enumerations are texts, so that one out of bounds is reported with its bounds and not as a shape.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) listen: String,
+    pub(super) drain_timeout: String,
+    pub(super) sse_heartbeat: String,
+    pub(super) cors_origins: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Auth {
+    pub(super) admin_key: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) body_bytes_max: i64,
+    pub(super) sse_clients: i64,
+    pub(super) sse_clients_per_principal: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nats {
+    pub(super) url: String,
+    pub(super) managed: bool,
+    pub(super) server_binary: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) credentials_file: Option<String>,
+    pub(super) tls_ca_file: Option<String>,
+    pub(super) consumer_name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stream {
+    pub(super) name: String,
+    pub(super) subjects: Vec<String>,
+    #[serde(default)]
+    pub(super) type_prefix: String,
+    #[serde(default)]
+    pub(super) create: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plugins {
+    pub(super) dir: String,
+    pub(super) call_deadline_ms: i64,
+    pub(super) memory_mib_max: i64,
+    pub(super) output_kib_max: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Delivery {
+    pub(super) allow_cidrs: Vec<String>,
+    pub(super) retry: Table<Retry>,
+    pub(super) connect_timeout: String,
+    pub(super) timeout: String,
+    pub(super) max_in_flight: i64,
+    pub(super) hold_after: String,
+    pub(super) max_readers: i64,
+}
+
+/// A complete retry policy: the defaults have every key but `schedule`, which wins where it is given.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    pub(super) max_attempts: i64,
+    pub(super) base: String,
+    pub(super) factor: f64,
+    pub(super) max: String,
+    pub(super) jitter: f64,
+    pub(super) schedule: Option<Vec<String>>,
+}
+
+/// A webhook's own retry policy, in part.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryPart {
+    max_attempts: Option<i64>,
+    base: Option<String>,
+    factor: Option<f64>,
+    max: Option<String>,
+    jitter: Option<f64>,
+    schedule: Option<Vec<String>>,
+}
+
+impl RetryPart {
+    /// The complete policy: each key that is missing is taken from `default`, save that growing waits replace a schedule.
+    pub(super) fn over(self, default: &Retry) -> Retry {
+        let grows = self.max_attempts.is_some() || self.base.is_some() || self.factor.is_some() || self.max.is_some();
+        let inherited = default.schedule.clone().filter(|_| !grows);
+        Retry {
+            max_attempts: self.max_attempts.unwrap_or(default.max_attempts),
+            base: self.base.unwrap_or_else(|| default.base.clone()),
+            factor: self.factor.unwrap_or(default.factor),
+            max: self.max.unwrap_or_else(|| default.max.clone()),
+            jitter: self.jitter.unwrap_or(default.jitter),
+            schedule: self.schedule.or(inherited),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) cache_mib: i64,
+    pub(super) log_retention: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) format: String,
+    pub(super) level: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Subscription {
+    pub(super) name: String,
+    pub(super) types: Vec<String>,
+    #[serde(default)]
+    pub(super) filters: Vec<Table<PluginRef>>,
+    #[serde(default)]
+    pub(super) transforms: Vec<Table<PluginRef>>,
+    pub(super) on_plugin_error: Option<String>,
+    pub(super) webhook: Option<Table<Webhook>>,
+    pub(super) sse: Option<Table<Sse>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PluginRef {
+    pub(super) plugin: String,
+    #[serde(default)]
+    pub(super) config: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Webhook {
+    pub(super) url: String,
+    pub(super) secret: Option<String>,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) max_in_flight: Option<i64>,
+    pub(super) retry: Option<Table<RetryPart>>,
+    pub(super) connect_timeout: Option<String>,
+    pub(super) timeout: Option<String>,
+}
+
+/// The empty table of `sse = {}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sse {}
+
+/// A table and nothing else: serde by itself would also read a struct from a list, field by field.
+#[derive(Debug)]
+pub(super) struct Table<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TableVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TableVisitor<T> {
+            type Value = Table<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Table)
+            }
+        }
+
+        deserializer.deserialize_map(TableVisitor(PhantomData))
+    }
+}

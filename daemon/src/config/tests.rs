@@ -1,0 +1,273 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use figment::error::Kind;
+use figment::value::{Dict, Value};
+use serde::Deserialize;
+
+use super::problem::Source;
+use super::valid::bounds;
+use super::*;
+use crate::domain::{Endpoint, Target};
+
+const STREAM: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"events.>\"]\ntype_prefix = \"events.\"\n";
+const KEY: &str = "whsec_c2x1aWNlZCBleGFtcGxlIHNlY3JldCBvbmx5ISEh";
+
+fn load_with(text: &str, env: &[(&str, &str)], overrides: Overrides) -> Result<Config, Error> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("sluiced.toml");
+    std::fs::write(&file, text).expect("written");
+    load(Some(&file), env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), overrides)
+}
+
+fn load_text(text: &str) -> Config {
+    load_with(text, &[], Overrides::default()).expect("valid")
+}
+
+fn webhook(extra: &str) -> String {
+    format!(
+        "{STREAM}[[subscription]]\nname = \"a\"\ntypes = [\">\"]\n[subscription.webhook]\nurl = \"https://a.example/\"\n\
+         secret = \"{KEY}\"\n{extra}\n"
+    )
+}
+
+fn endpoint(config: &Config) -> &Endpoint {
+    match &config.subscriptions[0].target {
+        Target::Webhook(endpoint) => endpoint,
+        Target::Sse => panic!("a webhook"),
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_domain() {
+    let config = load_text(STREAM);
+    assert_eq!(config.data_dir, Path::new("/var/lib/sluiced"));
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.delivery.retry, RetryPolicy::default());
+    assert_eq!(config.delivery.hold_after, Duration::from_millis(250));
+    assert_eq!(config.plugins.call_deadline, Duration::from_millis(250));
+    assert_eq!(config.nats.login, NatsLogin::Anonymous);
+    assert!(config.plugins.dir.ends_with("plugins") && config.plugins.dir.is_absolute(), "beside the file");
+    assert!(config.subscriptions.is_empty() && config.auth.admin_key.is_none());
+}
+
+#[test]
+fn each_layer_is_over_the_one_before() {
+    let listen = |env: &[(&str, &str)], flag: Option<&str>| {
+        let overrides = Overrides { listen: flag.map(str::to_owned), ..Overrides::default() };
+        let text = format!("server.listen = \"127.0.0.1:1\"\n{STREAM}");
+        load_with(&text, env, overrides).expect("valid").server.listen.port()
+    };
+    let env = [("SLUICED_SERVER__LISTEN", "127.0.0.1:2")];
+    assert_eq!(listen(&[], None), 1);
+    assert_eq!(listen(&env, None), 2);
+    assert_eq!(listen(&env, Some("127.0.0.1:3")), 3);
+}
+
+#[test]
+fn variables_take_the_type_of_their_key_and_others_are_left_alone() {
+    let env = [
+        ("SLUICED_AUTH__ADMIN_KEY", "00123"),
+        ("SLUICED_LIMITS__SSE_CLIENTS", "7"),
+        ("SLUICED_NATS__MANAGED", "true"),
+        ("SLUICED_DELIVERY__ALLOW_CIDRS", "[\"10.1.2.3/8\", \"::1/128\"]"),
+        ("SLUICED_DELIVERY__RETRY__BASE", "1s"),
+        ("SLUICED_DATA_DIR", "relative"),
+        ("SLUICED_PORT", "tcp://10.0.0.1:80"),
+        ("PATH", "/bin"),
+    ];
+    let config = load_with(STREAM, &env, Overrides::default()).expect("valid");
+    assert_eq!(config.auth.admin_key.expect("a key").expose(), "00123");
+    assert_eq!(config.limits.sse_clients, 7);
+    assert!(config.nats.managed);
+    assert_eq!(
+        config.delivery.allow_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "::1/128"]
+    );
+    assert_eq!(config.delivery.retry.delay(1, 0.5), Some(Duration::from_secs(1)));
+    assert_eq!(config.data_dir, Path::new("relative"));
+}
+
+#[test]
+fn a_webhook_inherits_what_it_does_not_say() {
+    let plain = load_text(&webhook(""));
+    assert_eq!(endpoint(&plain).retry, plain.delivery.retry);
+    assert_eq!(endpoint(&plain).total_timeout, Duration::from_secs(15));
+
+    let part = load_text(&webhook("timeout = \"2s\"\nretry = { max_attempts = 3 }"));
+    assert_eq!(endpoint(&part).retry.attempts_max(), 3);
+    assert_eq!(endpoint(&part).retry.delay(1, 0.5), Some(Duration::from_secs(5)));
+    assert_eq!(endpoint(&part).connect_timeout, Duration::from_secs(2));
+
+    let schedule = load_text(&webhook("retry = { schedule = [\"1s\", \"2s\"], jitter = 0 }"));
+    assert_eq!(
+        endpoint(&schedule).retry,
+        RetryPolicy::schedule(vec![Duration::from_secs(1), Duration::from_secs(2)], 0.0).expect("valid")
+    );
+
+    let general = load_text(&format!("delivery.retry = {{ schedule = [\"9s\"] }}\n{}", webhook("")));
+    assert_eq!(endpoint(&general).retry.attempts_max(), 2);
+}
+
+#[test]
+fn secrets_are_in_neither_dump_nor_debug() {
+    let env = [("SLUICED_AUTH__ADMIN_KEY", "hush-admin"), ("SLUICED_NATS__TOKEN", "hush-token")];
+    let text = webhook("headers = { Authorization = \"hush-header\" }");
+    let text = format!(
+        "{text}[[subscription.transforms]]\nplugin = \"redact\"\nconfig = {{ hash_key = \"hush-plugin\", n = 1.5 }}\n"
+    );
+    let config = load_with(&text, &env, Overrides::default()).expect("valid");
+    let (dump, debug) = (config.dump(), format!("{config:?}"));
+    for secret in ["hush-", "c2x1aWNl"] {
+        assert!(!dump.contains(secret), "{dump}");
+    }
+    for secret in ["hush-admin", "hush-token", "c2x1aWNl"] {
+        assert!(!debug.contains(secret), "{debug}");
+    }
+    let dumped: toml_edit::DocumentMut = dump.parse().expect("TOML");
+    assert_eq!(dumped["auth"]["admin_key"].as_str(), Some("***"));
+    assert_eq!(dumped["delivery"]["retry"]["factor"].as_integer(), Some(6));
+    assert_eq!(dumped["subscription"][0]["webhook"]["headers"]["Authorization"].as_str(), Some("***"));
+    assert_eq!(dumped["subscription"][0]["transforms"][0]["config"]["n"].as_float(), Some(1.5));
+}
+
+#[test]
+fn a_dump_without_secrets_loads_again() {
+    let text = format!(
+        "{STREAM}[[subscription]]\nname = \"a\"\ntypes = [\"a.*\"]\nsse = {{}}\nfilters = [{{ plugin = \"jq\" }}]\n"
+    );
+    let config = load_text(&text);
+    let again = load_text(&config.dump());
+    assert_eq!(again.subscriptions, config.subscriptions);
+    assert_eq!(restart_needed(&config, &again), ["plugins"], "only the folder of the file differs");
+}
+
+#[test]
+fn only_what_is_read_at_start_needs_a_restart() {
+    let old = load_text(&webhook(""));
+    let mut new = load_text(&webhook("timeout = \"2s\""));
+    new.plugins = old.plugins.clone();
+    assert!(restart_needed(&old, &new).is_empty());
+    new.delivery.total_timeout = Duration::from_secs(1);
+    assert!(restart_needed(&old, &new).is_empty());
+    new.delivery.readers_max = 1;
+    new.nats.managed = true;
+    assert_eq!(restart_needed(&old, &new), ["nats", "delivery"]);
+}
+
+#[test]
+fn an_element_of_a_list_is_located() {
+    let text = format!(
+        "{STREAM}[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = {{}}\nfilters = [\n  {{ plugin = \"x\" }},\n  {{ plugin = \"y\" }},\n]\n"
+    );
+    let place = load_text(&text).locate(0, "filters", 1);
+    assert_eq!(place.key, "subscription[0].filters[1]");
+    assert!(matches!(place.source, Source::File { line: Some(11), .. }), "{place:?}");
+}
+
+#[test]
+fn a_problem_names_the_layer_of_the_value() {
+    let env = [("SLUICED_LOG__FORMAT", "xml")];
+    let overrides = Overrides { log_level: Some("loud".into()), ..Overrides::default() };
+    let error = load_with(STREAM, &env, overrides).expect_err("two problems").to_string();
+    assert_eq!(
+        error,
+        "env SLUICED_LOG__FORMAT: log.format: must be one of \"text\", \"json\", not \"xml\"\n\
+         flag --log-level: log.level: must be one of \"error\", \"warn\", \"info\", \"debug\", \"trace\", not \"loud\""
+    );
+    let without = load(None, std::iter::empty(), Overrides::default()).expect_err("no stream").to_string();
+    assert!(without.starts_with("defaults: stream: there is no stream"), "{without}");
+}
+
+#[test]
+fn odd_variable_names_are_refused_and_not_a_panic() {
+    for name in [
+        "SLUICED___X",
+        "SLUICED_AUTH__",
+        "SLUICED_A____B",
+        "SLUICED_A.B__C",
+        "SLUICED_DATA_DIR__X",
+        "SLUICED_SERVER__LISTEN__X",
+    ] {
+        let error = load_with(STREAM, &[(name, "1")], Overrides::default()).expect_err(name).to_string();
+        assert!(!error.is_empty(), "{name}");
+    }
+    let error = load_with(STREAM, &[("SLUICED_DATA_DIR__X", "1")], Overrides::default()).expect_err("a table");
+    assert_eq!(error.to_string(), "env SLUICED_DATA_DIR__X: data_dir: must be a text in quotes, not a table");
+}
+
+#[test]
+fn every_example_loads() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        load(Some(&path), std::iter::empty(), Overrides::default()).expect("valid");
+        seen += 1;
+    }
+    assert!(seen >= 2);
+}
+
+/// The keys of a raw table, as serde names them when it meets one that it does not know.
+fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
+    let value = Value::from(Dict::from([("zzz".to_owned(), Value::from(1))]));
+    match T::deserialize(&value).err().expect("an unknown key").kind {
+        Kind::UnknownField(_, known) => known,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_default_file_has_every_key() {
+    let tables: [&[&str]; 11] = [
+        keys_of::<raw::Server>(),
+        keys_of::<raw::Auth>(),
+        keys_of::<raw::Limits>(),
+        keys_of::<raw::Nats>(),
+        keys_of::<raw::Stream>(),
+        keys_of::<raw::Plugins>(),
+        keys_of::<raw::Delivery>(),
+        keys_of::<raw::Store>(),
+        keys_of::<raw::Log>(),
+        keys_of::<raw::Subscription>(),
+        keys_of::<raw::Webhook>(),
+    ];
+    let written: BTreeSet<&str> = layers::DEFAULTS
+        .lines()
+        .map(|line| line.trim_start_matches(['#', ' ']))
+        .filter_map(|line| line.split_once(" = ").map(|(key, _)| key).or_else(|| line.strip_prefix("[subscription.")))
+        .map(|key| key.trim_end_matches(']'))
+        .collect();
+    let missing: Vec<_> = tables.into_iter().flatten().filter(|key| !written.contains(**key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_default_file_states_the_bounds() {
+    let numbers = |range: &std::ops::RangeInclusive<i64>| format!("From {} to {}", range.start(), range.end());
+    let times = |range: &std::ops::RangeInclusive<Duration>| {
+        format!("From {} to {}", report::short(*range.start()), report::short(*range.end()))
+    };
+    let stated = [
+        ("drain_timeout", times(&bounds::DRAIN_TIMEOUT)),
+        ("sse_heartbeat", times(&bounds::SSE_HEARTBEAT)),
+        ("body_bytes_max", numbers(&bounds::BODY_BYTES)),
+        ("sse_clients", numbers(&bounds::SSE_CLIENTS)),
+        ("call_deadline_ms", numbers(&bounds::CALL_DEADLINE_MS)),
+        ("memory_mib_max", numbers(&bounds::MEMORY_MIB)),
+        ("output_kib_max", numbers(&bounds::OUTPUT_KIB)),
+        ("connect_timeout", times(&bounds::CONNECT_TIMEOUT)),
+        ("timeout", times(&bounds::TOTAL_TIMEOUT)),
+        ("max_in_flight", numbers(&bounds::IN_FLIGHT)),
+        ("hold_after", times(&bounds::HOLD_AFTER)),
+        ("max_readers", numbers(&bounds::READERS)),
+        ("cache_mib", numbers(&bounds::CACHE_MIB)),
+        ("log_retention", times(&bounds::LOG_RETENTION)),
+    ];
+    for (key, bounds) in stated {
+        let (comment, _) = layers::DEFAULTS.split_once(&format!("\n{key} = ")).expect("the key");
+        let line = comment.lines().last().expect("a comment");
+        assert!(line.contains(&bounds), "{key}: {bounds} is not in {line:?}");
+    }
+}

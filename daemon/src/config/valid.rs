@@ -1,0 +1,401 @@
+//! From raw tables to valid sections: bounds, names, addresses, and what must agree between sections.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::layers::Layers;
+use super::places::KeyPath;
+use super::report::Report;
+use super::{
+    Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
+};
+use super::{raw, shape, subscription, webhook};
+use crate::domain::{Pattern, StreamName};
+
+/// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
+pub mod bounds {
+    use std::ops::RangeInclusive;
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// `server.drain_timeout`
+    pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
+    /// `server.sse_heartbeat`
+    pub const SSE_HEARTBEAT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(300);
+    /// `auth.admin_key`, its length in bytes
+    pub const ADMIN_KEY_BYTES_MAX: usize = 256;
+    /// `limits.body_bytes_max`, in bytes
+    pub const BODY_BYTES: RangeInclusive<i64> = 1024..=67_108_864;
+    /// `limits.sse_clients` and `limits.sse_clients_per_principal`
+    pub const SSE_CLIENTS: RangeInclusive<i64> = 1..=1_000_000;
+    /// `plugins.call_deadline_ms`, in milliseconds
+    pub const CALL_DEADLINE_MS: RangeInclusive<i64> = 1..=60_000;
+    /// `plugins.memory_mib_max`, in MiB
+    pub const MEMORY_MIB: RangeInclusive<i64> = 1..=1024;
+    /// `plugins.output_kib_max`, in KiB
+    pub const OUTPUT_KIB: RangeInclusive<i64> = 1..=65_536;
+    /// `connect_timeout` of `[delivery]` and of a webhook
+    pub const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+    /// `timeout` of `[delivery]` and of a webhook
+    pub const TOTAL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
+    /// `max_in_flight` of `[delivery]` and of a webhook
+    pub const IN_FLIGHT: RangeInclusive<i64> = 1..=1024;
+    /// `delivery.hold_after`
+    pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+    /// `delivery.max_readers`
+    pub const READERS: RangeInclusive<i64> = 1..=256;
+    /// `store.cache_mib`, in MiB
+    pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
+    /// `store.log_retention`
+    pub const LOG_RETENTION: RangeInclusive<Duration> = HOUR..=Duration::from_secs(365 * 24 * 3600);
+    /// `max_attempts` of a retry policy
+    pub const ATTEMPTS: RangeInclusive<i64> = 1..=crate::domain::retry::ATTEMPTS_MAX as i64;
+    /// A wait of a retry policy
+    pub const RETRY_WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=crate::domain::retry::DELAY_MAX;
+    /// Filters, or transforms, of one subscription
+    pub const PLUGINS_PER_LIST_MAX: usize = 16;
+    /// Extra headers of one webhook
+    pub const HEADERS_MAX: usize = 32;
+    /// The value of an extra header, in bytes
+    pub const HEADER_VALUE_BYTES_MAX: usize = 4096;
+}
+
+/// Every top-level key.
+const KEYS: [&str; 11] =
+    ["data_dir", "server", "auth", "limits", "nats", "stream", "plugins", "delivery", "store", "log", "subscription"];
+
+/// Checks all layers' values.
+pub(super) fn config(layers: Layers) -> Result<Config, Error> {
+    let mut values = layers.values.clone();
+    let layers = Arc::new(layers);
+    let mut report = Report::new(&layers.places);
+
+    let data_dir = data_dir(shape::text(&mut values, "data_dir", &mut report), &mut report);
+    let server = shape::table(&mut values, "server", &mut report).and_then(|raw| server(&raw, &mut report));
+    let auth = shape::table(&mut values, "auth", &mut report).and_then(|raw| auth(raw, &mut report));
+    public_needs_key(server.as_ref(), auth.as_ref(), &mut report);
+    let limits = shape::table(&mut values, "limits", &mut report).and_then(|raw| limits(&raw, &mut report));
+    let nats = shape::table(&mut values, "nats", &mut report).and_then(|raw| nats(raw, &mut report));
+    let streams = streams(shape::tables(&mut values, "stream", &mut report), &mut report);
+    let plugins = shape::table(&mut values, "plugins", &mut report).and_then(|raw| plugins(&raw, &mut report));
+    let raw_delivery: Option<raw::Delivery> = shape::table(&mut values, "delivery", &mut report);
+    let delivery = raw_delivery.as_ref().and_then(|raw| delivery(raw, &mut report));
+    let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
+    let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
+
+    let defaults = delivery
+        .as_ref()
+        .zip(raw_delivery.as_ref())
+        .map(|(valid, raw)| webhook::Defaults { retry: &raw.retry.0, valid });
+    let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
+    let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
+    shape::nothing_left(&values, &KEYS, &mut report);
+
+    let config = || {
+        Some(Config {
+            data_dir: data_dir?,
+            server: server?,
+            auth: auth?,
+            limits: limits?,
+            nats: nats?,
+            streams: streams?,
+            plugins: plugins?,
+            delivery: delivery?,
+            store: store?,
+            log: log?,
+            subscriptions: subscriptions?,
+            layers: Arc::clone(&layers),
+        })
+    };
+    report.finish(config())
+}
+
+fn data_dir(raw: Option<String>, report: &mut Report<'_>) -> Option<PathBuf> {
+    report.path(&KeyPath::top("data_dir"), &raw?)
+}
+
+fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
+    let at = KeyPath::top("server");
+    let listen = raw.listen.parse::<SocketAddr>();
+    let listen = listen.map_err(|_| format!("{:?} is not an address and port, such as \"127.0.0.1:8080\"", raw.listen));
+    let listen = report.check(&at.key("listen"), listen);
+    let drain_timeout = report.duration(&at.key("drain_timeout"), &raw.drain_timeout, &bounds::DRAIN_TIMEOUT);
+    let sse_heartbeat = report.duration(&at.key("sse_heartbeat"), &raw.sse_heartbeat, &bounds::SSE_HEARTBEAT);
+    let origins = at.key("cors_origins");
+    let cors_origins = all(raw.cors_origins.iter().enumerate().map(|(i, text)| {
+        let origin = is_origin(text).then(|| text.clone());
+        let reason =
+            || format!("{text:?} is not a web origin: write one such as \"https://app.example\", or \"*\" for any");
+        report.check(&origins.index(i), origin.ok_or_else(reason))
+    }));
+    Some(Server {
+        listen: listen?,
+        drain_timeout: drain_timeout?,
+        sse_heartbeat: sse_heartbeat?,
+        cors_origins: cors_origins?,
+    })
+}
+
+/// Is it exactly what a browser sends as `Origin`?
+fn is_origin(text: &str) -> bool {
+    let origin = Url::parse(text).ok().map(|url| url.origin());
+    text == "*" || origin.is_some_and(|origin| origin.is_tuple() && origin.ascii_serialization() == text)
+}
+
+fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
+    let Some(key) = raw.admin_key else { return Some(Auth { admin_key: None }) };
+    let max = bounds::ADMIN_KEY_BYTES_MAX;
+    let usable = (1..=max).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let key = usable.then(|| Secret(key.into()));
+    let reason = || format!("must be 1 to {max} visible ASCII characters without spaces");
+    report
+        .check(&KeyPath::top("auth").key("admin_key"), key.ok_or_else(reason))
+        .map(|admin_key| Auth { admin_key: Some(admin_key) })
+}
+
+/// Whoever can reach a public address could otherwise publish, read and register everything.
+fn public_needs_key(server: Option<&Server>, auth: Option<&Auth>, report: &mut Report<'_>) {
+    let (Some(server), Some(auth)) = (server, auth) else { return };
+    if !server.listen.ip().to_canonical().is_loopback() && auth.admin_key.is_none() {
+        let reason = format!(
+            "{} is not loopback, and there is no auth.admin_key: set SLUICED_AUTH__ADMIN_KEY, or listen on 127.0.0.1",
+            server.listen.ip()
+        );
+        report.problem(&KeyPath::top("server").key("listen"), reason);
+    }
+}
+
+fn limits(raw: &raw::Limits, report: &mut Report<'_>) -> Option<Limits> {
+    let at = KeyPath::top("limits");
+    let body_bytes_max = report.int(&at.key("body_bytes_max"), raw.body_bytes_max, &bounds::BODY_BYTES);
+    let sse_clients = report.int(&at.key("sse_clients"), raw.sse_clients, &bounds::SSE_CLIENTS);
+    let own = at.key("sse_clients_per_principal");
+    let sse_clients_per_principal = report.int(&own, raw.sse_clients_per_principal, &bounds::SSE_CLIENTS);
+    Some(Limits {
+        body_bytes_max: body_bytes_max?,
+        sse_clients: sse_clients?,
+        sse_clients_per_principal: sse_clients_per_principal?,
+    })
+}
+
+fn nats(raw: raw::Nats, report: &mut Report<'_>) -> Option<Nats> {
+    let at = KeyPath::top("nats");
+    let url = at.key("url");
+    let urls = all(raw.url.split(',').map(|text| {
+        let text = text.trim();
+        report.check(&url, nats_url(text)).map(|()| text.to_owned())
+    }));
+    if raw.managed && report.given(&url) {
+        let reason = "a managed server has its own address: remove `url`, or set `managed = false`";
+        report.problem(&at.key("managed"), reason);
+    }
+    let server_binary = report.path_if_any(&at.key("server_binary"), raw.server_binary.as_deref());
+    let tls_ca_file = report.path_if_any(&at.key("tls_ca_file"), raw.tls_ca_file.as_deref());
+    let name = StreamName::parse(&raw.consumer_name);
+    let name = name.map_err(|_| "must be 1 to 64 letters, digits, `-` or `_`");
+    let consumer_name = report.check(&at.key("consumer_name"), name);
+    let login = nats_login(&at, raw.user, raw.password, raw.token, raw.credentials_file, report);
+    Some(Nats {
+        urls: urls?,
+        managed: raw.managed,
+        server_binary: server_binary?,
+        login: login?,
+        tls_ca_file: tls_ca_file?,
+        consumer_name: consumer_name?.as_str().to_owned(),
+    })
+}
+
+/// The reasons do not show the text: it may hold a password.
+fn nats_url(text: &str) -> Result<(), &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be a URL such as \"nats://127.0.0.1:4222\"")?;
+    if !matches!(url.scheme(), "nats" | "tls") {
+        return Err("must begin with nats:// or tls://");
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("names no host: write one such as \"nats://127.0.0.1:4222\"");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user or password, since URLs are logged: use nats.user and nats.password");
+    }
+    Ok(())
+}
+
+fn nats_login(
+    at: &KeyPath,
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    file: Option<String>,
+    report: &mut Report<'_>,
+) -> Option<NatsLogin> {
+    let secret = |text: String| Secret(text.into());
+    match (user, password, token, file) {
+        (None, None, None, None) => Some(NatsLogin::Anonymous),
+        (Some(user), Some(password), None, None) => Some(NatsLogin::Password { user, password: secret(password) }),
+        (None, None, Some(token), None) => Some(NatsLogin::Token(secret(token))),
+        (None, None, None, Some(file)) => {
+            report.path(&at.key("credentials_file"), &file).map(NatsLogin::CredentialsFile)
+        }
+        (Some(_), None, None, None) => {
+            report.problem(&at.key("user"), "needs `password` beside it");
+            None
+        }
+        (None, Some(_), None, None) => {
+            report.problem(&at.key("password"), "needs `user` beside it");
+            None
+        }
+        _ => {
+            report.problem(at, "log in one way only: `user` and `password`, or `token`, or `credentials_file`");
+            None
+        }
+    }
+}
+
+fn streams(raw: Vec<(KeyPath, Option<raw::Stream>)>, report: &mut Report<'_>) -> Option<Vec<Stream>> {
+    if raw.is_empty() {
+        report.problem(
+            &KeyPath::top("stream"),
+            "there is no stream to read: add a [[stream]] with `name` and `subjects`",
+        );
+        return None;
+    }
+    let mut valid: Vec<Stream> = Vec::new();
+    let mut complete = true;
+    for (at, raw) in raw {
+        let stream = raw.and_then(|raw| stream(&at, &raw, &valid, report));
+        complete &= stream.is_some();
+        valid.extend(stream);
+    }
+    complete.then_some(valid)
+}
+
+fn stream(at: &KeyPath, raw: &raw::Stream, others: &[Stream], report: &mut Report<'_>) -> Option<Stream> {
+    let name = report.check(&at.key("name"), StreamName::parse(&raw.name));
+    if others.iter().any(|other| other.name.as_str() == raw.name) {
+        report.problem(&at.key("name"), format_args!("{:?} is the name of another stream already", raw.name));
+    }
+    let prefix_at = at.key("type_prefix");
+    let prefix = report.check(&prefix_at, type_prefix(&raw.type_prefix));
+    if raw.subjects.is_empty() {
+        report.problem(&at.key("subjects"), "must name at least one subject, such as \"events.>\"");
+    }
+    let mut subjects: Vec<Pattern> = Vec::new();
+    for (i, text) in raw.subjects.iter().enumerate() {
+        let at = at.key("subjects").index(i);
+        let Some(subject) = report.check(&at, subject(text)) else { continue };
+        if prefix.as_ref().is_some_and(|prefix| !text.starts_with(*prefix) || text.len() == prefix.len()) {
+            let reason = format!("{text:?} does not begin with the type_prefix {:?}", raw.type_prefix);
+            report.problem(&at, reason);
+        }
+        if let Some(own) = subjects.iter().find(|own| own.overlaps(&subject)) {
+            report.problem(&at, format_args!("{text:?} overlaps \"{own}\" of the same stream: keep the wider one"));
+        }
+        for other in others {
+            if let Some(taken) = other.subjects.iter().find(|taken| taken.overlaps(&subject)) {
+                let reason =
+                    format!("{text:?} overlaps \"{taken}\" of stream {}, so events would come twice", other.name);
+                report.problem(&at, reason);
+            }
+        }
+        subjects.push(subject);
+    }
+    let complete = subjects.len() == raw.subjects.len();
+    let type_prefix = prefix?.to_owned();
+    complete.then_some(Stream { name: name?, subjects, type_prefix, create: raw.create })
+}
+
+fn type_prefix(text: &str) -> Result<&str, String> {
+    let tokens = text.strip_suffix('.');
+    let valid = text.is_empty() || tokens.is_some_and(|tokens| crate::domain::Subject::parse(tokens).is_ok());
+    valid
+        .then_some(text)
+        .ok_or_else(|| format!("{text:?} must be literal tokens that end with a dot, such as \"events.\""))
+}
+
+fn subject(text: &str) -> Result<Pattern, String> {
+    let pattern = Pattern::parse(text).map_err(|reason| format!("{text:?} is not a subject: {reason}"))?;
+    if text == ">" {
+        return Err("\">\" would take in NATS's own subjects: begin with a literal token, such as \"events.>\"".into());
+    }
+    if text.starts_with('$') {
+        return Err(format!("{text:?} is among NATS's own subjects ($…): begin with another token"));
+    }
+    Ok(pattern)
+}
+
+fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
+    let at = KeyPath::top("plugins");
+    let dir = report.path(&at.key("dir"), &raw.dir);
+    let deadline_ms = report.int(&at.key("call_deadline_ms"), raw.call_deadline_ms, &bounds::CALL_DEADLINE_MS);
+    let memory_mib_max = report.int(&at.key("memory_mib_max"), raw.memory_mib_max, &bounds::MEMORY_MIB);
+    let output_kib_max = report.int(&at.key("output_kib_max"), raw.output_kib_max, &bounds::OUTPUT_KIB);
+    Some(Plugins {
+        dir: dir?,
+        call_deadline: Duration::from_millis(deadline_ms?),
+        memory_mib_max: memory_mib_max?,
+        output_kib_max: output_kib_max?,
+    })
+}
+
+fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
+    let at = KeyPath::top("delivery");
+    let cidrs = at.key("allow_cidrs");
+    let allow_cidrs = all(raw.allow_cidrs.iter().enumerate().map(|(i, text)| {
+        let network = text.parse::<IpNet>().map(|network| network.trunc());
+        let reason = |_| format!("{text:?} is not a network: write one such as \"10.0.0.0/8\" or \"::1/128\"");
+        report.check(&cidrs.index(i), network.map_err(reason))
+    }));
+    let retry = webhook::retry(&at.key("retry"), &raw.retry.0, report);
+    let connect_timeout = report.duration(&at.key("connect_timeout"), &raw.connect_timeout, &bounds::CONNECT_TIMEOUT);
+    let total_timeout = report.duration(&at.key("timeout"), &raw.timeout, &bounds::TOTAL_TIMEOUT);
+    let connect_timeout = webhook::connect_within_total(&at, connect_timeout, total_timeout, report);
+    let in_flight_max = webhook::in_flight(&at, raw.max_in_flight, report);
+    let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
+    let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
+    Some(Delivery {
+        allow_cidrs: allow_cidrs?,
+        retry: retry?,
+        connect_timeout: connect_timeout?,
+        total_timeout: total_timeout?,
+        in_flight_max: in_flight_max?,
+        hold_after: hold_after?,
+        readers_max: readers_max?,
+    })
+}
+
+fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
+    let at = KeyPath::top("store");
+    let cache_mib = report.int(&at.key("cache_mib"), raw.cache_mib, &bounds::CACHE_MIB);
+    let log_retention = report.duration(&at.key("log_retention"), &raw.log_retention, &bounds::LOG_RETENTION);
+    Some(Store { cache_mib: cache_mib?, log_retention: log_retention? })
+}
+
+fn log(raw: &raw::Log, report: &mut Report<'_>) -> Option<Log> {
+    use tracing::Level;
+
+    let at = KeyPath::top("log");
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let format = report.word(&at.key("format"), &raw.format, &formats);
+    let level = report.word(&at.key("level"), &raw.level, &levels);
+    Some(Log { format: format?, level: level? })
+}
+
+/// All values, or `None` when one is missing: unlike `collect` it goes through to the end, so that each is checked.
+pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let values: Vec<Option<T>> = values.collect();
+    values.into_iter().collect()
+}

@@ -1,0 +1,200 @@
+//! A webhook's URL, secret, headers and policies.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::{HeaderName, HeaderValue};
+use url::Url;
+
+use super::places::KeyPath;
+use super::report::{Report, short};
+use super::valid::{all, bounds};
+use super::{Delivery, raw};
+use crate::domain::retry::Error as RetryError;
+use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
+
+const SECRET_PREFIX: &str = "whsec_";
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Headers that the request has by itself, or that would change what HTTP makes of it.
+const RESERVED_HEADERS: [&str; 11] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Reserved beginnings of header names.
+const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "sluiced-", "proxy-"];
+
+/// What a webhook falls back to: `[delivery]`.
+pub(super) struct Defaults<'a> {
+    pub(super) retry: &'a raw::Retry,
+    pub(super) valid: &'a Delivery,
+}
+
+/// Checks a subscription's webhook.
+pub(super) fn endpoint(
+    at: &KeyPath,
+    raw: raw::Webhook,
+    defaults: Option<&Defaults<'_>>,
+    report: &mut Report<'_>,
+) -> Option<Endpoint> {
+    let url = report.check(&at.key("url"), url(&raw.url));
+    let secret = raw.secret.as_deref().ok_or("is missing: make one with `sluiced secret`").and_then(secret);
+    let secret = report.check(&at.key("secret"), secret);
+    let headers = headers(&at.key("headers"), &raw, report);
+    let own_in_flight = raw.max_in_flight.map(|n| in_flight(at, n, report));
+    let own_connect =
+        raw.connect_timeout.map(|text| report.duration(&at.key("connect_timeout"), &text, &bounds::CONNECT_TIMEOUT));
+    let own_total = raw.timeout.map(|text| report.duration(&at.key("timeout"), &text, &bounds::TOTAL_TIMEOUT));
+
+    let defaults = defaults?;
+    let retry = match raw.retry {
+        None => Some(defaults.valid.retry.clone()),
+        Some(part) => retry(&at.key("retry"), &part.0.over(defaults.retry), report),
+    };
+    let total_timeout = own_total.unwrap_or(Some(defaults.valid.total_timeout));
+    let connect_timeout = match own_connect {
+        Some(own) => connect_within_total(at, own, total_timeout, report),
+        None => total_timeout.map(|total| defaults.valid.connect_timeout.min(total)),
+    };
+    Some(Endpoint {
+        url: url?,
+        secret: secret?,
+        headers: headers?,
+        retry: retry?,
+        in_flight_max: own_in_flight.unwrap_or(Some(defaults.valid.in_flight_max))?,
+        connect_timeout: connect_timeout?,
+        total_timeout: total_timeout?,
+    })
+}
+
+/// Reads a signing secret: `whsec_` and the base64 text (padded or not) of its bytes. The reason does not show the text.
+pub(super) fn secret(text: &str) -> Result<WebhookSecret, &'static str> {
+    let bytes = text.strip_prefix(SECRET_PREFIX).and_then(|encoded| BASE64.decode(encoded).ok());
+    bytes
+        .and_then(WebhookSecret::new)
+        .ok_or("must be `whsec_` and the base64 text of 24 to 64 bytes: make one with `sluiced secret`")
+}
+
+/// The reasons do not show the text: many receivers have their credentials in the URL.
+fn url(text: &str) -> Result<Box<str>, String> {
+    let url = Url::parse(text).map_err(|reason| format!("must be an absolute URL: {reason}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("must begin with http:// or https://, not {}:", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user or password: send them in `headers`, as Authorization".into());
+    }
+    if url.fragment().is_some() {
+        return Err("must not have a fragment (#…): it is never sent".into());
+    }
+    Ok(String::from(url).into())
+}
+
+fn headers(at: &KeyPath, raw: &raw::Webhook, report: &mut Report<'_>) -> Option<Vec<Header>> {
+    let max = bounds::HEADERS_MAX;
+    if raw.headers.len() > max {
+        report.problem(at, format_args!("has {} headers, {max} is the limit", raw.headers.len()));
+    }
+    let mut names: Vec<HeaderName> = Vec::new();
+    all(raw.headers.iter().map(|(name, value)| {
+        let at = at.key(name);
+        let parsed = report.check(&at, header_name(name))?;
+        if names.contains(&parsed) {
+            report.problem(&at, "stands here twice, since case makes no difference: remove one");
+        }
+        names.push(parsed);
+        let fits =
+            value.len() <= bounds::HEADER_VALUE_BYTES_MAX && value.is_ascii() && HeaderValue::from_str(value).is_ok();
+        let header = fits.then(|| Header { name: name.as_str().into(), value: value.as_str().into() });
+        let max = bounds::HEADER_VALUE_BYTES_MAX;
+        report.check(&at, header.ok_or_else(|| format!("its value must be at most {max} visible ASCII characters")))
+    }))
+}
+
+fn header_name(name: &str) -> Result<HeaderName, &'static str> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is not a header name")?;
+    let text = parsed.as_str();
+    if RESERVED_HEADERS.contains(&text) || RESERVED_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+        return Err("is set by sluiced itself, and cannot be replaced");
+    }
+    Ok(parsed)
+}
+
+/// Checks `max_in_flight` of the table at `at`.
+pub(super) fn in_flight(at: &KeyPath, n: i64, report: &mut Report<'_>) -> Option<NonZeroU32> {
+    report.int::<u32>(&at.key("max_in_flight"), n, &bounds::IN_FLIGHT).and_then(NonZeroU32::new)
+}
+
+/// The connect timeout of the table at `at`, when it is not longer than the timeout of the whole attempt.
+pub(super) fn connect_within_total(
+    at: &KeyPath,
+    connect: Option<Duration>,
+    total: Option<Duration>,
+    report: &mut Report<'_>,
+) -> Option<Duration> {
+    let (connect, total) = (connect?, total?);
+    let within = (connect <= total).then_some(connect);
+    let reason = || format!("must not be longer than the timeout of the whole attempt, {}", short(total));
+    report.check(&at.key("connect_timeout"), within.ok_or_else(reason))
+}
+
+/// Checks a complete retry policy, given in full or in part by the table at `at`.
+pub(super) fn retry(at: &KeyPath, raw: &raw::Retry, report: &mut Report<'_>) -> Option<RetryPolicy> {
+    let policy = match &raw.schedule {
+        Some(schedule) => scheduled(at, schedule, raw.jitter, report)?,
+        None => growing(at, raw, report)?,
+    };
+    policy
+        .map_err(|error| {
+            let key = match error {
+                RetryError::Attempts if raw.schedule.is_some() => at.key("schedule"),
+                RetryError::Attempts => at.key("max_attempts"),
+                RetryError::Factor => at.key("factor"),
+                RetryError::Jitter => at.key("jitter"),
+                RetryError::Bounds | RetryError::Delay => at.key("max"),
+            };
+            report.problem(&key, error);
+        })
+        .ok()
+}
+
+fn growing(at: &KeyPath, raw: &raw::Retry, report: &mut Report<'_>) -> Option<Result<RetryPolicy, RetryError>> {
+    let attempts = report.int(&at.key("max_attempts"), raw.max_attempts, &bounds::ATTEMPTS);
+    let base = report.duration(&at.key("base"), &raw.base, &bounds::RETRY_WAIT);
+    let max = report.duration(&at.key("max"), &raw.max, &bounds::RETRY_WAIT);
+    Some(RetryPolicy::exponential(attempts?, base?, raw.factor, max?, raw.jitter))
+}
+
+fn scheduled(
+    at: &KeyPath,
+    schedule: &[String],
+    jitter: f64,
+    report: &mut Report<'_>,
+) -> Option<Result<RetryPolicy, RetryError>> {
+    for key in ["max_attempts", "base", "factor", "max"] {
+        if report.given(&at.key(key)) {
+            report.problem(&at.key(key), "has no meaning beside `schedule`: remove one of them");
+        }
+    }
+    let at = at.key("schedule");
+    let delays =
+        all(schedule.iter().enumerate().map(|(i, text)| report.duration(&at.index(i), text, &bounds::RETRY_WAIT)));
+    Some(RetryPolicy::schedule(delays?, jitter))
+}

@@ -1,0 +1,381 @@
+//! A subscription's lane: a bounded queue of live events, slots for attempts, and the bookkeeping of what the store has
+//! confirmed.
+//!
+//! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
+//! than `in_flight_max` deliveries of a subscription.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::ledger::{Ledger, Offer, PositionChange, Shares};
+use crate::domain::{AckShare, Event, Position, StreamName, SubscriptionId};
+use crate::store::{Change, PositionRecord};
+use crate::telemetry::metrics::SubscriptionMetrics;
+
+/// The bounds of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most attempts under way or not yet on record.
+    pub in_flight_max: u32,
+    /// The most live events that wait.
+    pub queue_events_max: usize,
+}
+
+/// A lane that was held a short while ago is held again at once when it is full.
+const HOLD_AGAIN: Duration = Duration::from_secs(30);
+
+/// One subscription's lane.
+pub struct Lane {
+    id: SubscriptionId,
+    /// The subscription's counters.
+    pub metrics: SubscriptionMetrics,
+    state: Mutex<State>,
+    wake: Notify,
+    /// Told when a full lane has room again.
+    room: Arc<Notify>,
+}
+
+/// What a lane's worker and the ingest share. Short critical sections only; nothing awaits under its lock.
+pub struct State {
+    /// One ledger for each stream.
+    pub ledgers: Vec<Ledger>,
+    queue: VecDeque<Arc<Event>>,
+    limits: Limits,
+    in_flight: u32,
+    unrecorded: u32,
+    /// Since when the queue has not been below half.
+    full_since: Option<Instant>,
+    /// When it last went back to reading live.
+    rejoined_at: Option<Instant>,
+    /// The earliest time in milliseconds since the Unix epoch at which a parked delivery is due.
+    pub due_ms: Option<u64>,
+    /// Changes that the store refused, to be handed in again.
+    lost: Vec<Record>,
+    /// When the store last refused one.
+    pub refused_at: Option<Instant>,
+    /// Why nothing is delivered, when the subscription is disabled.
+    pub disabled: Option<Box<str>>,
+}
+
+/// An outcome on its way into the store.
+#[derive(Debug)]
+pub struct Record {
+    /// The ledger and the event it belongs to; `None` for a parked delivery, whose event is long on record.
+    pub event: Option<(usize, u64)>,
+    /// Which part of the event.
+    pub part: u32,
+    /// Of how many.
+    pub parts: u32,
+    /// When the delivery is due next, when it is parked.
+    pub due_ms: Option<u64>,
+    /// How it is counted.
+    pub count: Count,
+    /// What is written: kept to be handed in again should the store fail.
+    pub change: Change,
+}
+
+/// How an outcome counts once it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// The receiver took it at the first attempt.
+    Delivered,
+    /// The receiver took it after it had been parked.
+    DeliveredParked,
+    /// It was parked for the first time.
+    Parked,
+    /// It was parked again.
+    ParkedAgain,
+    /// It is a dead letter.
+    Failed,
+    /// It was parked, and is a dead letter now.
+    FailedParked,
+}
+
+/// What travels with a change to the store and comes back when it is durable.
+pub enum Token {
+    /// An outcome of a lane.
+    Record(Arc<Lane>, Record),
+    /// A position of a lane.
+    Position {
+        /// The lane.
+        lane: Arc<Lane>,
+        /// Which of its ledgers.
+        ledger: usize,
+        /// The position, or `None` when it was removed.
+        saved: Option<(u64, u64)>,
+    },
+    /// Nobody waits for it.
+    Nobody,
+}
+
+/// What became of an event that was offered.
+#[derive(Debug)]
+pub enum Offered {
+    /// The lane has it, or needs it no more.
+    Done,
+    /// The lane is full: wait, or hold it.
+    Full(AckShare),
+}
+
+impl Lane {
+    /// A lane with those ledgers.
+    pub fn new(
+        id: SubscriptionId,
+        metrics: SubscriptionMetrics,
+        limits: Limits,
+        ledgers: Vec<Ledger>,
+        room: Arc<Notify>,
+    ) -> Self {
+        let state = State {
+            ledgers,
+            queue: VecDeque::new(),
+            limits,
+            in_flight: 0,
+            unrecorded: 0,
+            full_since: None,
+            rejoined_at: None,
+            due_ms: None,
+            lost: Vec::new(),
+            refused_at: None,
+            disabled: None,
+        };
+        Self { id, metrics, state: Mutex::new(state), wake: Notify::new(), room }
+    }
+
+    /// The subscription.
+    pub fn id(&self) -> &SubscriptionId {
+        &self.id
+    }
+
+    /// The shared state.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Tells the worker that there is something to look at.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits for [`Lane::wake`].
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The live tail offers an event.
+    pub fn offer(&self, event: &Arc<Event>, share: AckShare) -> Offered {
+        let mut state = self.state.lock();
+        let room = state.queue.len() < state.limits.queue_events_max;
+        let Some(ledger) = state.ledger_of(&event.position.stream) else {
+            share.done();
+            return Offered::Done;
+        };
+        match state.ledgers[ledger].offer(event.position.sequence, share, room) {
+            Offer::Taken => {
+                state.queue.push_back(Arc::clone(event));
+                let first = state.queue.len() == 1;
+                drop(state);
+                if first {
+                    self.wake();
+                }
+            }
+            Offer::Settled(share) => share.done(),
+            Offer::Kept => {}
+            // The share's drop asks JetStream to send it again.
+            Offer::Refused(share) => drop(share),
+            Offer::Full(share) => {
+                state.full_since.get_or_insert_with(Instant::now);
+                return Offered::Full(share);
+            }
+        }
+        Offered::Done
+    }
+
+    /// Is the lane full, and has it been for `hold_after`?
+    pub fn is_stuck(&self, hold_after: Duration) -> bool {
+        let state = self.state.lock();
+        let again = state.rejoined_at.is_some_and(|at| at.elapsed() < HOLD_AGAIN);
+        state.full_since.is_some_and(|since| again || since.elapsed() >= hold_after)
+    }
+
+    /// Could the lane take live events now?
+    pub fn could_go_on(&self) -> bool {
+        let state = self.state.lock();
+        state.full_since.is_none() && state.disabled.is_none() && !state.ledgers.iter().any(Ledger::is_held)
+    }
+
+    /// Holds the subscription: the events in its queue go back, and its reader will bring them again.
+    pub fn hold(&self) {
+        let mut state = self.state.lock();
+        let queued: Vec<Position> = state.queue.drain(..).map(|event| event.position.clone()).collect();
+        for ledger in &mut state.ledgers {
+            let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence);
+            ledger.hold(None, own);
+        }
+        state.full_since = None;
+        drop(state);
+        self.metrics.held.set(1);
+        self.wake();
+        self.room.notify_waiters();
+    }
+
+    /// The store has dealt with a change of this lane.
+    fn record_done(self: &Arc<Self>, record: Record, durable: bool) -> Shares {
+        let mut state = self.state.lock();
+        if !durable {
+            state.lost.push(record);
+            state.refused_at = Some(Instant::now());
+            return Shares::new();
+        }
+        let was_full = state.in_flight >= state.limits.in_flight_max;
+        state.in_flight -= 1;
+        state.unrecorded -= 1;
+        self.metrics.in_flight.dec();
+        if let Some(due) = record.due_ms {
+            state.due_ms = Some(state.due_ms.map_or(due, |earliest| earliest.min(due)));
+        }
+        let shares = match record.event {
+            Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
+            None => Shares::new(),
+        };
+        let wake = was_full || record.due_ms.is_some() || state.in_flight == 0 || state.has_position();
+        drop(state);
+        self.count(record.count);
+        if wake {
+            self.wake();
+        }
+        shares
+    }
+
+    fn position_done(&self, ledger: usize, saved: Option<(u64, u64)>, durable: bool) -> Shares {
+        let mut state = self.state.lock();
+        if !durable {
+            state.ledgers[ledger].position_lost();
+            state.refused_at = Some(Instant::now());
+            drop(state);
+            self.wake();
+            return Shares::new();
+        }
+        saved.map(|(sequence, epoch)| state.ledgers[ledger].position_saved(sequence, epoch)).unwrap_or_default()
+    }
+
+    fn count(&self, count: Count) {
+        let m = &self.metrics;
+        match count {
+            Count::Delivered => drop(m.delivered.inc()),
+            Count::DeliveredParked => {
+                m.delivered.inc();
+                m.parked.dec();
+            }
+            Count::Parked => drop(m.parked.inc()),
+            Count::ParkedAgain => {}
+            Count::Failed => drop(m.failed.inc()),
+            Count::FailedParked => {
+                m.failed.inc();
+                m.parked.dec();
+            }
+        }
+    }
+}
+
+/// Takes a group of tokens back from the store's writer, on its thread: frees slots, moves ledgers, and lets go of the
+/// acknowledgements.
+pub fn completed(tokens: Vec<Token>, durable: bool) {
+    for token in tokens {
+        let shares = match token {
+            Token::Record(lane, record) => lane.record_done(record, durable),
+            Token::Position { lane, ledger, saved } => lane.position_done(ledger, saved, durable),
+            Token::Nobody => continue,
+        };
+        for share in shares {
+            share.done();
+        }
+    }
+}
+
+impl State {
+    /// The place of a stream's ledger.
+    pub fn ledger_of(&self, stream: &StreamName) -> Option<usize> {
+        self.ledgers.iter().position(|ledger| ledger.stream() == stream)
+    }
+
+    /// The oldest live event that waits. The second value is true when the queue has just fallen to half after it had
+    /// been full: then the ingest is to be told.
+    pub fn pop(&mut self) -> Option<(Arc<Event>, bool)> {
+        let event = self.queue.pop_front()?;
+        let relieved = self.full_since.is_some() && self.queue.len() <= self.limits.queue_events_max / 2;
+        if relieved {
+            self.full_since = None;
+        }
+        Some((event, relieved))
+    }
+
+    /// Takes everything out of the queue: its acknowledgements are with the ledgers.
+    pub fn clear_queue(&mut self) {
+        self.queue.clear();
+    }
+
+    /// How many slots are free.
+    pub fn free_slots(&self) -> u32 {
+        self.limits.in_flight_max.saturating_sub(self.in_flight)
+    }
+
+    /// Attempts under way or not yet on record.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Takes a slot.
+    pub fn take_slot(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// Gives a slot back without a record.
+    pub fn give_slot_back(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    /// An outcome is on its way to the store. True when so many are that the store had better hurry.
+    pub fn submitted(&mut self) -> bool {
+        self.unrecorded += 1;
+        self.unrecorded * 2 >= self.limits.in_flight_max
+    }
+
+    /// Changes that the store refused, to be handed in again.
+    pub fn take_lost(&mut self) -> Vec<Record> {
+        self.refused_at = None;
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Other bounds from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Reads live again; told so that a lane that fills up again at once is held at once.
+    pub fn rejoined(&mut self) {
+        self.rejoined_at = Some(Instant::now());
+    }
+
+    /// Is there a position in the store, or one to be written?
+    fn has_position(&self) -> bool {
+        self.ledgers.iter().any(Ledger::has_position)
+    }
+}
+
+/// The change that makes a ledger's new position durable.
+pub fn position_change(id: &SubscriptionId, stream: &StreamName, change: PositionChange) -> (Change, Option<(u64, u64)>) {
+    match change {
+        PositionChange::Remove => (Change::Unhold { subscription: id.clone(), stream: stream.clone() }, None),
+        PositionChange::Save { sequence, done_above, epoch } => {
+            let position = Position { stream: stream.clone(), sequence };
+            let record = PositionRecord { position, recorded_above: done_above };
+            (Change::Hold { subscription: id.clone(), position: record }, Some((sequence, epoch)))
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! A delivery on its way through an attempt into the store.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Spec;
+use crate::deliver::lane::{Count, Record};
+use crate::deliver::{Client, Request};
+use crate::domain::{DeliveryId, Event, Failure, FailureClass, Outcome, Output, Position, SubscriptionId};
+use crate::store::{Change, Content, DeadLetter, Disposition, LastFailure, LogEntry, Parked};
+use crate::telemetry::clock;
+
+/// One delivery: an event, or one output of its transforms, for one subscription.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) delivery: DeliveryId,
+    pub(super) subscription: SubscriptionId,
+    pub(super) position: Position,
+    /// Its ledger, when the event is in hand; `None` for a parked delivery.
+    pub(super) ledger: Option<usize>,
+    pub(super) part: u32,
+    pub(super) parts: u32,
+    /// The number of the attempt to come; 1 is the first.
+    pub(super) attempt: u32,
+    /// When the first attempt was made, in milliseconds since the Unix epoch; 0 before it.
+    pub(super) first_attempt_ms: u64,
+    pub(super) content: Content,
+}
+
+impl Job {
+    /// The delivery of one output of an event.
+    pub(super) fn new(
+        subscription: &SubscriptionId,
+        ledger: usize,
+        event: &Event,
+        output: Output,
+        part: u32,
+        parts: u32,
+    ) -> Self {
+        Self {
+            delivery: DeliveryId::derive(subscription, &event.position, part),
+            subscription: subscription.clone(),
+            position: event.position.clone(),
+            ledger: Some(ledger),
+            part,
+            parts,
+            attempt: 1,
+            first_attempt_ms: 0,
+            content: Content {
+                event_id: event.id.clone(),
+                event_type: output.kind.unwrap_or_else(|| event.kind.clone()),
+                event_time_ms: event.time_ms,
+                content_type: output.content_type.or_else(|| event.content_type.clone()),
+                headers: output.headers,
+                body: output.data,
+            },
+        }
+    }
+
+    /// The delivery of an event as it came: what a dead letter keeps when its plugins failed.
+    pub(super) fn whole(subscription: &SubscriptionId, ledger: usize, event: &Event) -> Self {
+        let output = Output { data: event.data.clone(), content_type: None, headers: event.headers.clone(), kind: None };
+        Self::new(subscription, ledger, event, output, 0, 1)
+    }
+
+    /// A parked delivery whose next attempt is due.
+    pub(super) fn parked(parked: Parked) -> Self {
+        Self {
+            delivery: parked.delivery,
+            subscription: parked.subscription,
+            position: parked.position,
+            ledger: None,
+            part: parked.part,
+            parts: parked.parts,
+            attempt: parked.attempts + 1,
+            first_attempt_ms: parked.first_attempt_ms,
+            content: parked.content,
+        }
+    }
+
+    fn log(&self, disposition: Disposition, attempt: u32, failure: Option<&Failure>) -> LogEntry {
+        LogEntry {
+            subscription: self.subscription.clone(),
+            position: self.position.clone(),
+            part: self.part,
+            parts: self.parts,
+            attempt,
+            status: failure.and_then(|f| f.status),
+            at_ms: clock::now_ms(),
+            disposition,
+            class: failure.map(|f| f.class),
+        }
+    }
+
+    fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
+        let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
+        Record { event, part: self.part, parts: self.parts, due_ms, count, change }
+    }
+
+    /// The receiver took it.
+    pub(super) fn delivered(&self, status: u16) -> Record {
+        let mut log = self.log(Disposition::Delivered, self.attempt, None);
+        log.status = Some(status);
+        if self.ledger.is_some() {
+            return self.record(Count::Delivered, None, Change::Finished(log));
+        }
+        self.record(Count::DeliveredParked, None, Change::FinishParked { delivery: self.delivery, log })
+    }
+
+    /// It is given up.
+    pub(super) fn dead(&self, attempts: u32, failure: &Failure) -> Record {
+        let letter = DeadLetter {
+            delivery: self.delivery,
+            subscription: self.subscription.clone(),
+            position: self.position.clone(),
+            part: self.part,
+            parts: self.parts,
+            failed_ms: clock::now_ms(),
+            attempts,
+            first_attempt_ms: self.first_attempt_ms,
+            failure: LastFailure::from(failure),
+            content: self.content.clone(),
+        };
+        let log = self.log(Disposition::Dead, attempts, Some(failure));
+        let count = if self.ledger.is_some() { Count::Failed } else { Count::FailedParked };
+        self.record(count, None, Change::Dead { letter: Box::new(letter), log })
+    }
+
+    /// It waits for its next attempt; `attempts` were made.
+    pub(super) fn park(&self, attempts: u32, due_ms: u64, failure: &Failure) -> Record {
+        let now = clock::now_ms();
+        let parked = Parked {
+            delivery: self.delivery,
+            subscription: self.subscription.clone(),
+            position: self.position.clone(),
+            part: self.part,
+            parts: self.parts,
+            due_ms,
+            attempts,
+            first_attempt_ms: if self.first_attempt_ms == 0 { now } else { self.first_attempt_ms },
+            last_failure: Some(LastFailure::from(failure)),
+            content: self.content.clone(),
+        };
+        let log = self.log(Disposition::Parked, attempts, Some(failure));
+        let count = if self.ledger.is_some() { Count::Parked } else { Count::ParkedAgain };
+        self.record(count, Some(due_ms), Change::Park { parked: Box::new(parked), log })
+    }
+
+    /// What follows from an attempt's outcome: delivered, parked or dead. `draw` is a random number from 0 up to 1.
+    pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, draw: f64) -> Record {
+        match outcome {
+            Outcome::Delivered { status } => self.delivered(*status),
+            Outcome::Final(failure) => self.dead(self.attempt, failure),
+            Outcome::Retry(failure) => match spec.retry.delay(self.attempt, draw) {
+                None => self.dead(self.attempt, failure),
+                Some(delay) => {
+                    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                    let wait_ms = delay_ms.max(failure.retry_after_ms.unwrap_or(0));
+                    self.park(self.attempt, clock::now_ms().saturating_add(wait_ms), failure)
+                }
+            },
+        }
+    }
+}
+
+/// An attempt under way. Unlike a plain future it can be asked which job it is: what a stop cuts short is parked.
+pub(super) struct InAir {
+    pub(super) job: Arc<Job>,
+    began: Instant,
+    attempt: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+}
+
+impl InAir {
+    pub(super) fn new(client: Client, spec: &Spec, job: Arc<Job>) -> Self {
+        let endpoint = Arc::clone(&spec.endpoint);
+        let of = Arc::clone(&job);
+        let attempt = Box::pin(async move {
+            let request = Request {
+                delivery: of.delivery,
+                event_id: &of.content.event_id,
+                event_type: &of.content.event_type,
+                attempt: of.attempt,
+                content_type: of.content.content_type.as_deref(),
+                headers: &of.content.headers,
+                body: of.content.body.clone(),
+                now_ms: clock::now_ms(),
+            };
+            client.attempt(&endpoint, request).await
+        });
+        Self { job, began: Instant::now(), attempt }
+    }
+}
+
+/// An attempt that ended.
+pub(super) struct Landed {
+    pub(super) job: Arc<Job>,
+    pub(super) outcome: Outcome,
+    pub(super) took: Duration,
+}
+
+impl Future for InAir {
+    type Output = Landed;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
+        let outcome = std::task::ready!(self.attempt.as_mut().poll(cx));
+        Poll::Ready(Landed { job: Arc::clone(&self.job), outcome, took: self.began.elapsed() })
+    }
+}
+
+/// The failure of a delivery that no attempt was made for.
+pub(super) fn failure(class: FailureClass, message: impl Into<Box<str>>) -> Failure {
+    Failure { class, status: None, message: message.into(), retry_after_ms: None }
+}

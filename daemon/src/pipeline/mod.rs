@@ -1,0 +1,75 @@
+//! The webhook side: what happens to an event from the stream to its record, and who does it.
+//!
+//! ```text
+//! receive ─ match ─ offer │ take ─ plugins ─ dispatch ─ attempt ─ record │ ack
+//!        feed (a stream)  │         worker (a subscription)              │ store's writer
+//! ```
+//!
+//! The [`feed`] of a stream receives its events, matches them and offers each to the lanes that it concerns. The
+//! [`worker`] of a lane takes events from there, from its own [`catchup`] reader, or from the store when an attempt is
+//! due, and carries them through plugins, attempt and record: one path for all of them. When the store's writer has made
+//! the outcome durable, the event's acknowledgement is released.
+
+pub mod catchup;
+pub mod feed;
+pub mod job;
+pub mod subscriptions;
+pub mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::deliver::{Client, Prepared, Token, breaker};
+use crate::domain::{Pattern, RetryPolicy};
+use crate::ingest::Nats;
+use crate::plugin::Chain;
+use crate::store::{Recorder, Store};
+
+/// How the webhook side behaves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a lane may be full, while others could go on, before it is held.
+    pub hold_after: Duration,
+    /// How many subscriptions catch up at a time.
+    pub readers_max: usize,
+    /// When an endpoint counts as failing.
+    pub breaker: breaker::Config,
+    /// How long attempts under way may take to end when the daemon stops.
+    pub drain_timeout: Duration,
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Carries out attempts.
+    pub client: Client,
+    /// Makes outcomes durable.
+    pub recorder: Recorder<Token>,
+    /// For reading what is parked.
+    pub store: Store,
+    /// For catching up.
+    pub nats: Nats,
+    /// Permits of the readers.
+    pub readers: Arc<Semaphore>,
+    /// Small errands that nobody waits for, such as closing a reader.
+    pub background: TaskTracker,
+    /// How to behave.
+    pub config: Arc<Config>,
+}
+
+/// What a worker needs to know of its subscription; replaced as a whole on reload.
+pub struct Spec {
+    /// The event types.
+    pub types: Vec<Pattern>,
+    /// The plugins, ready to run.
+    pub chain: Arc<Chain>,
+    /// The endpoint, ready for attempts.
+    pub endpoint: Arc<Prepared>,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// The most attempts at a time.
+    pub in_flight_max: u32,
+}

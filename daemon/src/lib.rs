@@ -6,4 +6,5 @@
 //! [`app`] wires them together.
 
 pub mod domain;
+pub mod plugin;
 pub mod telemetry;

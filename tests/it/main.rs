@@ -1,3 +1,4 @@
 //! The integration tests: the real binary on real parts.
 
 mod config;
+mod plugins;

@@ -1,0 +1,154 @@
+//! A plugin as one subscription uses it: its configuration, and a few warm instances.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use super::bindings::v1::sluiced::plugin::types as guest;
+use super::error::Error;
+use super::fault::{Fault, FaultKind};
+use super::host::{Plugin, Shared};
+use super::instance::Instance;
+use super::state::LogGate;
+use super::view::View;
+use crate::domain::{SubscriptionId, Verdict};
+
+/// The instances of one use that stay warm. One is enough unless events of one subscription are worked on side by side.
+const WARM_PER_USE_MAX: usize = 2;
+
+/// A plugin with its configuration, for one subscription.
+pub(super) struct Usage {
+    shared: Arc<Shared>,
+    plugin: Arc<Plugin>,
+    config: Box<str>,
+    log: Arc<LogGate>,
+    idle: Mutex<Vec<Instance>>,
+    /// When an instance was last wanted, as the ticker counts.
+    used: AtomicU32,
+}
+
+impl Usage {
+    /// Checks the configuration against the plugin's schema and configures a first instance with it.
+    ///
+    /// # Errors
+    /// When schema or plugin refuse the configuration, or the plugin fails.
+    pub(super) async fn prepare(
+        shared: &Arc<Shared>,
+        plugin: Arc<Plugin>,
+        config: &str,
+        subscription: &SubscriptionId,
+    ) -> Result<Arc<Self>, Error> {
+        plugin.check_config(config)?;
+        let usage = Arc::new(Self {
+            shared: Arc::clone(shared),
+            config: config.into(),
+            log: Arc::new(shared.log_gate(plugin.name(), subscription.as_str())),
+            plugin,
+            idle: Mutex::default(),
+            used: AtomicU32::new(0),
+        });
+        let instance = usage.make().await.map_err(|kind| match kind {
+            FaultKind::Reported { message } => Error::Refused { plugin: usage.plugin.name().into(), message },
+            kind => Error::Configure(usage.fault(kind)),
+        })?;
+        usage.used.store(shared.ticker.begun(), Ordering::Relaxed);
+        shared.slots.register(&usage);
+        usage.put(instance);
+        Ok(usage)
+    }
+
+    /// Asks the plugin, a filter, about an event.
+    pub(super) async fn keep(&self, view: View<'_>) -> Result<Verdict, Fault> {
+        let headers = view.headers(&self.plugin.description().needs_headers);
+        let event = view.lower(self.plugin.description(), &headers);
+        let mut instance = self.take().await?;
+        let result = instance.keep(&self.shared, event).await;
+        self.settle(instance, &result);
+        match result {
+            Ok(guest::Verdict::Keep) => Ok(Verdict::Keep),
+            Ok(guest::Verdict::Drop(reason)) => Ok(Verdict::Drop(reason.map(shortened))),
+            Err(kind) => Err(self.fault(kind)),
+        }
+    }
+
+    /// Has the plugin, a transform, work on an event.
+    pub(super) async fn apply(&self, view: View<'_>) -> Result<Vec<guest::Output>, Fault> {
+        let headers = view.headers(&self.plugin.description().needs_headers);
+        let event = view.lower(self.plugin.description(), &headers);
+        let mut instance = self.take().await?;
+        let result = instance.apply(&self.shared, event).await;
+        self.settle(instance, &result);
+        result.map_err(|kind| self.fault(kind))
+    }
+
+    /// The plugin's name.
+    pub(super) fn name(&self) -> &str {
+        self.plugin.name()
+    }
+
+    /// That failure, of this plugin.
+    pub(super) fn fault(&self, kind: FaultKind) -> Fault {
+        kind.of(self.plugin.name())
+    }
+
+    /// How long ago an instance was wanted, in calls of the whole host; `None` when there is no idle one.
+    pub(super) fn idle_for(&self, now: u32) -> Option<u32> {
+        (!self.idle.lock().is_empty()).then(|| now.wrapping_sub(self.used.load(Ordering::Relaxed)))
+    }
+
+    /// Drops the idle instances.
+    pub(super) fn evict(&self) {
+        // The instances are dropped after the lock is released.
+        let _idle = std::mem::take(&mut *self.idle.lock());
+    }
+
+    async fn take(&self) -> Result<Instance, Fault> {
+        self.used.store(self.shared.ticker.begun(), Ordering::Relaxed);
+        let warm = self.idle.lock().pop();
+        match warm {
+            Some(instance) => Ok(instance),
+            None => self.make().await.map_err(|kind| match kind {
+                FaultKind::Reported { message } => self.fault(FaultKind::Instantiate { reason: message }),
+                kind => self.fault(kind),
+            }),
+        }
+    }
+
+    async fn make(&self) -> Result<Instance, FaultKind> {
+        let permit = self.shared.slots.acquire(self.shared.ticker.begun()).await;
+        let log = Arc::clone(&self.log);
+        let mut instance = Instance::new(&self.shared, self.plugin.linked(), log, permit).await?;
+        instance.configure(&self.shared, &self.config).await?;
+        Ok(instance)
+    }
+
+    /// Keeps the instance for the next call, unless it has served its time or cannot be trusted any more. After an
+    /// error that the plugin reported in an orderly way it can.
+    fn settle<T>(&self, instance: Instance, result: &Result<T, FaultKind>) {
+        let sound = matches!(result, Ok(_) | Err(FaultKind::Reported { .. }));
+        if sound && instance.calls() < self.shared.limits.calls_per_instance_max {
+            self.put(instance);
+        }
+    }
+
+    fn put(&self, instance: Instance) {
+        let surplus = {
+            let mut idle = self.idle.lock();
+            let surplus = (idle.len() >= WARM_PER_USE_MAX).then(|| idle.pop()).flatten();
+            idle.push(instance);
+            surplus
+        };
+        drop(surplus);
+        // Looked at after the instance can be seen as idle: whoever waits has either seen it or is seen here.
+        if self.shared.slots.is_wanted() {
+            self.evict();
+        }
+    }
+}
+
+/// A reason, short enough to keep.
+fn shortened(reason: String) -> String {
+    const REASON_BYTES_MAX: usize = 256;
+    if reason.len() <= REASON_BYTES_MAX { reason } else { super::fault::cut(&reason, REASON_BYTES_MAX).into() }
+}

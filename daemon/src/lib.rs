@@ -6,4 +6,5 @@
 //! [`app`] wires them together.
 
 pub mod domain;
+pub mod store;
 pub mod telemetry;

@@ -15,7 +15,8 @@ type Places = BTreeMap<(SubscriptionId, StreamName), Recovered>;
 pub(super) fn recover(engine: &Engine, floors: &[(StreamName, u64)]) -> Result<(Vec<Recovered>, u64), Error> {
     let mut places = Places::new();
     for (subscription, position) in positions(engine)? {
-        place(&mut places, subscription, position.position.stream.clone()).position = Some(position);
+        let stream = position.position.stream.clone();
+        place(&mut places, subscription, stream).position = Some(position);
     }
     let groups = read_tail(engine, floors, &mut places)?;
     let mut recovered: Vec<Recovered> = places.into_values().collect();

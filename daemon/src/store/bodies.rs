@@ -1,0 +1,111 @@
+//! Files for large bodies: sled would spill them to files that it never syncs.
+//!
+//! A file is written, synced and given its name before the record that points to it is written, and removed after the
+//! record is durably gone. So a crash can leave a file without a record, which the next start sweeps away, but never a
+//! record without its file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::codec::{self, BodyRef};
+use super::{Error, keys};
+use crate::domain::DeliveryId;
+
+/// Bodies above this many bytes have files of their own.
+pub const INLINE_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// The directory of body files.
+pub(super) struct Bodies {
+    dir: PathBuf,
+}
+
+impl Bodies {
+    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Writes and syncs a body, unless its file is there already; true when the directory is to be synced.
+    pub(super) fn write(&self, delivery: &DeliveryId, file: &BodyRef, body: &[u8]) -> io::Result<bool> {
+        let name = codec::body_file_name(delivery, file);
+        let path = self.dir.join(&name);
+        // The name holds the digest and is given only to a complete, synced file.
+        if fs::metadata(&path).is_ok_and(|data| data.len() == file.length) {
+            return Ok(false);
+        }
+        let new = self.dir.join(format!("{name}.new"));
+        let written = || {
+            let mut options = OpenOptions::new();
+            let mut out = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+            out.write_all(body)?;
+            out.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        if let Err(error) = written() {
+            drop(fs::remove_file(&new));
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// Makes the names of new files durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Reads a body and checks that it is the right one.
+    pub(super) fn read(&self, delivery: &DeliveryId, file: &BodyRef) -> Result<Bytes, Error> {
+        let name = codec::body_file_name(delivery, file);
+        match fs::read(self.dir.join(&name)) {
+            Ok(body) if describe(&body) == *file => Ok(body.into()),
+            Ok(_) => Err(Error::Body { file: name, source: io::ErrorKind::InvalidData.into() }),
+            Err(source) => Err(Error::Body { file: name, source }),
+        }
+    }
+
+    /// Removes a file that no record points to any more. A file that stays is swept away at the next start.
+    pub(super) fn remove(&self, name: &str) {
+        if let Err(error) = fs::remove_file(self.dir.join(name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = name, %error, "cannot remove a stored body");
+        }
+    }
+
+    /// Removes every file that no record points to.
+    pub(super) fn sweep(&self, state: &sled::Tree) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.dir).map_err(Error::Read)? {
+            let name = entry.map_err(Error::Read)?.file_name().to_string_lossy().into_owned();
+            if !wanted(state, &name)? {
+                self.remove(&name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does the record of the delivery in the name point to the file of that name?
+fn wanted(state: &sled::Tree, name: &str) -> Result<bool, Error> {
+    let mut id = [0; 16];
+    let Some(digits) = name.get(..32) else { return Ok(false) };
+    if hex::decode_to_slice(digits, &mut id).is_err() {
+        return Ok(false);
+    }
+    let delivery = DeliveryId::from_bytes(id);
+    let Some(record) = state.get(keys::by_id(&delivery)).map_err(Error::read)? else { return Ok(false) };
+    let file = codec::read_whereabouts(&record)?.file;
+    Ok(file.is_some_and(|file| codec::body_file_name(&delivery, &file) == name))
+}
+
+/// What a record says of a body in a file.
+pub(super) fn describe(body: &[u8]) -> BodyRef {
+    let hash: [u8; 32] = Sha256::digest(body).into();
+    let mut digest = [0; 8];
+    digest.copy_from_slice(&hash[..8]);
+    BodyRef { length: body.len() as u64, digest }
+}

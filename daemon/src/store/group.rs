@@ -1,0 +1,234 @@
+//! From a group of changes to one atomic write.
+//!
+//! Why this keeps the promises: a group is all changes in the order in which they were submitted, from the first that is
+//! not yet durable; it is written as one atomic batch over the state tree and the log, and the next group is begun only
+//! when this one is flushed. So what is durable is always the effect of a beginning of the submissions: a record is
+//! durable before, or together with, every position, checkpoint or removal submitted after it, and a parked body
+//! together with the log entry that calls its event recorded. When a group fails, the recorder fails all that was
+//! queued behind it, since that may build on it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::bodies::{self, INLINE_BODY_BYTES_MAX};
+use super::codec::{self, BodyRef, Counts, Whereabouts};
+use super::engine::Engine;
+use super::keys::{self, kind};
+use super::log::{Builder, Running};
+use super::records::{Change, Content, LogEntry, Registration};
+use super::{Error, Ledger};
+use crate::domain::{DeliveryId, SubscriptionId};
+use crate::telemetry::clock::now_ms;
+
+/// A group in the making.
+pub(super) struct Group<'a> {
+    engine: &'a Engine,
+    ledger: &'a Ledger,
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    counts: HashMap<SubscriptionId, Counts>,
+    log: Builder<'a>,
+    logged: Vec<&'a LogEntry>,
+    /// Files that no record points to once this group is durable.
+    stale_files: HashSet<String>,
+    /// New files whose names are not yet durable.
+    unsynced_files: bool,
+}
+
+/// A group that is written and synced, for the ledger.
+pub(super) struct Written {
+    /// The new counts of the subscriptions concerned.
+    pub(super) counts: HashMap<SubscriptionId, Counts>,
+    /// The new running maxima, when the log was written.
+    pub(super) running: Option<Running>,
+    /// Whether a new log partition was begun.
+    pub(super) partition_begun: bool,
+}
+
+impl<'a> Group<'a> {
+    /// Works out what the changes do to the store. Large bodies are written and synced here, before any record that
+    /// points to them.
+    pub(super) fn build(engine: &'a Engine, ledger: &'a Ledger, changes: &'a [Change]) -> Result<Self, Error> {
+        let mut group = Self {
+            engine,
+            ledger,
+            writes: BTreeMap::new(),
+            counts: HashMap::new(),
+            log: Builder::default(),
+            logged: Vec::new(),
+            stale_files: HashSet::new(),
+            unsynced_files: false,
+        };
+        for change in changes {
+            group.add(change)?;
+        }
+        if group.unsynced_files {
+            engine.bodies.sync().map_err(Error::Write)?;
+        }
+        Ok(group)
+    }
+
+    fn add(&mut self, change: &'a Change) -> Result<(), Error> {
+        match change {
+            Change::Finished(log) => self.log(log),
+            Change::Park { parked, log } => {
+                self.log(log);
+                self.park(parked)?;
+            }
+            Change::Resend(parked) => self.park(parked)?,
+            Change::FinishParked { delivery, log } => {
+                self.log(log);
+                self.leave(delivery)?;
+            }
+            Change::Remove(delivery) => self.leave(delivery)?,
+            Change::Dead { letter, log } => {
+                self.log(log);
+                self.leave(&letter.delivery)?;
+                let file = self.keep_body(&letter.delivery, &letter.content)?;
+                let place = Whereabouts {
+                    dead: true,
+                    subscription: letter.subscription.clone(),
+                    at_ms: letter.failed_ms,
+                    file,
+                };
+                self.enter(&letter.delivery, &place, codec::write_dead(letter, file));
+            }
+            Change::Hold { subscription, position } => {
+                let key = keys::held(subscription, &position.position.stream);
+                self.writes.insert(key, Some(codec::write_position(position)));
+            }
+            Change::Unhold { subscription, stream } => {
+                self.writes.insert(keys::held(subscription, stream), None);
+            }
+            Change::Checkpoint { stream, ack_floor } => {
+                let key = keys::of_stream(kind::CHECKPOINT, stream);
+                self.writes.insert(key, Some(codec::write_number(*ack_floor)));
+            }
+            Change::Disable { subscription, reason } => self.disable(subscription, reason)?,
+            Change::Barrier => {}
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, entry: &'a LogEntry) {
+        self.log.push(entry);
+        self.logged.push(entry);
+    }
+
+    fn park(&mut self, parked: &super::Parked) -> Result<(), Error> {
+        self.leave(&parked.delivery)?;
+        let file = self.keep_body(&parked.delivery, &parked.content)?;
+        let place = Whereabouts { dead: false, subscription: parked.subscription.clone(), at_ms: parked.due_ms, file };
+        self.enter(&parked.delivery, &place, codec::write_parked(parked, file));
+        Ok(())
+    }
+
+    /// Puts a delivery in its place, under its timed key and in the index by id.
+    fn enter(&mut self, delivery: &DeliveryId, place: &Whereabouts, record: Vec<u8>) {
+        if let Some(file) = &place.file {
+            self.stale_files.remove(&codec::body_file_name(delivery, file));
+        }
+        self.writes.insert(timed_key(place, delivery), Some(record));
+        self.writes.insert(keys::by_id(delivery), Some(codec::write_whereabouts(place)));
+        let counts = self.counts_of(&place.subscription);
+        *(if place.dead { &mut counts.dead } else { &mut counts.parked }) += 1;
+    }
+
+    /// Takes out whatever the delivery has in the store. Nothing is no error: a change whose group failed may have
+    /// become durable all the same, and comes again.
+    fn leave(&mut self, delivery: &DeliveryId) -> Result<(), Error> {
+        let key = keys::by_id(delivery);
+        let Some(record) = self.read(&key)? else { return Ok(()) };
+        self.writes.insert(key, None);
+        let place = match codec::read_whereabouts(&record) {
+            Ok(place) => place,
+            Err(error) => {
+                tracing::error!(%delivery, %error, "store has a damaged index record, taken as absent");
+                return Ok(());
+            }
+        };
+        self.writes.insert(timed_key(&place, delivery), None);
+        if let Some(file) = &place.file {
+            self.stale_files.insert(codec::body_file_name(delivery, file));
+        }
+        let counts = self.counts_of(&place.subscription);
+        let count = if place.dead { &mut counts.dead } else { &mut counts.parked };
+        *count = count.saturating_sub(1);
+        Ok(())
+    }
+
+    fn keep_body(&mut self, delivery: &DeliveryId, content: &Content) -> Result<Option<BodyRef>, Error> {
+        if content.body.len() <= INLINE_BODY_BYTES_MAX {
+            return Ok(None);
+        }
+        let file = bodies::describe(&content.body);
+        self.unsynced_files |= self.engine.bodies.write(delivery, &file, &content.body).map_err(Error::Write)?;
+        Ok(Some(file))
+    }
+
+    fn disable(&mut self, subscription: &SubscriptionId, reason: &str) -> Result<(), Error> {
+        let key = keys::of_subscription(kind::REGISTRATION, subscription);
+        let known = self.read(&key)?.and_then(|record| match codec::read_registration(&record) {
+            Ok(registration) => Some(registration),
+            Err(error) => {
+                tracing::error!(%subscription, %error, "store has a damaged registration, taken as absent");
+                None
+            }
+        });
+        let mut registration = known.unwrap_or_else(|| Registration { first_seen_ms: now_ms(), ..Default::default() });
+        registration.disabled = Some(reason.into());
+        self.writes.insert(key, Some(codec::write_registration(&registration)));
+        Ok(())
+    }
+
+    /// A value as it stands after the changes so far.
+    fn read(&self, key: &[u8]) -> Result<Option<sled::IVec>, Error> {
+        match self.writes.get(key) {
+            Some(written) => Ok(written.as_deref().map(Into::into)),
+            None => self.engine.state.get(key).map_err(Error::read),
+        }
+    }
+
+    fn counts_of(&mut self, subscription: &SubscriptionId) -> &mut Counts {
+        let ledger = self.ledger;
+        self.counts.entry(subscription.clone()).or_insert_with(|| ledger.counts(subscription))
+    }
+
+    /// Writes the group and makes it durable; then removes the files that nothing points to any more.
+    pub(super) fn write(mut self, now_ms: u64, partition_span: std::time::Duration) -> Result<Written, Error> {
+        for (subscription, counts) in &self.counts {
+            let key = keys::of_subscription(kind::COUNTS, subscription);
+            let value = (*counts != Counts::default()).then(|| codec::write_counts(*counts));
+            self.writes.insert(key, value);
+        }
+        let state = (!self.writes.is_empty()).then(|| {
+            let mut batch = sled::Batch::default();
+            for (key, value) in std::mem::take(&mut self.writes) {
+                match value {
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
+                }
+            }
+            batch
+        });
+        let mut written = Written { counts: self.counts, running: None, partition_begun: false };
+        if self.log.is_empty() {
+            self.engine.write(state, None)?;
+        } else {
+            let running = Builder::running_after(self.logged.into_iter(), &self.ledger.running);
+            let value = self.log.finish(&running);
+            let (tree, begun) = self.engine.partition(self.ledger.next_flush, now_ms, partition_span)?;
+            self.engine.write(state, Some((&tree, self.ledger.next_flush, value)))?;
+            written.running = Some(running);
+            written.partition_begun = begun;
+        }
+        self.engine.sync()?;
+        for name in &self.stale_files {
+            self.engine.bodies.remove(name);
+        }
+        Ok(written)
+    }
+}
+
+fn timed_key(place: &Whereabouts, delivery: &DeliveryId) -> Vec<u8> {
+    let kind = if place.dead { kind::DEAD } else { kind::PARKED };
+    keys::timed(kind, &place.subscription, place.at_ms, delivery)
+}

@@ -1,0 +1,100 @@
+//! The keys of the state tree, and the names of the log's trees. The table stands in the module's own page.
+
+use crate::domain::{DeliveryId, StreamName, SubscriptionId};
+
+/// What a key of the state tree is of: its first byte.
+pub(super) mod kind {
+    pub(in crate::store) const COUNTS: u8 = b'C';
+    pub(in crate::store) const DEAD: u8 = b'D';
+    pub(in crate::store) const HELD: u8 = b'H';
+    pub(in crate::store) const BY_ID: u8 = b'I';
+    pub(in crate::store) const CHECKPOINT: u8 = b'K';
+    pub(in crate::store) const META: u8 = b'M';
+    pub(in crate::store) const PARKED: u8 = b'P';
+    pub(in crate::store) const REGISTRATION: u8 = b'R';
+    pub(in crate::store) const STREAM: u8 = b'S';
+    pub(in crate::store) const VOID: u8 = b'V';
+}
+
+/// The key of the format's version.
+pub(super) const META_FORMAT: &[u8] = b"Mformat";
+/// The key that is written to find out whether writing works.
+pub(super) const META_PROBE: &[u8] = b"Mprobe";
+
+/// `kind ‖ length of the id ‖ id`: no subscription's keys begin with another's.
+pub(super) fn of_subscription(kind: u8, subscription: &SubscriptionId) -> Vec<u8> {
+    let id = subscription.as_str().as_bytes();
+    let mut key = Vec::with_capacity(2 + id.len() + 24);
+    key.push(kind);
+    key.push(id.len() as u8);
+    key.extend_from_slice(id);
+    key
+}
+
+/// `kind ‖ length of the id ‖ id ‖ time (big-endian) ‖ delivery id`: in order of time.
+pub(super) fn timed(kind: u8, subscription: &SubscriptionId, at_ms: u64, delivery: &DeliveryId) -> Vec<u8> {
+    let mut key = of_subscription(kind, subscription);
+    key.extend_from_slice(&at_ms.to_be_bytes());
+    key.extend_from_slice(delivery.bytes());
+    key
+}
+
+/// The first key at or after a time.
+pub(super) fn from_time(kind: u8, subscription: &SubscriptionId, at_ms: u64) -> Vec<u8> {
+    let mut key = of_subscription(kind, subscription);
+    key.extend_from_slice(&at_ms.to_be_bytes());
+    key
+}
+
+/// Time and delivery of a [`timed`] key.
+pub(super) fn parse_timed(key: &[u8]) -> Option<(u64, DeliveryId)> {
+    let (rest, id) = key.split_last_chunk::<16>()?;
+    let (_, at) = rest.split_last_chunk::<8>()?;
+    Some((u64::from_be_bytes(*at), DeliveryId::from_bytes(*id)))
+}
+
+/// `I ‖ delivery id`.
+pub(super) fn by_id(delivery: &DeliveryId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(17);
+    key.push(kind::BY_ID);
+    key.extend_from_slice(delivery.bytes());
+    key
+}
+
+/// `H ‖ length of the id ‖ id ‖ stream`.
+pub(super) fn held(subscription: &SubscriptionId, stream: &StreamName) -> Vec<u8> {
+    let mut key = of_subscription(kind::HELD, subscription);
+    key.extend_from_slice(stream.as_str().as_bytes());
+    key
+}
+
+/// `kind ‖ stream`.
+pub(super) fn of_stream(kind: u8, stream: &StreamName) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + stream.as_str().len());
+    key.push(kind);
+    key.extend_from_slice(stream.as_str().as_bytes());
+    key
+}
+
+/// The subscription of a key that begins with one, and what follows it.
+pub(super) fn parse_subscription(key: &[u8]) -> Option<(SubscriptionId, &[u8])> {
+    let (length, rest) = key.get(1..)?.split_first()?;
+    let (id, rest) = rest.split_at_checked(usize::from(*length))?;
+    Some((SubscriptionId::parse(std::str::from_utf8(id).ok()?).ok()?, rest))
+}
+
+/// A stream's name, as it stands at the end of a key.
+pub(super) fn parse_stream(bytes: &[u8]) -> Option<StreamName> {
+    StreamName::parse(std::str::from_utf8(bytes).ok()?).ok()
+}
+
+/// The name of the log partition that begins with that flush. Names order as flushes do, whatever the clock did.
+pub(super) fn partition(first_flush: u64, opened_ms: u64) -> String {
+    format!("log-{first_flush:016x}-{opened_ms:016x}")
+}
+
+/// First flush and opening time of a partition, when the name is one.
+pub(super) fn parse_partition(name: &[u8]) -> Option<(u64, u64)> {
+    let (first, opened) = std::str::from_utf8(name).ok()?.strip_prefix("log-")?.split_once('-')?;
+    Some((u64::from_str_radix(first, 16).ok()?, u64::from_str_radix(opened, 16).ok()?))
+}

@@ -1,0 +1,306 @@
+//! What the store keeps, as values: the words of its interface.
+
+use bytes::Bytes;
+
+use crate::domain::{DeliveryId, Failure, FailureClass, Header, Position, RangeSet, StreamName, SubscriptionId};
+
+/// What the store knows of a subscription besides its configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registration {
+    /// When the daemon first saw it, in milliseconds since the Unix epoch.
+    pub first_seen_ms: u64,
+    /// Per stream the last sequence before its time: events at or below it are not for this subscription.
+    pub starts_after: Vec<(StreamName, u64)>,
+    /// Why it is disabled, when it is.
+    pub disabled: Option<Box<str>>,
+}
+
+/// A held subscription's place in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PositionRecord {
+    /// The next event to read.
+    pub position: Position,
+    /// Sequences at or above the position that are on record already.
+    pub recorded_above: RangeSet,
+}
+
+/// Where a parked delivery lies. Within one subscription keys are ordered by due time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParkedKey {
+    /// Its subscription.
+    pub subscription: SubscriptionId,
+    /// When its next attempt is due, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
+    /// The delivery.
+    pub delivery: DeliveryId,
+}
+
+/// Where a dead letter lies. Within one subscription keys are ordered by time of death.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeadKey {
+    /// Its subscription.
+    pub subscription: SubscriptionId,
+    /// When it was given up, in milliseconds since the Unix epoch.
+    pub failed_ms: u64,
+    /// The delivery.
+    pub delivery: DeliveryId,
+}
+
+/// The last failure of a delivery, as records keep it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastFailure {
+    /// Its class: the word of [`FailureClass::as_str`]; of a class that this version does not know, the word that was
+    /// stored.
+    pub class: Box<str>,
+    /// The receiver's status, when it answered.
+    pub status: Option<u16>,
+    /// What happened, for a person.
+    pub message: Box<str>,
+}
+
+impl From<&Failure> for LastFailure {
+    fn from(failure: &Failure) -> Self {
+        Self { class: failure.class.as_str().into(), status: failure.status, message: failure.message.clone() }
+    }
+}
+
+/// What is to be sent: an event, or one output of its transforms, ready for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The event's id.
+    pub event_id: Box<str>,
+    /// The event's type.
+    pub event_type: Box<str>,
+    /// When the event was stored by JetStream, in milliseconds since the Unix epoch.
+    pub event_time_ms: u64,
+    /// The body's media type, where one is known.
+    pub content_type: Option<Box<str>>,
+    /// The headers to send.
+    pub headers: Vec<Header>,
+    /// The body. Above [`INLINE_BODY_BYTES_MAX`](super::INLINE_BODY_BYTES_MAX) it is kept in a file of its own.
+    pub body: Bytes,
+}
+
+/// A delivery that waits for its next attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// Its id.
+    pub delivery: DeliveryId,
+    /// Its subscription.
+    pub subscription: SubscriptionId,
+    /// The event's place.
+    pub position: Position,
+    /// Which of the event's outputs it is; 0 is the first.
+    pub part: u32,
+    /// How many outputs the event has.
+    pub parts: u32,
+    /// When the next attempt is due, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When the first attempt was made, in milliseconds since the Unix epoch.
+    pub first_attempt_ms: u64,
+    /// Why the last attempt failed, when one did.
+    pub last_failure: Option<LastFailure>,
+    /// What to send.
+    pub content: Content,
+}
+
+impl Parked {
+    /// Where it lies.
+    pub fn key(&self) -> ParkedKey {
+        ParkedKey { subscription: self.subscription.clone(), due_ms: self.due_ms, delivery: self.delivery }
+    }
+}
+
+/// A delivery that was given up, kept to be looked at and sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its id.
+    pub delivery: DeliveryId,
+    /// Its subscription.
+    pub subscription: SubscriptionId,
+    /// The event's place.
+    pub position: Position,
+    /// Which of the event's outputs it is; 0 is the first.
+    pub part: u32,
+    /// How many outputs the event has.
+    pub parts: u32,
+    /// When it was given up, in milliseconds since the Unix epoch.
+    pub failed_ms: u64,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When the first attempt was made, in milliseconds since the Unix epoch; 0 when none was.
+    pub first_attempt_ms: u64,
+    /// Why it was given up.
+    pub failure: LastFailure,
+    /// What was to be sent.
+    pub content: Content,
+}
+
+impl DeadLetter {
+    /// Where it lies.
+    pub fn key(&self) -> DeadKey {
+        DeadKey { subscription: self.subscription.clone(), failed_ms: self.failed_ms, delivery: self.delivery }
+    }
+}
+
+/// What became of a delivery, as its log entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// The receiver took it.
+    Delivered,
+    /// It was dropped because the subscription's policy says so.
+    Dropped,
+    /// It waits for its next attempt.
+    Parked,
+    /// It was given up and is kept as a dead letter.
+    Dead,
+}
+
+/// One line of the log. Whatever it says, the delivery counts as on record from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The event's place.
+    pub position: Position,
+    /// Which of the event's outputs it is; 0 is the first.
+    pub part: u32,
+    /// How many outputs the event has: with all parts on record, so is the event.
+    pub parts: u32,
+    /// The attempt's number, 1 for the first; 0 when none was made.
+    pub attempt: u32,
+    /// The receiver's status, when it answered.
+    pub status: Option<u16>,
+    /// When it happened, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What became of it.
+    pub disposition: Disposition,
+    /// Whose fault it was, when it failed.
+    pub class: Option<FailureClass>,
+}
+
+impl LogEntry {
+    /// The delivery's id: derived, not stored, since it is a function of the entry.
+    pub fn delivery(&self) -> DeliveryId {
+        DeliveryId::derive(&self.subscription, &self.position, self.part)
+    }
+}
+
+/// Where a log entry lies; newer ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogKey {
+    /// The number of the flush that wrote it.
+    pub flush: u64,
+    /// Its place among its subscription's entries of that flush.
+    pub index: u32,
+}
+
+/// A page of a subscription's log, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeliveryPage {
+    /// The entries.
+    pub entries: Vec<(LogKey, LogEntry)>,
+    /// Where to go on; `None` when there is no more. A page may be short, even empty, and still have a next one: the
+    /// search behind a page is bounded.
+    pub next: Option<LogKey>,
+}
+
+/// A part of an event that is on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Recorded {
+    /// The event's stream sequence.
+    pub sequence: u64,
+    /// Which of its outputs.
+    pub part: u32,
+    /// How many outputs it has.
+    pub parts: u32,
+}
+
+/// What is on record for one subscription in one stream when the daemon starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The stream.
+    pub stream: StreamName,
+    /// Its position, when it is held.
+    pub position: Option<PositionRecord>,
+    /// All that is on record above the stream's ack floor, in order, each part once.
+    pub recorded: Vec<Recorded>,
+}
+
+/// What the store says of a stream that it is shown at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamBinding {
+    /// It was not known.
+    New,
+    /// It is the one that was known.
+    Known,
+    /// Another stream has taken its name: positions, checkpoint and records of the old one no longer count.
+    Replaced,
+}
+
+/// What is to be made durable. One change is one atomic transition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A delivery ended at its first attempt, or was dropped by policy.
+    Finished(LogEntry),
+    /// A delivery is to be tried again: parked for the first time, or again with a new due time. Whatever the delivery
+    /// had in the store (parked earlier, or a dead letter) gives way to it.
+    Park {
+        /// What to park.
+        parked: Box<Parked>,
+        /// The attempt that failed.
+        log: LogEntry,
+    },
+    /// A parked delivery ended: it leaves the store.
+    FinishParked {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// How it ended.
+        log: LogEntry,
+    },
+    /// A delivery is given up. Whatever it had in the store gives way to the dead letter.
+    Dead {
+        /// The dead letter.
+        letter: Box<DeadLetter>,
+        /// The attempt, or what else made an end.
+        log: LogEntry,
+    },
+    /// A dead letter is to be sent again: it is parked in its place.
+    Resend(Box<Parked>),
+    /// A parked delivery or dead letter is taken out of the store without more ado.
+    Remove(DeliveryId),
+    /// A subscription is held at a position, or its position moves.
+    Hold {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// Its position in one stream.
+        position: PositionRecord,
+    },
+    /// A subscription reads live again.
+    Unhold {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The stream in which it had a position.
+        stream: StreamName,
+    },
+    /// A stream's ack floor.
+    Checkpoint {
+        /// The stream.
+        stream: StreamName,
+        /// Every message up to this sequence is acked.
+        ack_floor: u64,
+    },
+    /// A subscription is disabled.
+    Disable {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// Why.
+        reason: Box<str>,
+    },
+    /// Nothing: its token comes back once all changes before it are durable.
+    Barrier,
+}

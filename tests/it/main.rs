@@ -1,2 +1,4 @@
-//! x
-fn main() {}
+//! The integration tests: one binary, one module a concern.
+
+mod harness;
+mod tidy;

@@ -1,6 +1,7 @@
 //! A real nats-server with JetStream on a free loopback port.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -156,11 +157,11 @@ impl TestNats {
         command.args(["--addr", "127.0.0.1", "--port", &port, "--jetstream", "--store_dir"]).arg(self.dir.path());
         command.arg("--ports_file_dir").arg(&ports);
         let process = self.process.insert(Process::start("nats-server", &mut command, &self.dir.path().join("log")));
-        let file = ports.join(format!("nats-server_{}.ports", process.id()));
+        let ending = format!("_{}.ports", process.id());
         let mut taken = None;
         let started = comes_true(START_TIMEOUT, async || {
             assert!(process.ended().is_none(), "nats-server ended at start: {}", process.log());
-            taken = fs::read_to_string(&file).ok().and_then(|text| port_in(&text));
+            taken = ports_file(&ports, &ending).and_then(|text| port_in(&text));
             taken.is_some()
         });
         assert!(started.await, "nats-server did not start within {START_TIMEOUT:?}");
@@ -170,6 +171,13 @@ impl TestNats {
         let answers = async || jetstream.query_account().await.is_ok();
         wait_until("JetStream answers", START_TIMEOUT, answers).await;
     }
+}
+
+/// The file that the server writes once it listens: its name is that of the executable, then the process id.
+fn ports_file(dir: &Path, ending: &str) -> Option<String> {
+    let mut paths = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let path = paths.find(|path| path.to_string_lossy().ends_with(ending))?;
+    fs::read_to_string(path).ok()
 }
 
 /// The client port in a ports file: `{"nats":["nats://127.0.0.1:4222"]}`.

@@ -25,14 +25,11 @@ pub(crate) fn run(release: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the daemon.
+/// Builds the daemon. A release has the daemon's own dependency features and no others; any other build shares its
+/// dependencies with the tests, so that they are compiled once.
 pub(crate) fn daemon(release: bool) -> Result<()> {
-    let mut build = cargo();
-    build.args(["build", "--package", "sluiced", "--bins"]);
-    if release {
-        build.arg("--release");
-    }
-    step("build daemon", &mut build)
+    let scope: &[&str] = if release { &["--release", "--package", "sluiced"] } else { &["--workspace"] };
+    step("build daemon", cargo().args(["build", "--bins"]).args(scope))
 }
 
 /// Builds every package below `plugins/` and copies it to `<target>/plugins/NAME.wasm`.

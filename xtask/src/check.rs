@@ -22,9 +22,9 @@ pub(crate) fn run() -> Result<()> {
     let quiet = ["check", "--hide-inclusion-graph", "--allow", "duplicate"];
     step("deny", cargo_deny(&deny).args(quiet).args(["licenses", "bans", "sources"]))?;
     advisories(&deny)?;
-    let mut doc = cargo();
-    doc.args(["doc", "--no-deps", "--quiet", "--package", "sluiced", "--package", "sluiced-sdk"]);
-    step("doc", doc.env("RUSTDOCFLAGS", "-D warnings"))
+    // The whole workspace each time: with other packages selected, cargo would choose other features and compile the
+    // dependencies again.
+    step("doc", cargo().args(["doc", "--no-deps", "--quiet", "--workspace"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// The advisory database lies on a host that not every machine reaches: where it does not, that is said.

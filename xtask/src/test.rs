@@ -23,7 +23,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     step("build tests", cargo().args(["build", "--workspace", "--all-targets"]))?;
     if filters.is_empty() {
         // Before the others, so that the closing lines are those of the whole run.
-        step("doc tests", cargo().args(["test", "--doc", "--quiet", "--package", "sluiced-sdk"]))?;
+        step("doc tests", cargo().args(["test", "--doc", "--quiet", "--workspace"]))?;
     }
     let mut test = cargo();
     if nextest {

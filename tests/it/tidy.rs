@@ -18,18 +18,18 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 #[test]
 fn modules_import_only_what_the_table_allows() {
-    report(sources("daemon/src").iter().flat_map(imports::own).collect());
+    report(sources("daemon/src").iter().flat_map(imports::own));
 }
 
 #[test]
 fn third_parties_stay_in_their_module() {
-    report(sources("daemon/src").iter().flat_map(imports::third_party).collect());
+    report(sources("daemon/src").iter().flat_map(imports::third_party));
 }
 
 #[test]
 fn every_source_file_says_what_it_is() {
     let silent = |source: &Source| (!source.text.starts_with("//!")).then(|| source.at(0, "open it with a `//!` line"));
-    report(sources("").iter().filter_map(silent).collect());
+    report(sources("").iter().filter_map(silent));
 }
 
 #[test]
@@ -61,12 +61,12 @@ fn nothing_is_left_for_later() {
             .map(move |at| source.at(at, "do it, or file an issue and remove the mark"))
             .collect::<Vec<_>>()
     });
-    report(found.collect());
+    report(found);
 }
 
 #[test]
 fn log_messages_are_worded_alike() {
-    report(sources("daemon/src").iter().flat_map(wording::logs).collect());
+    report(sources("daemon/src").iter().flat_map(wording::logs));
 }
 
 #[test]
@@ -77,26 +77,22 @@ fn every_shared_dependency_is_used() {
     let section = root.split("[workspace.dependencies]").nth(1).expect("the root lists shared dependencies");
     let names = section.split("\n[").next().into_iter().flat_map(str::lines).filter_map(|line| line.split_once(" = "));
     let unused = names.map(|(name, _)| name).filter(|name| !layout::depends_on(&members, name));
-    report(unused.map(|name| format!("Cargo.toml: no member uses `{name}`: remove it")).collect());
+    report(unused.map(|name| format!("Cargo.toml: no member uses `{name}`: remove it")));
 }
 
 #[test]
 fn links_in_documents_lead_somewhere() {
-    report(files("", &["md"]).iter().flat_map(|path| wording::dead_links(&Source::read(path))).collect());
+    report(files("", &["md"]).iter().flat_map(|path| wording::dead_links(&Source::read(path))));
 }
 
 #[test]
 fn there_is_a_changelog() {
-    let present = workspace().join("CHANGELOG.md").is_file();
-    report(
-        (!present)
-            .then(|| "CHANGELOG.md is missing: a line for each user-visible change".to_owned())
-            .into_iter()
-            .collect(),
-    );
+    let missing = !workspace().join("CHANGELOG.md").is_file();
+    report(missing.then(|| "CHANGELOG.md is missing: a line for each user-visible change".to_owned()));
 }
 
-fn report(findings: Vec<String>) {
+fn report(findings: impl IntoIterator<Item = String>) {
+    let findings: Vec<_> = findings.into_iter().collect();
     assert!(findings.is_empty(), "{} findings:\n{}\n", findings.len(), findings.join("\n"));
 }
 

@@ -118,7 +118,9 @@ impl TestNats {
 
     /// Publishes one message with headers and waits until it is stored. Returns its sequence.
     pub async fn publish_with(&self, subject: &str, headers: HeaderMap, body: impl Into<Bytes>) -> u64 {
-        let stored = self.jetstream().await.publish_with_headers(subject.to_owned(), headers, body.into()).await;
+        // Held until the acknowledgement is in: the connection closes with its last handle.
+        let jetstream = self.jetstream().await;
+        let stored = jetstream.publish_with_headers(subject.to_owned(), headers, body.into()).await;
         stored.expect("the server takes it").await.expect("a stream stores it").sequence
     }
 

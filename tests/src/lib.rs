@@ -1,1 +1,26 @@
-//! placeholder
+//! The harness of the integration tests and the benchmarks: real parts under a test's control.
+//!
+//! A test reads like the sentence it proves: a [`TestNats`], a [`TestDaemon`] and a [`TestReceiver`] are started, events
+//! are published, and [`wait_until`] waits on a state with a bound. What does not come true panics with what was seen.
+//! Every process is ended by its id when its handle is dropped.
+
+pub mod accounting;
+pub mod daemon;
+pub mod events;
+pub mod http;
+pub mod metrics;
+pub mod nats;
+pub mod paths;
+pub mod process;
+pub mod receiver;
+pub mod sse;
+pub mod wait;
+
+pub use accounting::Accounting;
+pub use daemon::{ADMIN_KEY, TestDaemon};
+pub use events::SECRET;
+pub use metrics::Metrics;
+pub use nats::TestNats;
+pub use receiver::{Behaviour, Received, Reply, TestReceiver};
+pub use sse::{SseClient, SseEvent};
+pub use wait::wait_until;

@@ -1,2 +1,64 @@
-//! x
-fn main() {}
+//! Build, set-up and test commands of the workspace: `cargo xtask COMMAND`.
+//!
+//! Each command gets the tools that it needs and says so, then runs its steps one after the other and stops at the
+//! first that fails.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod bench;
+mod build;
+mod check;
+mod dev;
+mod steps;
+mod test;
+mod tools;
+mod workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, set-up and test commands of sluiced", disable_help_subcommand = true)]
+enum Command {
+    /// See it work: a NATS server, demo subscriptions, a receiver and sample events on this machine
+    Dev {
+        /// Passed on to `sluiced dev`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Everything that a change must pass; with FILTERs only the build and the tests whose names contain one of them
+    Test {
+        /// Parts of test names
+        filters: Vec<String>,
+    },
+    /// The checks without the tests: fmt, clippy, cargo-deny, doc
+    Check,
+    /// Build the daemon and the standard plugins
+    Build {
+        /// Optimised, into `target/release/`
+        #[arg(long)]
+        release: bool,
+    },
+    /// Measure, in release builds, on a real NATS server
+    Bench {
+        /// Passed on to `sluiced-bench`: a case and its options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Dev { args } => dev::run(&args),
+        Command::Test { filters } => test::run(&filters),
+        Command::Check => check::run(),
+        Command::Build { release } => build::run(release),
+        Command::Bench { args } => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

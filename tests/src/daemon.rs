@@ -1,0 +1,268 @@
+//! The real daemon as a process under a test's control.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::accounting::Accounting;
+use crate::http::{Answer, try_request};
+use crate::metrics::Metrics;
+use crate::nats::TestNats;
+use crate::paths::{plugin_dir, sluiced_binary};
+use crate::process::Process;
+use crate::wait::comes_true;
+
+/// The admin key of every daemon whose test does not set one.
+pub const ADMIN_KEY: &str = "test-admin-key-0123456789abcdef";
+
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const BALANCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A daemon with its own data directory, which outlives a kill. Ended on drop.
+#[derive(Debug)]
+pub struct TestDaemon {
+    process: Option<Process>,
+    listen: String,
+    nats_url: String,
+    plugins: PathBuf,
+    env: Vec<(String, String)>,
+    dir: TempDir,
+}
+
+/// A daemon that is about to start.
+#[derive(Debug)]
+pub struct Builder {
+    daemon: TestDaemon,
+}
+
+impl TestDaemon {
+    /// A daemon with this configuration, to be changed further or started. Keys that every test needs are added where
+    /// the text does not set them: `data_dir`, a free port, the admin key, the NATS URL, the plugins' folder, loopback
+    /// in `allow_cidrs`.
+    pub fn builder(nats: &TestNats, config: &str) -> Builder {
+        let dir = tempfile::Builder::new().prefix("sluiced-test-").tempdir().expect("a temporary folder");
+        let (listen, plugins, env) = (String::new(), plugin_dir(), Vec::new());
+        let daemon = Self { process: None, listen, nats_url: nats.url(), plugins, env, dir };
+        daemon.write_config(config);
+        Builder { daemon }
+    }
+
+    /// Starts a daemon with this configuration and waits until it is ready.
+    pub async fn start(nats: &TestNats, config: &str) -> Self {
+        Self::builder(nats, config).start().await
+    }
+
+    /// `http://127.0.0.1:PORT` followed by `path`. The port is another one after a restart.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("sluiced.toml")
+    }
+
+    /// Replaces the configuration file in one step, with the same additions as at the start. [`TestDaemon::reload`]
+    /// tells the daemon, which may also see it by itself.
+    pub fn write_config(&self, config: &str) {
+        self.write_config_raw(&complete(config, &self.data_dir(), &self.nats_url, &self.plugins));
+    }
+
+    /// Replaces the configuration file in one step with exactly this text.
+    pub fn write_config_raw(&self, text: &str) {
+        let new = self.dir.path().join("sluiced.toml.new");
+        fs::write(&new, text).expect("the configuration can be written");
+        fs::rename(&new, self.config_path()).expect("the configuration can be replaced");
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill9(&mut self) {
+        drop(self.process.take());
+    }
+
+    /// Asks it to stop with SIGTERM and waits for its end.
+    ///
+    /// # Panics
+    /// When it has not ended within a minute.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.signal(Signal::TERM);
+        process.wait_ended(STOP_TIMEOUT).await
+    }
+
+    /// Asks it to read its configuration again, with SIGHUP.
+    pub fn reload(&mut self) {
+        self.process().signal(Signal::HUP);
+    }
+
+    /// Starts it again on the same data, after killing it where it still runs, and waits until it is ready.
+    pub async fn restart(&mut self) {
+        self.launch();
+        self.wait_ready().await;
+    }
+
+    /// Starts it again without waiting: its port is not known until [`TestDaemon::wait_ready`].
+    pub fn launch(&mut self) {
+        self.kill9();
+        // Of an earlier run: the port it names may be another server's by now.
+        drop(fs::remove_file(self.data_dir().join("listen")));
+        let mut command = Command::new(sluiced_binary());
+        for (key, _) in std::env::vars_os() {
+            if key.as_encoded_bytes().starts_with(b"SLUICED_") {
+                command.env_remove(key);
+            }
+        }
+        command.args([OsStr::new("run"), OsStr::new("--config"), self.config_path().as_os_str()]);
+        command.envs(self.env.iter().cloned()).current_dir(self.dir.path());
+        self.process = Some(Process::start("sluiced", &mut command, &self.dir.path().join("log")));
+    }
+
+    /// Waits until it has named its port and says that it is ready.
+    ///
+    /// # Panics
+    /// When it ends, or is not ready within a minute.
+    pub async fn wait_ready(&mut self) {
+        let ready = comes_true(READY_TIMEOUT, async || {
+            if let Some(status) = self.process().ended() {
+                panic!("sluiced ended at start: {status}\n{}", self.log());
+            }
+            let Ok(listen) = fs::read_to_string(self.data_dir().join("listen")) else { return false };
+            listen.trim().clone_into(&mut self.listen);
+            let answer = try_request("GET", &self.url("/readyz"), None, None).await;
+            answer.is_some_and(|answer| answer.status == 200)
+        });
+        assert!(ready.await, "sluiced is not ready within {READY_TIMEOUT:?}");
+    }
+
+    /// Sends a request with the admin key.
+    ///
+    /// # Panics
+    /// When the daemon does not answer.
+    pub async fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let answer = try_request(method, &self.url(path), Some(ADMIN_KEY), body).await;
+        answer.unwrap_or_else(|| panic!("no answer to {method} {path}"))
+    }
+
+    /// The metrics right now.
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.request("GET", "/metrics", None).await.body)
+    }
+
+    /// Waits until the books of `subscription` balance with `received` events, and returns them. They count from the
+    /// daemon's start, so a test that restarts it states what it expects of the last run.
+    ///
+    /// # Panics
+    /// With the books as they were last seen, when they do not within 20 seconds.
+    pub async fn accounted(&self, subscription: &str, received: u64) -> Accounting {
+        let mut books = Accounting::of(&self.metrics().await, subscription);
+        let balanced = comes_true(BALANCE_TIMEOUT, async || {
+            books = Accounting::of(&self.metrics().await, subscription);
+            books.received == received && books.balances()
+        });
+        assert!(balanced.await, "the books of {subscription} do not balance at {received} received: {books:?}");
+        books
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        self.process.as_ref().map_or(0, Process::rss_bytes)
+    }
+
+    /// CPU time used since its start.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Process::cpu_time)
+    }
+
+    /// Everything that it has logged, over all its starts.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the daemon runs")
+    }
+}
+
+impl Builder {
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.daemon.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Takes the plugins from another folder.
+    #[must_use]
+    pub fn plugins(mut self, dir: &Path, config: &str) -> Self {
+        dir.clone_into(&mut self.daemon.plugins);
+        self.daemon.write_config(config);
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(self) -> TestDaemon {
+        let mut daemon = self.launch();
+        daemon.wait_ready().await;
+        daemon
+    }
+
+    /// Starts it without waiting.
+    pub fn launch(mut self) -> TestDaemon {
+        self.daemon.launch();
+        self.daemon
+    }
+}
+
+/// The configuration with the keys that every test needs, where it does not set them itself. Works on lines, so that a
+/// text that is broken on purpose stays as it is.
+pub fn complete(config: &str, data_dir: &Path, nats_url: &str, plugins: &Path) -> String {
+    let defaults = [
+        ("", "data_dir", format!("{data_dir:?}")),
+        ("server", "listen", "\"127.0.0.1:0\"".to_owned()),
+        ("auth", "admin_key", format!("{ADMIN_KEY:?}")),
+        ("nats", "url", format!("{nats_url:?}")),
+        ("plugins", "dir", format!("{plugins:?}")),
+        ("delivery", "allow_cidrs", "[\"127.0.0.0/8\", \"::1/128\"]".to_owned()),
+    ];
+    let mut lines: Vec<String> = config.lines().map(str::to_owned).collect();
+    for (table, key, value) in defaults {
+        let setting = format!("{key} = {value}");
+        match header(&lines, table) {
+            Some(start) if sets(&lines[start..], key) => {}
+            Some(start) => lines.insert(start, setting),
+            None => lines.extend([format!("[{table}]"), setting]),
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The line after a table's header; the top level starts at the first line.
+fn header(lines: &[String], table: &str) -> Option<usize> {
+    if table.is_empty() {
+        return Some(0);
+    }
+    let header = format!("[{table}]");
+    lines.iter().position(|line| line.trim() == header).map(|at| at + 1)
+}
+
+/// Whether a table, whose lines these are, sets a key.
+fn sets(lines: &[String], key: &str) -> bool {
+    let mut own = lines.iter().map(|line| line.trim()).take_while(|line| !line.starts_with('['));
+    own.any(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('=')))
+}

@@ -1,0 +1,60 @@
+//! Plain HTTP requests to a server on loopback.
+
+use std::sync::Once;
+use std::time::Duration;
+
+use reqwest::{Client, Response};
+use serde_json::Value;
+
+/// A server on this machine that takes longer than this is stuck.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client without proxies and without a bound on the whole response, as a stream of events needs.
+pub fn client() -> Client {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // It fails only when a test has installed one itself, which serves as well.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    });
+    let builder = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    builder.connect_timeout(REQUEST_TIMEOUT).build().expect("a plain client can be built")
+}
+
+/// What a server answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The whole body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+/// Sends a request, with a JSON body where one is given, and reads the whole answer. `None` when the server cannot be
+/// reached.
+pub async fn try_request(method: &str, url: &str, key: Option<&str>, body: Option<&Value>) -> Option<Answer> {
+    let method = method.parse().expect("a known method");
+    let mut request = client().request(method, url).timeout(REQUEST_TIMEOUT);
+    if let Some(key) = key {
+        request = request.header("x-api-key", key);
+    }
+    if let Some(body) = body {
+        request = request.header("content-type", "application/json").body(body.to_string());
+    }
+    let response = request.send().await.ok()?;
+    Some(Answer { status: response.status().as_u16(), body: read(response).await? })
+}
+
+async fn read(mut response: Response) -> Option<String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        body.extend_from_slice(&chunk);
+    }
+    Some(String::from_utf8_lossy(&body).into_owned())
+}

@@ -1,0 +1,63 @@
+//! Where the parts under test lie. A missing one panics with the command that makes it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+const REMEDY: &str = "run `cargo xtask test` once: it builds and gets every part";
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the harness lies below the workspace").to_owned()
+}
+
+/// The daemon: `SLUICED_BIN`, else the one built beside this executable.
+pub fn sluiced_binary() -> PathBuf {
+    match env::var_os("SLUICED_BIN") {
+        Some(path) => existing(path.into()),
+        None => existing(profile_dir().join("sluiced")),
+    }
+}
+
+/// The NATS server: `SLUICED_NATS_SERVER`, else the one that xtask installed, else one on `PATH`.
+pub fn nats_server_binary() -> PathBuf {
+    if let Some(path) = env::var_os("SLUICED_NATS_SERVER") {
+        let path = PathBuf::from(path);
+        return if path.components().count() > 1 { existing(path) } else { on_path("nats-server") };
+    }
+    let installed = target().join("tools/nats/bin/nats-server");
+    if installed.is_file() { installed } else { on_path("nats-server") }
+}
+
+/// The folder of the standard plugins, `NAME.wasm`.
+pub fn plugin_dir() -> PathBuf {
+    existing(target().join("plugins"))
+}
+
+/// The folder of the hostile plugins of the tests, `NAME.wasm`.
+pub fn test_plugin_dir() -> PathBuf {
+    existing(target().join("test-plugins"))
+}
+
+/// Cargo's target directory: the one that this executable was built into.
+pub fn target() -> PathBuf {
+    let dir = profile_dir();
+    dir.parent().unwrap_or_else(|| panic!("{} is not in a target directory", dir.display())).to_owned()
+}
+
+/// `<target>/debug` or `<target>/release`; tests lie one deeper, in `deps`.
+fn profile_dir() -> PathBuf {
+    let exe = env::current_exe().expect("an executable knows its path");
+    let dir = exe.parent().expect("an executable lies in a folder");
+    if dir.ends_with("deps") { dir.parent().expect("deps lies in a folder").to_owned() } else { dir.to_owned() }
+}
+
+fn on_path(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not on PATH: {REMEDY}"))
+}
+
+fn existing(path: PathBuf) -> PathBuf {
+    assert!(path.exists(), "{} is missing: {REMEDY}", path.display());
+    path
+}

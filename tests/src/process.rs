@@ -1,0 +1,104 @@
+//! A child process that is ended by its id, at the latest when its handle is dropped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::comes_true;
+
+/// Clock ticks a second in `/proc/PID/stat`: `USER_HZ`, fixed by the kernel's interface.
+const TICKS_PER_SECOND: u32 = 100;
+
+/// How much of a log a failing test prints.
+const LOG_TAIL_BYTES: usize = 16 * 1024;
+
+/// A running child whose output goes to a file. Killed on drop; when the test panics, the end of its log is printed.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output appended to `log`.
+    pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Self {
+        let file = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file can be opened");
+        let same = file.try_clone().expect("a file can be shared");
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(same).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start {name} as {command:?}: {error}"));
+        Self { name, child, log: log.to_owned() }
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit status, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Ends it with SIGKILL and waits until it is gone.
+    pub fn kill9(&mut self) {
+        if self.ended().is_none() {
+            self.child.kill().expect("a running child can be killed");
+            self.child.wait().expect("a child can be waited for");
+        }
+    }
+
+    /// Sends a signal; none is sent to a process that has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.ended().is_none() {
+            kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it has not within `timeout`; it is then killed.
+    pub async fn wait_ended(&mut self, timeout: Duration) -> ExitStatus {
+        if !comes_true(timeout, async || self.ended().is_some()).await {
+            self.kill9();
+            panic!("{} did not end within {timeout:?}", self.name);
+        }
+        self.ended().expect("it was just seen to have ended")
+    }
+
+    /// Resident memory in bytes; 0 once it has ended.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+    }
+
+    /// CPU time used so far, in user and kernel mode; zero once it has ended.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // The second field is the name in parentheses and may hold spaces: utime and stime are 12 and 13 after it.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let ticks: u32 = fields.skip(11).take(2).map(|field| field.parse().unwrap_or(0)).sum();
+        Duration::from_secs(1) * ticks / TICKS_PER_SECOND
+    }
+
+    /// Everything that it has written so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.ceil_char_boundary(log.len().saturating_sub(LOG_TAIL_BYTES));
+            eprintln!("--- log of {} ---\n{}--- end of log ---", self.name, &log[start..]);
+        }
+    }
+}

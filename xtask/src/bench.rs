@@ -1,0 +1,18 @@
+//! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::steps::step;
+use crate::workspace::{binary, cargo, root};
+use crate::{build, tools};
+
+/// Runs `sluiced-bench` with `args`: a case and its options, or all cases.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let nats_server = tools::nats_server()?;
+    build::run(true)?;
+    step("build bench", cargo().args(["build", "--release", "--package", "sluiced-tests", "--bin", "sluiced-bench"]))?;
+    let mut bench = Command::new(binary("sluiced-bench", true));
+    step("bench", bench.current_dir(root()).args(args).env("SLUICED_NATS_SERVER", nats_server))
+}

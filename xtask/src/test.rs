@@ -1,0 +1,35 @@
+//! `cargo xtask test`: the checks, then every test on real parts.
+
+use anyhow::Result;
+
+use crate::steps::{say, step};
+use crate::workspace::cargo;
+use crate::{build, check, tools};
+
+/// Runs the checks and all tests, or with `filters` only the tests whose names contain one of them.
+pub(crate) fn run(filters: &[String]) -> Result<()> {
+    tools::wasm_target()?;
+    let nats_server = tools::nats_server()?;
+    let nextest = tools::nextest();
+    if filters.is_empty() {
+        check::run()?;
+    } else {
+        say("checks: left out, because tests are named");
+    }
+    build::plugins()?;
+    build::test_plugins()?;
+    // The daemon's own binary is among these; the test runner alone would not build it, as its package has no
+    // integration tests of its own.
+    step("build tests", cargo().args(["build", "--workspace", "--all-targets"]))?;
+    if filters.is_empty() {
+        // Before the others, so that the closing lines are those of the whole run.
+        step("doc tests", cargo().args(["test", "--doc", "--quiet", "--workspace"]))?;
+    }
+    let mut test = cargo();
+    if nextest {
+        test.args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(filters);
+    } else {
+        test.args(["test", "--workspace", "--all-targets", "--no-fail-fast", "--"]).args(filters);
+    }
+    step("tests", test.env("SLUICED_NATS_SERVER", nats_server))
+}

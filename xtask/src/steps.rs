@@ -19,13 +19,22 @@ pub(crate) fn say(line: &str) {
 /// # Errors
 /// Names the step and its command line when the command cannot be started or fails.
 pub(crate) fn step(name: &str, command: &mut Command) -> Result<()> {
-    say(&format!("{name} ..."));
     let started = now();
+    last_step(name, command)?;
+    say(&format!("{name}: ok, {:.1} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Runs a step whose own closing lines are to be the last, when it succeeds.
+///
+/// # Errors
+/// As [`step`].
+pub(crate) fn last_step(name: &str, command: &mut Command) -> Result<()> {
+    say(&format!("{name} ..."));
     let status = command.status().with_context(|| format!("{name}: cannot start {}", line_of(command)))?;
     if !status.success() {
         bail!("{name} failed ({status}): {}", line_of(command));
     }
-    say(&format!("{name}: ok, {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }
 

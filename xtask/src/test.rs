@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::steps::{say, step};
+use crate::steps::{last_step, say, step};
 use crate::workspace::cargo;
 use crate::{build, check, tools};
 
@@ -31,5 +31,5 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     } else {
         test.args(["test", "--workspace", "--all-targets", "--no-fail-fast", "--"]).args(filters);
     }
-    step("tests", test.env("SLUICED_NATS_SERVER", nats_server))
+    last_step("tests", test.env("SLUICED_NATS_SERVER", nats_server))
 }

@@ -56,8 +56,16 @@ pub(crate) fn packages_below(folder: &str) -> Result<Vec<String>> {
 }
 
 /// A call of the cargo that runs this, in the workspace.
+///
+/// What that cargo told xtask about its own package is taken away: ring's build script reads those variables, so that
+/// it and all above it would be compiled again whenever a person and xtask take turns.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root());
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.as_encoded_bytes().starts_with(own.as_bytes())) {
+            command.env_remove(name);
+        }
+    }
     command
 }

@@ -12,8 +12,6 @@ pub mod telemetry;
 pub mod ingest;
 pub mod route;
 
-pub mod plugin;
-
 pub mod deliver;
 
 pub mod store;

@@ -1,4 +1,6 @@
 //! The integration tests: the real binary on real parts.
 
 mod config;
+mod harness;
 mod plugins;
+mod tidy;

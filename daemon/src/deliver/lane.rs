@@ -214,8 +214,8 @@ impl Lane {
         let mut state = self.state.lock();
         let queued: Vec<Position> = state.queue.drain(..).map(|event| event.position.clone()).collect();
         for ledger in &mut state.ledgers {
-            let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence);
-            ledger.hold(None, own);
+            let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence).collect::<Vec<_>>();
+            ledger.hold(own);
         }
         state.full_since = None;
         drop(state);
@@ -369,7 +369,11 @@ impl State {
 }
 
 /// The change that makes a ledger's new position durable.
-pub fn position_change(id: &SubscriptionId, stream: &StreamName, change: PositionChange) -> (Change, Option<(u64, u64)>) {
+pub fn position_change(
+    id: &SubscriptionId,
+    stream: &StreamName,
+    change: PositionChange,
+) -> (Change, Option<(u64, u64)>) {
     match change {
         PositionChange::Remove => (Change::Unhold { subscription: id.clone(), stream: stream.clone() }, None),
         PositionChange::Save { sequence, done_above, epoch } => {

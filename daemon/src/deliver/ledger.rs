@@ -151,6 +151,11 @@ impl Ledger {
         self.done.contains(sequence) || self.partial.get(&sequence).is_some_and(|parts| parts.contains(part.into()))
     }
 
+    /// Everything up to `sequence` is before the subscription's time: it counts as done.
+    pub fn begin_after(&mut self, sequence: u64) {
+        self.done.insert_range(1, sequence);
+    }
+
     /// Takes over what a daemon before this one recorded.
     pub fn recover(&mut self, sequence: u64, part: u32, parts: u32) {
         self.mark(sequence, part, parts);
@@ -186,10 +191,9 @@ impl Ledger {
         Offer::Taken
     }
 
-    /// Holds the subscription: at `at`, or where the live tail stands, or at the oldest event of `queued` that it gives
-    /// back unworked, whichever is first.
-    pub fn hold(&mut self, at: Option<u64>, queued: impl IntoIterator<Item = u64>) {
-        let mut cursor = at.unwrap_or(self.offered + 1);
+    /// Holds the subscription where the live tail stands, or at the oldest event of `queued` that it gives back unworked.
+    pub fn hold(&mut self, queued: impl IntoIterator<Item = u64>) {
+        let mut cursor = self.offered + 1;
         for sequence in queued {
             cursor = cursor.min(sequence);
             if let Some(in_hand) = self.in_hand.remove(&sequence) {

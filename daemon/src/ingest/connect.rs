@@ -90,6 +90,8 @@ pub struct StreamFacts {
     pub first_sequence: u64,
     /// The last sequence that was given out.
     pub last_sequence: u64,
+    /// When it was made, in nanoseconds since the Unix epoch: tells a stream from another one of the same name.
+    pub identity: u64,
     /// How many messages it holds.
     pub messages: u64,
     /// Does it keep acked messages, so that it can be read again?
@@ -164,6 +166,7 @@ impl Nats {
         Ok(StreamFacts {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
+            identity: u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
             messages: info.state.messages,
             keeps_acked: info.config.retention == RetentionPolicy::Limits,
             age_max: (!info.config.max_age.is_zero()).then_some(info.config.max_age),

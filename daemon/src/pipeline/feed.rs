@@ -15,8 +15,8 @@ use crate::domain::{AckShare, Event, Pattern};
 use crate::ingest::{Live, Received};
 use crate::route::Table;
 use crate::store::{Change, Recorder};
-use crate::telemetry::metrics::StreamMetrics;
 use crate::telemetry;
+use crate::telemetry::metrics::StreamMetrics;
 
 /// How often the server's ack floor is read, to forget what cannot come again and to keep a checkpoint.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);

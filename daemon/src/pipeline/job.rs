@@ -63,7 +63,8 @@ impl Job {
 
     /// The delivery of an event as it came: what a dead letter keeps when its plugins failed.
     pub(super) fn whole(subscription: &SubscriptionId, ledger: usize, event: &Event) -> Self {
-        let output = Output { data: event.data.clone(), content_type: None, headers: event.headers.clone(), kind: None };
+        let output =
+            Output { data: event.data.clone(), content_type: None, headers: event.headers.clone(), kind: None };
         Self::new(subscription, ledger, event, output, 0, 1)
     }
 

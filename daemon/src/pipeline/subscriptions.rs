@@ -1,0 +1,313 @@
+//! The set of webhook subscriptions that run: made at start, and brought up to date on reload without losing anybody's
+//! state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::feed::{Retarget, Routes};
+use super::worker::Worker;
+use super::{Shared, Spec};
+use crate::deliver::lane::{Lane, Limits};
+use crate::deliver::ledger::Ledger;
+use crate::deliver::{Prepared, prepared};
+use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
+use crate::plugin::{self, Host};
+use crate::route::Table;
+use crate::store::{Recovered, Registration};
+use crate::telemetry::clock;
+use crate::telemetry::metrics::Metrics;
+use crate::{ingest, store};
+
+/// The fewest live events that a lane lets wait.
+const QUEUE_EVENTS_MIN: usize = 64;
+
+/// Why a subscription cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// One of its plugins is missing, faulty or refuses its configuration.
+    #[error("subscription {subscription} cannot use its plugins")]
+    Plugin {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// What is wrong.
+        source: plugin::Error,
+    },
+    /// Its endpoint is not one.
+    #[error("subscription {subscription} cannot use its endpoint")]
+    Endpoint {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// What is wrong.
+        source: prepared::Error,
+    },
+    /// The store could not be read or written.
+    #[error("cannot read or write what is known of the subscriptions")]
+    Store(#[from] store::Error),
+    /// A stream's facts or consumer could not be had.
+    #[error("cannot bring the streams up to date")]
+    Ingest(#[from] ingest::Error),
+}
+
+/// Makes a webhook subscription ready to run; `None` for one that is not a webhook. Blocks: it may compile plugins.
+///
+/// # Errors
+/// When a plugin or the endpoint cannot be used.
+pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Option<Spec>, Error> {
+    let Target::Webhook(endpoint) = &subscription.target else { return Ok(None) };
+    let id = &subscription.id;
+    let chain = host
+        .chain(id, &subscription.filters, &subscription.transforms, subscription.on_plugin_error)
+        .map_err(|source| Error::Plugin { subscription: id.clone(), source })?;
+    let prepared = Prepared::new(endpoint).map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
+    Ok(Some(Spec {
+        types: subscription.types.clone(),
+        chain: Arc::new(chain),
+        endpoint: Arc::new(prepared),
+        retry: endpoint.retry.clone(),
+        in_flight_max: endpoint.in_flight_max.get(),
+    }))
+}
+
+/// A stream as the subscriptions see it.
+pub struct StreamLink {
+    /// Its name.
+    pub name: StreamName,
+    /// The highest event handed out before this daemon began.
+    pub delivered_before: u64,
+    /// Asks its feed for other event types.
+    pub retarget: mpsc::Sender<Retarget>,
+}
+
+struct Running {
+    lane: Arc<Lane>,
+    spec: Arc<ArcSwap<Spec>>,
+    stop: CancellationToken,
+}
+
+/// The running set.
+pub struct Subscriptions {
+    shared: Shared,
+    metrics: Metrics,
+    routes: Arc<ArcSwap<Routes>>,
+    room: Arc<Notify>,
+    streams: Vec<StreamLink>,
+    running: HashMap<SubscriptionId, Running>,
+    workers: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Subscriptions {
+    /// An empty set. Workers are spawned on `workers` and end when `stop` is cancelled.
+    pub fn new(
+        shared: Shared,
+        metrics: Metrics,
+        routes: Arc<ArcSwap<Routes>>,
+        room: Arc<Notify>,
+        workers: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { shared, metrics, routes, room, streams: Vec::new(), running: HashMap::new(), workers, stop }
+    }
+
+    /// Starts the set for the first time, from what the store has on record.
+    ///
+    /// # Errors
+    /// When the store or JetStream cannot be read.
+    pub async fn start(
+        &mut self,
+        streams: Vec<StreamLink>,
+        specs: Vec<(SubscriptionId, Spec)>,
+        recovered: Vec<Recovered>,
+    ) -> Result<(), Error> {
+        self.streams = streams;
+        let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
+        for entry in recovered {
+            on_record.entry(entry.subscription.clone()).or_default().push(entry);
+        }
+        for (id, spec) in specs {
+            let registration = self.register(&id).await?;
+            let recovered = on_record.remove(&id).unwrap_or_default();
+            let ledgers = self.ledgers(&registration, &recovered);
+            self.add(&id, spec, ledgers, registration.disabled);
+        }
+        for id in on_record.into_keys() {
+            warn!(subscription = %id, "the store has records of a subscription that is not configured, they are kept");
+        }
+        self.publish_routes();
+        Ok(())
+    }
+
+    /// Brings the set up to date: new subscriptions begin now, changed ones go on with their state, those that are gone
+    /// end.
+    ///
+    /// # Errors
+    /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
+    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
+        self.retarget(&specs).await?;
+        let mut begun = Vec::new();
+        let mut registrations = HashMap::new();
+        for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
+            registrations.insert(id.clone(), self.register(id).await?);
+        }
+        let gone: Vec<SubscriptionId> =
+            self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
+        for id in gone {
+            if let Some(running) = self.running.remove(&id) {
+                info!(subscription = %id, "subscription removed");
+                running.stop.cancel();
+            }
+        }
+        for (id, spec) in specs {
+            if let Some(running) = self.running.get(&id) {
+                running.lane.state().set_limits(limits(&spec));
+                running.spec.store(Arc::new(spec));
+                running.lane.wake();
+            } else if let Some(registration) = registrations.remove(&id) {
+                let ledgers = self.ledgers(&registration, &[]);
+                info!(subscription = %id, "subscription added");
+                begun.push((self.add(&id, spec, ledgers, registration.disabled.clone()), registration));
+            }
+        }
+        self.publish_routes();
+        self.begin(begun).await
+    }
+
+    /// The lanes, for readings.
+    pub fn routes(&self) -> Arc<ArcSwap<Routes>> {
+        Arc::clone(&self.routes)
+    }
+
+    /// Asks every stream for the types of the running set and of the new one.
+    async fn retarget(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+        let mut types: Vec<_> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
+        types.sort();
+        types.dedup();
+        for stream in &self.streams {
+            let (done, answer) = oneshot::channel();
+            let ask = Retarget { types: types.clone(), done };
+            // A feed that is gone, or drops the question, is one that ends: the daemon is stopping.
+            if stream.retarget.send(ask).await.is_ok()
+                && let Ok(result) = answer.await
+            {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A subscription that is new begins with what is published from now on: it reads by itself what came between its
+    /// registration and its place in the routes, and then joins the live tail.
+    async fn begin(&self, begun: Vec<(Arc<Lane>, Registration)>) -> Result<(), Error> {
+        if begun.is_empty() {
+            return Ok(());
+        }
+        for stream in &self.streams {
+            let facts = self.shared.nats.facts(&stream.name).await?;
+            for (lane, registration) in &begun {
+                let Some(after) = starts_after(registration, &stream.name) else { continue };
+                let mut state = lane.state();
+                if let Some(ledger) = state.ledger_of(&stream.name) {
+                    state.ledgers[ledger].begin_at(after + 1, facts.last_sequence);
+                }
+                drop(state);
+                lane.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of a subscription; one that is new begins after what is in the streams now.
+    async fn register(&self, id: &SubscriptionId) -> Result<Registration, Error> {
+        let known = self.shared.store.registration(id)?;
+        let mut registration = known.clone().unwrap_or(Registration {
+            first_seen_ms: clock::now_ms(),
+            starts_after: Vec::new(),
+            disabled: None,
+        });
+        for stream in &self.streams {
+            if starts_after(&registration, &stream.name).is_none() {
+                let facts = self.shared.nats.facts(&stream.name).await?;
+                registration.starts_after.push((stream.name.clone(), facts.last_sequence));
+            }
+        }
+        if known.as_ref() != Some(&registration) {
+            self.shared.store.put_registration(id, &registration)?;
+        }
+        Ok(registration)
+    }
+
+    fn ledgers(&self, registration: &Registration, recovered: &[Recovered]) -> Vec<Ledger> {
+        let ledger = |stream: &StreamLink| {
+            let offered = stream.delivered_before;
+            let record = recovered.iter().find(|r| r.stream == stream.name);
+            let mut ledger = match record.and_then(|r| r.position.as_ref()) {
+                Some(held) => {
+                    let above = held.recorded_above.clone();
+                    Ledger::held_at(stream.name.clone(), held.position.sequence, above, offered)
+                }
+                None => Ledger::live(stream.name.clone(), offered),
+            };
+            if let Some(after) = starts_after(registration, &stream.name).filter(|after| *after > 0) {
+                ledger.begin_after(after);
+            }
+            for part in record.into_iter().flat_map(|r| &r.recorded) {
+                ledger.recover(part.sequence, part.part, part.parts);
+            }
+            ledger
+        };
+        self.streams.iter().map(ledger).collect()
+    }
+
+    fn add(&mut self, id: &SubscriptionId, spec: Spec, ledgers: Vec<Ledger>, disabled: Option<Box<str>>) -> Arc<Lane> {
+        let metrics = self.metrics.subscription(id.as_str());
+        metrics.parked.set(i64::try_from(self.shared.store.counts(id).parked).unwrap_or(i64::MAX));
+        let held = disabled.is_some() || ledgers.iter().any(Ledger::is_held);
+        metrics.held.set(held.into());
+        let lane = Arc::new(Lane::new(id.clone(), metrics, limits(&spec), ledgers, Arc::clone(&self.room)));
+        {
+            let mut state = lane.state();
+            state.due_ms = self.shared.store.next_due_ms(id).unwrap_or(Some(0));
+            state.disabled = disabled;
+        }
+        if lane.state().disabled.is_some() {
+            lane.hold();
+        }
+        let spec = Arc::new(ArcSwap::from_pointee(spec));
+        let stop = self.stop.child_token();
+        let worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
+        self.workers.spawn(worker.run(stop.clone()));
+        self.running.insert(id.clone(), Running { lane: Arc::clone(&lane), spec, stop });
+        lane
+    }
+
+    fn publish_routes(&self) {
+        let mut lanes = Vec::with_capacity(self.running.len());
+        let mut types = Vec::new();
+        let mut entries = Vec::new();
+        for (index, running) in (0u32..).zip(self.running.values()) {
+            lanes.push(Arc::clone(&running.lane));
+            let spec = running.spec.load();
+            types.extend(spec.types.iter().cloned());
+            entries.extend(spec.types.iter().cloned().map(|pattern| (pattern, index)));
+        }
+        let table = Table::new(entries.iter().map(|(pattern, index)| (pattern, *index)));
+        types.sort();
+        types.dedup();
+        self.routes.store(Arc::new(Routes { table, lanes, types }));
+    }
+}
+
+fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64> {
+    registration.starts_after.iter().find(|(name, _)| name == stream).map(|(_, sequence)| *sequence)
+}
+
+fn limits(spec: &Spec) -> Limits {
+    let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max }
+}

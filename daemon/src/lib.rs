@@ -7,4 +7,5 @@
 
 pub mod domain;
 pub mod ingest;
+pub mod stream;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 //! what must not be forgotten is kept in an embedded store ([`store`]). [`pipeline`] states the order of the stages;
 //! [`app`] wires them together.
 
+pub mod api;
 pub mod domain;
 pub mod ingest;
 pub mod stream;

@@ -21,6 +21,9 @@ use tokio::time::timeout;
 use crate::clock::now_us;
 use crate::setup::{IN_FLIGHT_MAX, STREAM};
 
+/// Its durable consumer.
+pub(crate) const CONSUMER: &str = "bare";
+
 const BATCH_MESSAGES: usize = 500;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A message that does not come within this means that the loop is stuck.
@@ -64,8 +67,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 }
 
 async fn consumer(jetstream: jetstream::Context) -> Result<pull::Stream> {
-    let config =
-        pull::Config { ack_policy: AckPolicy::Explicit, max_ack_pending: ACK_PENDING_MAX, ..Default::default() };
+    let config = pull::Config {
+        durable_name: Some(CONSUMER.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        max_ack_pending: ACK_PENDING_MAX,
+        ..Default::default()
+    };
     let consumer: PullConsumer = jetstream.get_stream(STREAM).await?.create_consumer(config).await?;
     Ok(consumer.stream().max_messages_per_batch(BATCH_MESSAGES).heartbeat(HEARTBEAT).messages().await?)
 }

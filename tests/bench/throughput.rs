@@ -1,17 +1,23 @@
 //! Case `main`: the daemon with filter, transform and records (b) beside the bare loop (a), in turns, on the same events
 //! and the same receiver.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use sluiced_tests::{TestNats, proc};
 
 use crate::child::Child;
 use crate::receiver::{Receiver, Seen};
 use crate::report::{Column, Report, mib};
-use crate::setup::{SUBJECT, alive, base, fresh_stream, time_max, warm_daemon, webhook};
+use crate::setup::{STREAM, SUBJECT, alive, base, fresh_stream, time_max, warm_daemon, webhook};
 use crate::stats::median;
-use crate::{Options, say};
+use crate::{Options, bare, say};
 
 const NAME: &str = "bench";
+/// The daemon's durable consumer, as its defaults name it.
+const CONSUMER: &str = "sluiced";
+/// From the last delivery to the last acknowledgement.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 const RATIO_MAX: f64 = 2.0;
 
 const COLUMNS: &[Column] = &[
@@ -43,10 +49,12 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     let (mut of_a, mut of_b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
         say(&format!("main: round {round} of {rounds}, a"));
-        let a = bare(&nats, &mut receiver, events, threads).await?;
+        let a = bare_loop(&nats, &mut receiver, events, threads).await?;
+        say(&format!("main: {}", a.line()));
         report.row(format!("a {round}"), a.values(None));
         say(&format!("main: round {round} of {rounds}, b"));
         let b = daemon(&nats, &mut receiver, events).await?;
+        say(&format!("main: {}", b.line()));
         let ratio = b.cpu_us() / a.cpu_us();
         report.row(format!("b {round}"), b.values(Some(ratio)));
         of_a.push(a.values(None));
@@ -61,7 +69,7 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
 }
 
 /// (a): the bare loop.
-async fn bare(nats: &TestNats, receiver: &mut Receiver, events: u64, threads: u32) -> Result<Run> {
+async fn bare_loop(nats: &TestNats, receiver: &mut Receiver, events: u64, threads: u32) -> Result<Run> {
     fresh_stream(nats).await;
     nats.publish_orders(SUBJECT, 0..events).await;
     let (deliveries, threads) = (events.to_string(), threads.to_string());
@@ -72,6 +80,7 @@ async fn bare(nats: &TestNats, receiver: &mut Receiver, events: u64, threads: u3
     // It gives up by itself when it gets nothing to deliver.
     let seen = receiver.seen(time_max(events), || Ok(())).await?;
     child.next().await?;
+    nats.wait_drained(STREAM, bare::CONSUMER, DRAIN_TIMEOUT).await;
     let run = Run::close(seen, events, child.id());
     child.end().await?;
     Ok(run)
@@ -87,6 +96,7 @@ async fn daemon(nats: &TestNats, receiver: &mut Receiver, events: u64) -> Result
     let id = daemon.process().id();
     receiver.watch(events, &[id, nats.id()]).await?;
     let seen = receiver.seen(time_max(events), || alive(&mut daemon)).await?;
+    nats.wait_drained(STREAM, CONSUMER, DRAIN_TIMEOUT).await;
     daemon.wait_ready().await;
     let books = daemon.accounted(NAME, events).await;
     ensure!(books.delivered == events, "not every event was delivered: {books:?}");
@@ -101,15 +111,23 @@ impl Run {
         Self { seen, events: events as f64, cpu_total_us, rss_max_bytes: proc::rss_max_bytes(id) }
     }
 
+    /// What is said while the rounds go on.
+    fn line(&self) -> String {
+        format!("{:.0} deliveries/s, CPU {:.1} us/delivery", self.per_s(), self.cpu_us())
+    }
+
+    fn per_s(&self) -> f64 {
+        (self.events - 1.0) / self.seen.seconds
+    }
+
     fn cpu_us(&self) -> f64 {
         self.seen.cpu_us[0] as f64 / self.events
     }
 
     /// In the order of [`COLUMNS`].
     fn values(&self, ratio: Option<f64>) -> Vec<Option<f64>> {
-        let per_s = (self.events - 1.0) / self.seen.seconds;
         let (total, nats) = (self.cpu_total_us as f64 / self.events, self.seen.cpu_us[1] as f64 / self.events);
-        vec![Some(per_s), Some(self.cpu_us()), Some(total), Some(nats), Some(mib(self.rss_max_bytes)), ratio]
+        vec![Some(self.per_s()), Some(self.cpu_us()), Some(total), Some(nats), Some(mib(self.rss_max_bytes)), ratio]
     }
 }
 

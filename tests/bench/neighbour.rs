@@ -22,6 +22,7 @@ const COLUMNS: &[Column] = &[
     Column { key: "p50_ms", name: "p50", unit: "ms", decimals: 2 },
     Column { key: "p99_ms", name: "p99", unit: "ms", decimals: 2 },
     Column { key: "p999_ms", name: "p99.9", unit: "ms", decimals: 2 },
+    Column { key: "settled_p99_ms", name: "p99 from 2 s on", unit: "ms", decimals: 2 },
     Column { key: "hanging", name: "hanging", unit: "requests", decimals: 0 },
     Column { key: "p99_ratio", name: "p99", unit: "with/without", decimals: 2 },
 ];
@@ -85,6 +86,6 @@ async fn publish(nats: &TestNats, subject: &'static str, events: u64) -> Result<
 
 /// In the order of [`COLUMNS`].
 fn values(seen: &Seen, ratio: Option<f64>) -> Vec<Option<f64>> {
-    let [p50, p99, p999] = seen.latency_us.map(|us| Some(us as f64 / 1_000.0));
-    vec![p50, p99, p999, Some(seen.hanging as f64), ratio]
+    let [p50, p99, p999, settled_p99] = seen.latency_us.map(|us| Some(us as f64 / 1_000.0));
+    vec![p50, p99, p999, settled_p99, Some(seen.hanging as f64), ratio]
 }

@@ -46,8 +46,9 @@ pub(crate) struct Seen {
     pub(crate) seconds: f64,
     /// CPU time in microseconds that each watched process used meanwhile.
     pub(crate) cpu_us: Vec<u64>,
-    /// p50, p99 and p99.9 in microseconds from `sent_us` in the body to arrival; 0 when the bodies have none.
-    pub(crate) latency_us: [u64; 3],
+    /// p50, p99 and p99.9 in microseconds from `sent_us` in the body to arrival, and the p99 without the first tenth of
+    /// all; 0 when the bodies have none.
+    pub(crate) latency_us: [u64; 4],
     /// Requests so far that are left hanging.
     pub(crate) hanging: u64,
 }
@@ -102,7 +103,7 @@ impl Seen {
         if unwatched > 0 {
             bail!("{unwatched} deliveries came twice, or before they were watched");
         }
-        let latency_us = wholes(&line["latency_us"])?.try_into().ok().context("three percentiles")?;
+        let latency_us = wholes(&line["latency_us"])?.try_into().ok().context("four percentiles")?;
         let seconds = line["seconds"].as_f64().context("a number")?;
         Ok(Self { seconds, cpu_us: wholes(&line["cpu_us"])?, latency_us, hanging: whole(&line["hanging"])? })
     }
@@ -199,10 +200,14 @@ impl Watch {
         let (began, before) = self.first.take().unwrap_or_else(|| (Instant::now(), self.cpu_times()));
         let seconds = began.elapsed().as_secs_f64();
         let used = self.cpu_times().into_iter().zip(before).map(|(now, before)| now.saturating_sub(before));
-        let cpu_us: Vec<u128> = used.map(|time| time.as_micros()).collect();
+        let cpu_us: Vec<u64> = used.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)).collect();
+        let mut settled_us = self.latencies_us.split_off(self.latencies_us.len() / 10);
+        settled_us.sort_unstable();
+        let settled_p99 = percentile(&settled_us, 990);
+        self.latencies_us.append(&mut settled_us);
         self.latencies_us.sort_unstable();
-        let latency_us = [500, 990, 999].map(|per_mille| percentile(&self.latencies_us, per_mille));
-        let cpu_us: Vec<u64> = cpu_us.into_iter().map(|us| u64::try_from(us).unwrap_or(u64::MAX)).collect();
+        let [p50, p99, p999] = [500, 990, 999].map(|per_mille| percentile(&self.latencies_us, per_mille));
+        let latency_us = [p50, p99, p999, settled_p99];
         json!({
             "unwatched": unwatched, "hanging": hanging, "seconds": seconds, "cpu_us": cpu_us, "latency_us": latency_us,
         })

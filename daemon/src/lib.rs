@@ -18,5 +18,6 @@ pub mod store;
 
 pub mod pipeline;
 
+pub mod app;
 pub mod cli;
 pub mod config;

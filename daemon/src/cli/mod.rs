@@ -3,6 +3,7 @@
 //! Exit codes: 0 for success, 64 for a wrong command line or a configuration that cannot be used, 1 for everything else.
 
 pub mod check;
+pub mod run;
 pub mod secret;
 
 use std::ffi::OsString;
@@ -94,10 +95,7 @@ pub fn main() -> ExitCode {
 fn carry_out(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) | Command::Check(args) if args.dump_config => write_out(&args.load()?.dump()),
-        Command::Run(args) => {
-            args.load()?;
-            anyhow::bail!("this build has no daemon yet")
-        }
+        Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Secret => secret::run(),
     }

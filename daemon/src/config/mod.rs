@@ -176,6 +176,12 @@ pub struct Delivery {
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.
     pub readers_max: usize,
+    /// How many failures in a row make an endpoint be left alone.
+    pub breaker_failures: u32,
+    /// How long it is left alone before the first probe; twice as long after each probe that fails.
+    pub breaker_probe: Duration,
+    /// The longest wait between two probes.
+    pub breaker_probe_max: Duration,
 }
 
 /// `[store]`
@@ -277,7 +283,8 @@ impl Config {
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let delivery = |config: &Config| {
         let delivery = &config.delivery;
-        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max)
+        let breaker = (delivery.breaker_failures, delivery.breaker_probe, delivery.breaker_probe_max);
+        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max, breaker)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

@@ -78,6 +78,9 @@ pub(super) struct Delivery {
     pub(super) max_in_flight: i64,
     pub(super) hold_after: String,
     pub(super) max_readers: i64,
+    pub(super) breaker_failures: i64,
+    pub(super) breaker_probe: String,
+    pub(super) breaker_probe_max: String,
 }
 
 /// A complete retry policy: the defaults have every key but `schedule`, which wins where it is given.

@@ -262,6 +262,8 @@ fn the_default_file_states_the_bounds() {
         ("max_in_flight", numbers(&bounds::IN_FLIGHT)),
         ("hold_after", times(&bounds::HOLD_AFTER)),
         ("max_readers", numbers(&bounds::READERS)),
+        ("breaker_failures", numbers(&bounds::BREAKER_FAILURES)),
+        ("breaker_probe_max", times(&bounds::BREAKER_PROBE)),
         ("cache_mib", numbers(&bounds::CACHE_MIB)),
         ("log_retention", times(&bounds::LOG_RETENTION)),
     ];

@@ -51,6 +51,10 @@ pub mod bounds {
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`
     pub const READERS: RangeInclusive<i64> = 1..=256;
+    /// `delivery.breaker_failures`
+    pub const BREAKER_FAILURES: RangeInclusive<i64> = 1..=1000;
+    /// `delivery.breaker_probe` and `delivery.breaker_probe_max`
+    pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
     /// `store.cache_mib`, in MiB
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
@@ -359,6 +363,10 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let in_flight_max = webhook::in_flight(&at, raw.max_in_flight, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
+    let breaker_failures = report.int(&at.key("breaker_failures"), raw.breaker_failures, &bounds::BREAKER_FAILURES);
+    let breaker_probe = report.duration(&at.key("breaker_probe"), &raw.breaker_probe, &bounds::BREAKER_PROBE);
+    let breaker_probe_max =
+        report.duration(&at.key("breaker_probe_max"), &raw.breaker_probe_max, &bounds::BREAKER_PROBE);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
         retry: retry?,
@@ -367,6 +375,9 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         in_flight_max: in_flight_max?,
         hold_after: hold_after?,
         readers_max: readers_max?,
+        breaker_failures: breaker_failures?,
+        breaker_probe: breaker_probe?,
+        breaker_probe_max: breaker_probe_max?,
     })
 }
 

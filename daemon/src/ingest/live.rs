@@ -220,6 +220,7 @@ impl Live {
         let found = match stream.consumer_info(&self.nats.config.consumer_name).await {
             Ok(info) => Some(info.config.deliver_policy),
             Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound => None,
                 ConsumerInfoErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND => None,
                 _ => return Err(self.fail("look for", error)),
             },

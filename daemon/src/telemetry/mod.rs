@@ -1,6 +1,8 @@
 //! What the daemon tells of itself: logs, metrics, and the one place where real time is read.
 
 pub mod clock;
+pub mod health;
+pub mod log;
 pub mod metrics;
 
 use std::error::Error;

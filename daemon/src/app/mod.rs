@@ -1,0 +1,187 @@
+//! The composition root: a valid configuration in, bound sockets and wired parts out, then run.
+//!
+//! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
+//! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
+
+mod parts;
+mod reload;
+mod running;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use reload::Reloader;
+
+use crate::config::{self, Config};
+use crate::deliver::attempt;
+use crate::domain::{Pattern, StreamName, SubscriptionId};
+use crate::ingest::{self, Live, Nats};
+use crate::pipeline::{self, Spec};
+use crate::plugin::{self, Host};
+use crate::store::{self, Recovered, Store, StreamBinding};
+use crate::telemetry;
+use crate::telemetry::health::{Condition, Health};
+use crate::telemetry::metrics::Metrics;
+
+/// How long the start waits for a NATS server that does not answer.
+const NATS_WAIT: Duration = Duration::from_secs(30);
+/// How long to wait between two tries.
+const NATS_RETRY: Duration = Duration::from_millis(500);
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration names plugins that cannot be used as it says.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {}", dir.display())]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened, read or written.
+    #[error("the store failed")]
+    Store(#[from] store::Error),
+    /// NATS cannot be reached or used.
+    #[error("nats failed")]
+    Ingest(#[from] ingest::Error),
+    /// The plugin host cannot be set up.
+    #[error("the plugin host failed")]
+    Plugin(#[from] plugin::Error),
+    /// The HTTP client cannot be set up.
+    #[error("the HTTP client failed")]
+    Client(#[from] attempt::Error),
+    /// The subscriptions cannot be started.
+    #[error("the subscriptions cannot be started")]
+    Subscriptions(#[from] pipeline::subscriptions::Error),
+    /// The configuration file cannot be watched.
+    #[error("cannot watch the configuration file")]
+    Watch(#[source] notify::Error),
+    /// A signal handler cannot be set up.
+    #[error("cannot listen for signals")]
+    Signal(#[source] std::io::Error),
+}
+
+/// A stream that is ready to be read.
+struct OpenStream {
+    name: StreamName,
+    live: Live,
+    keeps_acked: bool,
+}
+
+/// The daemon, built and not yet running.
+pub struct App {
+    config: Config,
+    metrics: Metrics,
+    health: Health,
+    store: Store,
+    nats: Nats,
+    host: Host,
+    client: crate::deliver::Client,
+    specs: Vec<(SubscriptionId, Spec)>,
+    streams: Vec<OpenStream>,
+    recovered: Vec<Recovered>,
+}
+
+impl App {
+    /// Opens, connects, loads and binds.
+    ///
+    /// # Errors
+    /// When a part cannot be had; the error says which and what to do.
+    pub async fn build(config: Config) -> Result<Self, Error> {
+        let began = Instant::now();
+        let metrics = Metrics::new();
+        let health = Health::new(["nats", "store"]);
+        make_data_dir(&config.data_dir)?;
+        let store = Store::open(parts::store(&config))?;
+        health.set("store", Condition::Ready);
+        let host = Host::new(parts::plugins(&config))?;
+        let specs = parts::specs(&host, &config)?;
+        let client = crate::deliver::Client::new(&parts::client(&config))?;
+        let nats = connect(parts::nats(&config, &specs)).await?;
+        let mut streams = Vec::new();
+        let mut floors = Vec::new();
+        for stream in nats.streams() {
+            let (open, floor) = open_stream(&nats, &store, stream, &types(&specs)).await?;
+            floors.push((open.name.clone(), floor));
+            streams.push(open);
+        }
+        let recovered = store.recover(&floors)?;
+        health.set("nats", Condition::Ready);
+        info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
+        Ok(Self { config, metrics, health, store, nats, host, client, specs, streams, recovered })
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.config.server.listen
+    }
+
+    /// Runs until `stop`, then stops cleanly: everything that was taken is finished, parked or handed back.
+    ///
+    /// # Errors
+    /// When a part cannot be started, or fails for good.
+    pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
+        running::run(self, reloader, stop).await
+    }
+}
+
+/// Every event type that some webhook subscription asks for.
+fn types(specs: &[(SubscriptionId, Spec)]) -> Vec<Pattern> {
+    let mut types: Vec<Pattern> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
+    types.sort();
+    types.dedup();
+    types
+}
+
+fn make_data_dir(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| Error::DataDir { dir: dir.to_owned(), source })
+}
+
+/// Connects, and waits a while for a server that is still starting itself.
+async fn connect(config: ingest::Config) -> Result<Nats, Error> {
+    let deadline = Instant::now() + NATS_WAIT;
+    loop {
+        match Nats::connect(config.clone()).await {
+            Err(error @ ingest::Error::Connect { .. }) if Instant::now() < deadline => {
+                warn!(error = %telemetry::chain(&error), "nats does not answer, trying again");
+                tokio::time::sleep(NATS_RETRY).await;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Opens a stream's consumer, and says from which floor on the store's log is to be read.
+async fn open_stream(
+    nats: &Nats,
+    store: &Store,
+    stream: &ingest::StreamConfig,
+    types: &[Pattern],
+) -> Result<(OpenStream, u64), Error> {
+    let facts = nats.facts(&stream.name).await?;
+    if store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced {
+        warn!(stream = %stream.name, "the stream was made anew, what the store knew of the old one no longer counts");
+    }
+    if !facts.keeps_acked {
+        warn!(
+            stream = %stream.name,
+            "the stream does not keep acked messages, so a slow subscription delays the others of this stream"
+        );
+    }
+    let checkpoint = store.checkpoint(&stream.name)?;
+    let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
+    let floor = live.floor_before().max(checkpoint.unwrap_or(0));
+    Ok((OpenStream { name: stream.name.clone(), live, keeps_acked: facts.keeps_acked }, floor))
+}

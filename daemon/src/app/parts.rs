@@ -1,0 +1,135 @@
+//! From the configuration to each stage's own.
+
+use std::time::Duration;
+
+use crate::config::{Config, NatsLogin, Problem};
+use crate::deliver::{attempt, breaker};
+use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId};
+use crate::ingest::{self, StreamConfig, connect::Hidden};
+use crate::pipeline::{self, Spec, subscriptions};
+use crate::plugin::{self, Host, Limits};
+use crate::{config, store, telemetry};
+
+/// The fewest and the most messages that JetStream hands out unacknowledged, per stream.
+const ACK_PENDING: (u32, u32) = (2_000, 20_000);
+/// After how long JetStream sends a message again that was neither acked nor reported as in progress.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+
+pub(super) fn store(config: &Config) -> store::Config {
+    store::Config {
+        cache_bytes: u64::from(config.store.cache_mib) << 20,
+        log_retention: config.store.log_retention,
+        ..store::Config::new(config.data_dir.join("store"))
+    }
+}
+
+pub(super) fn plugins(config: &Config) -> plugin::Config {
+    let limits = Limits {
+        call_deadline_ms: u64::try_from(config.plugins.call_deadline.as_millis()).unwrap_or(u64::MAX),
+        memory_bytes_max: (config.plugins.memory_mib_max as usize) << 20,
+        output_bytes_max: (config.plugins.output_kib_max as usize) << 10,
+        ..Limits::default()
+    };
+    plugin::Config { dir: config.plugins.dir.clone(), cache_dir: config.data_dir.join("plugin-cache"), limits }
+}
+
+pub(super) fn client(config: &Config) -> attempt::Config {
+    attempt::Config { allow_cidrs: config.delivery.allow_cidrs.clone(), ..attempt::Config::default() }
+}
+
+pub(super) fn pipeline(config: &Config) -> pipeline::Config {
+    pipeline::Config {
+        hold_after: config.delivery.hold_after,
+        readers_max: config.delivery.readers_max,
+        breaker: breaker::Config {
+            failures_max: config.delivery.breaker_failures,
+            probe_delay: config.delivery.breaker_probe,
+            probe_delay_max: config.delivery.breaker_probe_max.max(config.delivery.breaker_probe),
+        },
+        drain_timeout: config.server.drain_timeout,
+    }
+}
+
+pub(super) fn nats(config: &Config, specs: &[(SubscriptionId, Spec)]) -> ingest::Config {
+    let wanted: u32 = specs.iter().map(|(_, spec)| spec.in_flight_max.saturating_mul(3)).fold(750, u32::saturating_add);
+    let nats = &config.nats;
+    let mut to = ingest::Config {
+        urls: nats.urls.clone(),
+        credentials_file: None,
+        token: None,
+        user: None,
+        ca_file: nats.tls_ca_file.clone(),
+        consumer_name: nats.consumer_name.clone(),
+        ack_pending_max: wanted.clamp(ACK_PENDING.0, ACK_PENDING.1),
+        ack_wait: ACK_WAIT,
+        streams: config.streams.iter().map(stream).collect(),
+    };
+    match &nats.login {
+        NatsLogin::Anonymous => {}
+        NatsLogin::Password { user, password } => to.user = Some((user.clone(), Hidden(password.expose().to_owned()))),
+        NatsLogin::Token(token) => to.token = Some(Hidden(token.expose().to_owned())),
+        NatsLogin::CredentialsFile(file) => to.credentials_file = Some(file.clone()),
+    }
+    to
+}
+
+fn stream(stream: &config::Stream) -> StreamConfig {
+    StreamConfig {
+        name: stream.name.clone(),
+        subjects: stream.subjects.clone(),
+        type_prefix: stream.type_prefix.as_str().into(),
+        create: stream.create,
+    }
+}
+
+/// Every webhook subscription, ready to run. Blocks: it loads, and may compile, plugins.
+///
+/// # Errors
+/// With the place in the configuration of every plugin that cannot be used as it says.
+pub(super) fn specs(host: &Host, config: &Config) -> Result<Vec<(SubscriptionId, Spec)>, config::Error> {
+    let mut specs = Vec::new();
+    let mut problems = Vec::new();
+    for (index, subscription) in config.subscriptions.iter().enumerate() {
+        match subscriptions::prepare(host, subscription) {
+            Ok(Some(spec)) => specs.push((subscription.id.clone(), spec)),
+            Ok(None) => problems.extend(plugin_problems(host, config, index, subscription)),
+            Err(error) => {
+                let found = plugin_problems(host, config, index, subscription);
+                if found.is_empty() {
+                    problems
+                        .push(Problem { place: config.locate(index, "webhook", 0), reason: telemetry::chain(&error) });
+                }
+                problems.extend(found);
+            }
+        }
+    }
+    if problems.is_empty() { Ok(specs) } else { Err(config::Error { problems }) }
+}
+
+/// What is wrong with a subscription's plugins, each at its place.
+pub(super) fn plugin_problems(host: &Host, config: &Config, index: usize, subscription: &Subscription) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut check = |list: &str, at: usize, filters: &[PluginRef], transforms: &[PluginRef]| {
+        if let Err(error) = host.chain(&subscription.id, filters, transforms, OnPluginError::default()) {
+            let place = config.locate(index, list, at);
+            problems.push(Problem { place, reason: telemetry::chain(&error) });
+        }
+    };
+    for (at, filter) in subscription.filters.iter().enumerate() {
+        check("filters", at, std::slice::from_ref(filter), &[]);
+    }
+    for (at, transform) in subscription.transforms.iter().enumerate() {
+        check("transforms", at, &[], std::slice::from_ref(transform));
+    }
+    problems
+}
+
+/// The plugins of a configuration, checked without a daemon: `sluiced check`.
+///
+/// # Errors
+/// With every problem found.
+pub fn check_plugins(host: &Host, config: &Config) -> Result<(), config::Error> {
+    let all = config.subscriptions.iter().enumerate();
+    let problems: Vec<Problem> = all.flat_map(|(index, s)| plugin_problems(host, config, index, s)).collect();
+    if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }) }
+}

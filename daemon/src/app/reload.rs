@@ -1,0 +1,71 @@
+//! When the configuration is read again: on SIGHUP, and when its file changes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::Error;
+use crate::config::{self, Config};
+
+/// How long a file must be left alone before it is read: editors write in several steps.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Where the configuration comes from, to be read again.
+pub struct Reloader {
+    /// The file that is watched.
+    pub file: PathBuf,
+    /// Reads it, with the layers over it.
+    pub load: Box<dyn Fn() -> Result<Config, config::Error> + Send>,
+}
+
+/// Waits for the next reason to read the configuration again.
+pub(super) struct Watch {
+    reloader: Option<Reloader>,
+    hangup: tokio::signal::unix::Signal,
+    changed: Arc<Notify>,
+    /// Watches as long as it lives.
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl Watch {
+    pub(super) fn new(reloader: Option<Reloader>) -> Result<Self, Error> {
+        let changed = Arc::new(Notify::new());
+        let watcher = reloader.as_ref().map(|r| watch(&r.file, Arc::clone(&changed))).transpose();
+        let hangup = signal(SignalKind::hangup()).map_err(Error::Signal)?;
+        Ok(Self { reloader, hangup, changed, _watcher: watcher.map_err(Error::Watch)? })
+    }
+
+    /// The configuration, when there is a reason to read it again. Pends for ever when there is nothing to read.
+    pub(super) async fn next(&mut self) -> Result<Config, config::Error> {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {}
+                () = self.changed.notified() => {
+                    tokio::time::sleep(SETTLE).await;
+                }
+            }
+            if let Some(reloader) = &self.reloader {
+                return (reloader.load)();
+            }
+        }
+    }
+}
+
+/// Watches the file's folder, because editors replace the file rather than write into it.
+fn watch(file: &std::path::Path, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, notify::Error> {
+    let file = std::path::absolute(file).map_err(notify::Error::io)?;
+    let name = file.file_name().map(ToOwned::to_owned);
+    let folder = file.parent().map_or_else(|| PathBuf::from("/"), ToOwned::to_owned);
+    let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
+        let ours = |event: &notify::Event| event.paths.iter().any(|path| path.file_name() == name.as_deref());
+        if event.is_ok_and(|event| !event.kind.is_access() && ours(&event)) {
+            changed.notify_one();
+        }
+    })?;
+    watcher.watch(&folder, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}

@@ -72,6 +72,7 @@ struct Stage {
 }
 
 async fn show(args: &DevArgs, root: &Root, account: &Account, stop: &CancellationToken) -> anyhow::Result<()> {
+    account.text("starting nats-server and the daemon; plugins are compiled when they are new\n".to_owned());
     let built = async {
         let stage = stage(root, account).await?;
         let app = App::build(stage.config.clone()).await.map_err(into_cli_error)?;
@@ -113,7 +114,7 @@ async fn show(args: &DevArgs, root: &Root, account: &Account, stop: &Cancellatio
         daemon,
         stage.receiver.run(supplies.clone()),
         stage.nats.run(supplies.clone()),
-        samples::publish(&publisher, account, stop),
+        samples::publish(publisher, account, stop),
         watching,
         time,
     );
@@ -172,7 +173,7 @@ fn introduction(root: &Root, api: SocketAddr, receiver: SocketAddr, nats: &str, 
     let (file, log) = (file.display(), log.display());
     format!(
         r#"
-sluiced is running: {nats} -> http://{api} -> http://{receiver}
+sluiced is up: {nats} -> http://{api} -> http://{receiver}
 
   big-orders  webhook  orders.*    jq: .amount > 100, then redact: /card/number
   chat        webhook  payments.*  render: a chat message; its receiver refuses some at first
@@ -184,10 +185,11 @@ Try in another terminal:
               -d '{{"type": "orders.created", "data": {{"id": "mine", "amount": 500, "card": {{"number": "4111111111111111"}}}}}}'
   or        nats -s {nats} pub events.orders.created '{{"id": "mine", "amount": 500}}'
   count     curl http://{api}/metrics -H "X-API-Key: {key}"
-  break     curl -X POST http://{receiver}/fail    503 to everything: retries with the same webhook-id, then each
-                                                            subscription is held and its events wait in the stream
-            curl -X POST http://{receiver}/hang    no answer: the same after the 3 s timeout; wallboard goes on
-  heal      curl -X POST http://{receiver}/heal    what was held catches up, in order, and goes on live
+  break     curl -X POST http://{receiver}/fail  503 to everything: retries with the same webhook-id; after five
+                                                       failures in a row a subscription is held: its events
+                                                       wait in the stream, and now and then one is tried
+            curl -X POST http://{receiver}/hang  no answer: the same, each time after 3 s; wallboard goes on
+  heal      curl -X POST http://{receiver}/heal  what was held catches up and goes on live
   change    edit {file}
             try `.amount > 800`, or a mistake: it is refused with its line
   log       tail -f {log}

@@ -76,7 +76,9 @@ impl Account {
         let seconds = self.began.elapsed().as_secs_f64();
         let (sign, colour) = mark.sign();
         let (colour, reset) = if self.colour { (colour, "\x1b[0m") } else { ("", "") };
-        self.text(format!("{seconds:>7.2}s  {colour}{sign} {who:<11}{reset}  {kind:<18}  {what}\n"));
+        // A note is a sentence: it need not begin in the last column.
+        let kind = if mark == Mark::Note && kind.is_empty() { String::new() } else { format!("{kind:<17}  ") };
+        self.text(format!("{seconds:>7.2}s  {colour}{sign} {who:<10}{reset}  {kind}{what}\n"));
     }
 
     /// Text as it stands, with its line ends.

@@ -80,7 +80,7 @@ struct State {
     counts: Counts,
     /// How many chat messages were seen for the first time.
     messages: u64,
-    /// How often each chat message is still to be refused, by its webhook-id.
+    /// How many attempts of each chat message are refused on purpose, by its webhook-id.
     plans: HashMap<String, u32>,
 }
 
@@ -165,7 +165,7 @@ impl Shared {
                 return (StatusCode::SERVICE_UNAVAILABLE, "too late");
             }
             Mode::Failing => return self.refuse(&delivery, "broken by hand"),
-            Mode::Healthy if name == "chat" && self.is_refused(&delivery.id) => {
+            Mode::Healthy if name == "chat" && self.is_refused(&delivery) => {
                 return self.refuse(&delivery, "on purpose, it will be tried again");
             }
             Mode::Healthy => {}
@@ -173,6 +173,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.counts.taken += 1;
         state.counts.retried += u64::from(delivery.number > 1);
+        state.plans.remove(&delivery.id);
         let data = serde_json::from_slice(&body).unwrap_or_default();
         self.tell(Mark::Delivered, &delivery, StatusCode::OK, &summary(&data));
         (StatusCode::OK, "thank you")
@@ -184,29 +185,23 @@ impl Shared {
         signing::verify(&self.secret, &Signed { id, timestamp, signatures, body }, now_ms() / 1_000, TOLERANCE_S)
     }
 
-    /// Is this attempt one that fails on purpose? The first message of every three does once, every other time twice.
-    fn is_refused(&self, id: &str) -> bool {
+    /// Is this attempt one that fails on purpose? Of six messages the first fails once and the fourth twice, which leaves an
+    /// attempt of the configured three.
+    fn is_refused(&self, delivery: &Delivery<'_>) -> bool {
         let mut state = self.state.lock();
         if state.plans.len() >= PLANS_MAX {
             state.plans.clear();
         }
-        let left = match state.plans.get(id) {
-            Some(left) => *left,
-            None => {
-                state.messages += 1;
-                match state.messages % 6 {
-                    1 => 1,
-                    4 => 2,
-                    _ => 0,
-                }
-            }
-        };
-        if left == 0 {
-            state.plans.remove(id);
-        } else {
-            state.plans.insert(id.to_owned(), left - 1);
+        if !state.plans.contains_key(&delivery.id) {
+            state.messages += 1;
+            let refusals = match state.messages % 6 {
+                1 => 1,
+                4 => 2,
+                _ => 0,
+            };
+            state.plans.insert(delivery.id.clone(), refusals);
         }
-        left > 0
+        state.plans.get(&delivery.id).is_some_and(|refusals| delivery.number <= *refusals)
     }
 
     fn refuse(&self, delivery: &Delivery<'_>, why: &str) -> (StatusCode, &'static str) {

@@ -18,7 +18,7 @@ const CUSTOMERS: [&str; 5] = ["Ada", "Grace", "Linus", "Barbara", "Edsger"];
 const CARDS: [&str; 3] = ["4111111111111111", "5555555555554444", "378282246310005"];
 
 /// Publishes sample events through a connection of its own, as any program would, until `stop`. Returns how many.
-pub(super) async fn publish(nats: &Nats, account: &Account, stop: &CancellationToken) -> u64 {
+pub(super) async fn publish(nats: Nats, account: &Account, stop: &CancellationToken) -> u64 {
     // Ids of different runs on one data directory must differ: an id that JetStream knows is not stored again.
     let run: u32 = rand::random();
     let mut ticks = tokio::time::interval(INTERVAL);

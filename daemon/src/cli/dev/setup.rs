@@ -128,6 +128,7 @@ dir = {plugin_dir}
 
 [delivery]
 allow_cidrs = ["127.0.0.0/8"]        # the receiver is on this machine, which the address guard refuses by default
+connect_timeout = "2s"
 timeout = "3s"
 breaker_failures = 5                 # after so many failures in a row the receiver is left alone …
 breaker_probe = "2s"                 # … and tried with one event, at first after this time

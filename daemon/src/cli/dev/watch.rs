@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::account::{Account, Mark};
 use super::samples::summary;
+use crate::telemetry::chain;
 
 /// How often the metrics are read.
 const METRICS_INTERVAL: Duration = Duration::from_millis(500);
@@ -44,10 +45,17 @@ impl Watcher {
 
     /// Listens to a named stream for ever, from the last frame it saw after each interruption.
     pub(super) async fn listen(&self, name: &str) {
-        let mut last_id = String::new();
+        let (mut last_id, mut told) = (String::new(), String::new());
         loop {
-            if let Err(error) = self.listen_once(name, &mut last_id).await {
-                self.account.line(Mark::Note, name, "", &format!("no stream: {error}"));
+            match self.listen_once(name, &mut last_id).await {
+                Ok(()) => told.clear(),
+                Err(error) => {
+                    let text = format!("no stream: {}", chain(&*error));
+                    if text != told {
+                        self.account.line(Mark::Note, name, "", &text);
+                        told = text;
+                    }
+                }
             }
             sleep(RECONNECT_DELAY).await;
         }

@@ -6,17 +6,23 @@
 //! [`app`] wires them together.
 
 pub mod domain;
-pub mod plugin;
 pub mod telemetry;
 
 pub mod ingest;
+
 pub mod route;
+
+pub mod plugin;
 
 pub mod deliver;
 
 pub mod store;
 
+pub mod stream;
+
 pub mod pipeline;
+
+pub mod api;
 
 pub mod app;
 pub mod cli;

@@ -11,8 +11,11 @@ use crate::{build, tools};
 /// Runs `sluiced-bench` with `args`: a case and its options, or all cases.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let nats_server = tools::nats_server()?;
-    build::run(true)?;
-    step("build bench", cargo().args(["build", "--release", "--package", "sluiced-tests", "--bin", "sluiced-bench"]))?;
+    tools::wasm_target()?;
+    // Both in one build: each alone would have other features of the dependencies, and compile them once more.
+    let both = ["build", "--release", "--bins", "--package", "sluiced", "--package", "sluiced-tests"];
+    step("build daemon and bench", cargo().args(both))?;
+    build::plugins()?;
     let mut bench = Command::new(binary("sluiced-bench", true));
     step("bench", bench.current_dir(root()).args(args).env("SLUICED_NATS_SERVER", nats_server))
 }

@@ -10,21 +10,29 @@ mod running;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use parts::check_plugins;
 pub use reload::Reloader;
 
+use crate::api::subscriptions::{self, Access, Lanes};
+use crate::api::{self, Server};
 use crate::config::{self, Config};
+use crate::deliver::Lane;
 use crate::deliver::attempt;
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
+use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
 use crate::store::{self, Recovered, Store, StreamBinding};
+use crate::stream::Hub;
 use crate::telemetry;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::Metrics;
@@ -60,6 +68,9 @@ pub enum Error {
     /// The HTTP client cannot be set up.
     #[error("the HTTP client failed")]
     Client(#[from] attempt::Error),
+    /// The API cannot be served.
+    #[error("the API cannot be served")]
+    Api(#[from] api::Error),
     /// The subscriptions cannot be started.
     #[error("the subscriptions cannot be started")]
     Subscriptions(#[from] pipeline::subscriptions::Error),
@@ -90,6 +101,9 @@ pub struct App {
     specs: Vec<(SubscriptionId, Spec)>,
     streams: Vec<OpenStream>,
     recovered: Vec<Recovered>,
+    hub: Hub,
+    server: Server,
+    routes: Arc<ArcSwap<Routes>>,
 }
 
 impl App {
@@ -105,7 +119,7 @@ impl App {
         let store = Store::open(parts::store(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
-        let specs = parts::specs(&host, &config)?;
+        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &config)?;
         let client = crate::deliver::Client::new(&parts::client(&config))?;
         let nats = connect(parts::nats(&config, &specs)).await?;
         let mut streams = Vec::new();
@@ -117,13 +131,24 @@ impl App {
         }
         let recovered = store.recover(&floors)?;
         health.set("nats", Condition::Ready);
+        let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
+        let state = api::State {
+            publisher: Arc::new(nats.clone()),
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+        };
+        let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+        let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
+        let server = Server::bind(parts::api(&config), state, subscriptions::routes(access)).await?;
+        announce(&config.data_dir, server.local_addr())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
-        Ok(Self { config, metrics, health, store, nats, host, client, specs, streams, recovered })
+        Ok(Self { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server, routes })
     }
 
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
-        self.config.server.listen
+        self.server.local_addr()
     }
 
     /// Runs until `stop`, then stops cleanly: everything that was taken is finished, parked or handed back.
@@ -132,6 +157,15 @@ impl App {
     /// When a part cannot be started, or fails for good.
     pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
         running::run(self, reloader, stop).await
+    }
+}
+
+/// The running subscriptions, as the API sees them.
+struct Running(Arc<ArcSwap<Routes>>);
+
+impl Lanes for Running {
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.0.load().lanes.clone()
     }
 }
 
@@ -148,6 +182,13 @@ fn make_data_dir(dir: &Path) -> Result<(), Error> {
 
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|source| Error::DataDir { dir: dir.to_owned(), source })
+}
+
+/// Says where the API listens: in the log, and in a file for those who asked for any free port.
+fn announce(data_dir: &Path, address: SocketAddr) -> Result<(), Error> {
+    info!(%address, "listening");
+    let written = std::fs::write(data_dir.join("listen"), format!("{address}\n"));
+    written.map_err(|source| Error::DataDir { dir: data_dir.to_owned(), source })
 }
 
 /// Connects, and waits a while for a server that is still starting itself.

@@ -1,13 +1,17 @@
 //! From the configuration to each stage's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
 use crate::deliver::{attempt, breaker};
 use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId};
 use crate::ingest::{self, StreamConfig, connect::Hidden};
-use crate::pipeline::{self, Spec, subscriptions};
+use crate::pipeline::subscriptions::{self, Ready};
+use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host, Limits};
+use crate::stream::{self, Named};
 use crate::{config, store, telemetry};
 
 /// The fewest and the most messages that JetStream hands out unacknowledged, per stream.
@@ -62,7 +66,7 @@ pub(super) fn nats(config: &Config, specs: &[(SubscriptionId, Spec)]) -> ingest:
         consumer_name: nats.consumer_name.clone(),
         ack_pending_max: wanted.clamp(ACK_PENDING.0, ACK_PENDING.1),
         ack_wait: ACK_WAIT,
-        streams: config.streams.iter().map(stream).collect(),
+        streams: config.streams.iter().map(jetstream).collect(),
     };
     match &nats.login {
         NatsLogin::Anonymous => {}
@@ -73,7 +77,7 @@ pub(super) fn nats(config: &Config, specs: &[(SubscriptionId, Spec)]) -> ingest:
     to
 }
 
-fn stream(stream: &config::Stream) -> StreamConfig {
+fn jetstream(stream: &config::Stream) -> StreamConfig {
     StreamConfig {
         name: stream.name.clone(),
         subjects: stream.subjects.clone(),
@@ -82,17 +86,44 @@ fn stream(stream: &config::Stream) -> StreamConfig {
     }
 }
 
-/// Every webhook subscription, ready to run. Blocks: it loads, and may compile, plugins.
+pub(super) fn stream(config: &Config) -> stream::Config {
+    stream::Config {
+        clients_max: config.limits.sse_clients,
+        clients_per_principal_max: config.limits.sse_clients_per_principal,
+        heartbeat: config.server.sse_heartbeat,
+        ..stream::Config::default()
+    }
+}
+
+pub(super) fn api(config: &Config) -> api::Config {
+    api::Config {
+        listen: config.server.listen,
+        admin_key: config.auth.admin_key.as_ref().map(|key| AdminKey::new(key.expose())),
+        body_bytes_max: config.limits.body_bytes_max,
+        cors_origins: config.server.cors_origins.clone(),
+        drain_timeout: config.server.drain_timeout,
+    }
+}
+
+/// All subscriptions, ready to run.
+pub(super) struct Prepared {
+    pub(super) webhooks: Vec<(SubscriptionId, Spec)>,
+    pub(super) named: Vec<Named>,
+}
+
+/// Every subscription, ready to run. Blocks: it loads, and may compile, plugins.
 ///
 /// # Errors
 /// With the place in the configuration of every plugin that cannot be used as it says.
-pub(super) fn specs(host: &Host, config: &Config) -> Result<Vec<(SubscriptionId, Spec)>, config::Error> {
-    let mut specs = Vec::new();
+pub(super) fn prepare(host: &Host, config: &Config) -> Result<Prepared, config::Error> {
+    let mut prepared = Prepared { webhooks: Vec::new(), named: Vec::new() };
     let mut problems = Vec::new();
     for (index, subscription) in config.subscriptions.iter().enumerate() {
         match subscriptions::prepare(host, subscription) {
-            Ok(Some(spec)) => specs.push((subscription.id.clone(), spec)),
-            Ok(None) => problems.extend(plugin_problems(host, config, index, subscription)),
+            Ok(Ready::Webhook(spec)) => prepared.webhooks.push((subscription.id.clone(), *spec)),
+            Ok(Ready::Stream(chain)) => {
+                prepared.named.push(Named { subscription: subscription.clone(), process: Arc::new(chain) });
+            }
             Err(error) => {
                 let found = plugin_problems(host, config, index, subscription);
                 if found.is_empty() {
@@ -103,7 +134,7 @@ pub(super) fn specs(host: &Host, config: &Config) -> Result<Vec<(SubscriptionId,
             }
         }
     }
-    if problems.is_empty() { Ok(specs) } else { Err(config::Error { problems }) }
+    if problems.is_empty() { Ok(prepared) } else { Err(config::Error { problems }) }
 }
 
 /// What is wrong with a subscription's plugins, each at its place.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,9 +13,11 @@ use super::{App, Error, parts};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::pipeline::Shared;
-use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::feed::Feed;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
+use crate::plugin::Host;
 use crate::store::Recorder;
+use crate::stream::Hub;
 use crate::telemetry;
 use crate::telemetry::health::Condition;
 
@@ -26,15 +27,20 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
 /// What is stopped one after the other, each by its own token.
+#[derive(Default)]
 struct Stops {
     ingest: CancellationToken,
+    /// The API and the SSE streams.
+    front: CancellationToken,
     workers: CancellationToken,
     acks: CancellationToken,
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
-    let App { config, metrics, health, store, nats, host, client, specs, streams, recovered } = app;
+    let App { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server, routes } =
+        app;
     let store_metrics = metrics.store();
+    let gauges = store_metrics.clone();
     let (recorder, writer) = Recorder::start(store.clone(), move |tokens: Vec<Token>, result| {
         let durable = result.is_ok();
         store_metrics.changes.inc_by(tokens.len() as u64);
@@ -58,9 +64,7 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
         background: TaskTracker::new(),
         config: Arc::new(pipeline.clone()),
     };
-    let stops =
-        Stops { ingest: CancellationToken::new(), workers: CancellationToken::new(), acks: CancellationToken::new() };
-    let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+    let stops = Stops::default();
     let (room, workers) = (Arc::new(Notify::new()), TaskTracker::new());
     let mut subscriptions = Subscriptions::new(
         shared.clone(),
@@ -96,6 +100,9 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     for feed in ready {
         feeds.spawn(feed.run(stops.ingest.clone()));
     }
+    let front = TaskTracker::new();
+    front.spawn(hub.clone().run(stops.front.clone()));
+    let mut serving = front.spawn(server.run(stops.front.clone()));
     info!("running");
 
     let mut watch = Watch::new(reloader)?;
@@ -104,22 +111,36 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            loaded = watch.next() => reload(loaded, &mut running_config, &host, &mut subscriptions).await,
+            loaded = watch.next() => {
+                let parts = Reloaded { host: &host, hub: &hub, subscriptions: &mut subscriptions };
+                reload(loaded, &mut running_config, parts).await;
+            }
+            served = &mut serving => {
+                if let Ok(Err(error)) = served {
+                    error!(error = %telemetry::chain(&error), "the api has ended, stopping");
+                }
+                break;
+            }
             _ = health_check.tick() => {
                 let connected = nats.is_connected();
                 health.set("nats", if connected { Condition::Ready } else { Condition::Failing("not connected".into()) });
                 health.set("store", Condition::of(&store.writable()));
+                gauges.dead_letters.set(i64::try_from(store.totals().dead).unwrap_or(i64::MAX));
+                gauges.bytes.set(store.size_on_disk().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
             }
         }
     }
 
-    // The order of the stop: take nothing more in; let attempts end or park them; make it durable; ack it; leave.
+    // The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack
+    // it; leave.
     info!("stopping");
     let patience = pipeline.drain_timeout + STOP_MARGIN;
     stops.ingest.cancel();
+    stops.front.cancel();
     ended("feeds", &feeds, STOP_MARGIN).await;
     stops.workers.cancel();
     ended("workers", &workers, patience).await;
+    ended("api", &front, patience).await;
     ended("readers", &shared.background, STOP_MARGIN).await;
     drop((subscriptions, shared));
     recorder.close();
@@ -142,14 +163,16 @@ async fn ended(stage: &'static str, tasks: &TaskTracker, patience: Duration) {
     }
 }
 
+/// What a reload works on.
+struct Reloaded<'a> {
+    host: &'a Host,
+    hub: &'a Hub,
+    subscriptions: &'a mut Subscriptions,
+}
+
 /// Puts a configuration that was read again into effect, as far as that goes without a restart. A broken one changes
 /// nothing.
-async fn reload(
-    loaded: Result<Config, config::Error>,
-    running: &mut Config,
-    host: &crate::plugin::Host,
-    subscriptions: &mut Subscriptions,
-) {
+async fn reload(loaded: Result<Config, config::Error>, running: &mut Config, parts: Reloaded<'_>) {
     let new = match loaded {
         Ok(new) => new,
         Err(error) => return refuse(&error),
@@ -157,16 +180,17 @@ async fn reload(
     for section in config::restart_needed(running, &new) {
         warn!(section, "this section has changed and is read only at start, restart the daemon to put it into effect");
     }
-    let (compiler, checked) = (host.clone(), new.clone());
-    let specs = tokio::task::spawn_blocking(move || parts::specs(&compiler, &checked)).await;
-    let specs = match specs {
-        Ok(Ok(specs)) => specs,
+    let (compiler, checked) = (parts.host.clone(), new.clone());
+    let prepared = tokio::task::spawn_blocking(move || super::parts::prepare(&compiler, &checked)).await;
+    let prepared = match prepared {
+        Ok(Ok(prepared)) => prepared,
         Ok(Err(error)) => return refuse(&error),
         Err(panic) => return error!(%panic, "the configuration was not reloaded"),
     };
-    if let Err(error) = subscriptions.update(specs).await {
+    if let Err(error) = parts.subscriptions.update(prepared.webhooks).await {
         return error!(error = %telemetry::chain(&error), "the configuration was not reloaded");
     }
+    parts.hub.update(prepared.named);
     info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
     *running = new;
 }

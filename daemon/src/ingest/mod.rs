@@ -3,6 +3,7 @@
 //! - [`connect`]: one connection for the daemon, its state, streams and their facts.
 //! - [`live`]: the daemon's one durable consumer of a stream, with acknowledgements that travel with the events.
 //! - [`reader`]: reading a stream from a position, without acknowledgements: catching up, replay, an SSE client's resume.
+//! - [`tail`]: the live end of a stream without acknowledgements, for Server-Sent Events.
 //! - [`publish`]: putting an event into a stream.
 //! - [`decode`]: what a NATS message says, CloudEvents included.
 
@@ -12,11 +13,13 @@ mod decode;
 pub mod live;
 pub mod publish;
 pub mod reader;
+pub mod tail;
 
 pub use connect::{Config, Nats, StreamConfig, StreamFacts};
 pub use live::{Live, Received};
 pub use publish::{Publish, Published};
 pub use reader::{Gap, Page, Reader};
+pub use tail::Tail;
 
 use crate::domain::StreamName;
 

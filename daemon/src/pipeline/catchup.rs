@@ -14,7 +14,7 @@ use crate::ingest::{self, Gap, Reader};
 use crate::telemetry;
 
 /// How many events one page brings.
-const PAGE_EVENTS: usize = 128;
+pub(super) const PAGE_EVENTS: usize = 128;
 /// How long to wait after a page could not be read.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -41,6 +41,22 @@ pub(super) struct Brought {
     pub(super) through: Option<u64>,
     /// History that was gone.
     pub(super) gap: Option<Gap>,
+}
+
+/// What a page is to bring.
+pub(super) struct Ask {
+    /// The ledger it is for.
+    pub(super) ledger: usize,
+    /// The ledger's stream.
+    pub(super) stream: StreamName,
+    /// The subscription's event types.
+    pub(super) types: Vec<Pattern>,
+    /// Where to read on.
+    pub(super) cursor: u64,
+    /// The highest event that was skipped so far.
+    pub(super) target: u64,
+    /// The most events to bring.
+    pub(super) events_max: usize,
 }
 
 /// The reading side of one worker.
@@ -82,23 +98,14 @@ impl CatchUp {
         self.open.take().map(|open| open.reader.close())
     }
 
-    /// Asks for a page of what is at `cursor` and after. `target` is the highest event that was skipped so far.
-    pub(super) fn ask(
-        &mut self,
-        shared: &Shared,
-        ledger: usize,
-        stream: &StreamName,
-        types: &[Pattern],
-        cursor: u64,
-        target: u64,
-        events_max: Option<usize>,
-    ) {
-        let Some(stream) = shared.nats.stream(stream).cloned() else { return };
+    /// Asks for a page.
+    pub(super) fn ask(&mut self, shared: &Shared, ask: Ask) {
+        let Ask { ledger, stream, types, cursor, target, events_max } = ask;
+        let Some(stream) = shared.nats.stream(&stream).cloned() else { return };
         let in_place = self.ledger == ledger && self.open.as_ref().is_some_and(|o| o.reader.next_sequence() <= cursor);
         let open = self.open.take().filter(|_| in_place);
         self.ledger = ledger;
-        let (nats, readers, types) = (shared.nats.clone(), Arc::clone(&shared.readers), types.to_vec());
-        let events = events_max.unwrap_or(PAGE_EVENTS);
+        let (nats, readers) = (shared.nats.clone(), Arc::clone(&shared.readers));
         self.reading = Some(Box::pin(async move {
             let (mut open, gap) = match open {
                 Some(open) => (open, None),
@@ -108,7 +115,7 @@ impl CatchUp {
                     (Open { reader, _permit: permit }, gap)
                 }
             };
-            let page = open.reader.page(events).await?;
+            let page = open.reader.page(events_max).await?;
             Ok(Arrived { open, gap, page, target })
         }));
     }

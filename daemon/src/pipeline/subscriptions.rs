@@ -17,7 +17,7 @@ use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::{Prepared, prepared};
 use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
-use crate::plugin::{self, Host};
+use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
 use crate::store::{Recovered, Registration};
 use crate::telemetry::clock;
@@ -54,24 +54,32 @@ pub enum Error {
     Ingest(#[from] ingest::Error),
 }
 
-/// Makes a webhook subscription ready to run; `None` for one that is not a webhook. Blocks: it may compile plugins.
+/// A subscription that is ready to run.
+pub enum Ready {
+    /// A webhook.
+    Webhook(Box<Spec>),
+    /// The plugins of a named Server-Sent Events stream.
+    Stream(Chain),
+}
+
+/// Makes a subscription ready to run. Blocks: it may compile plugins.
 ///
 /// # Errors
 /// When a plugin or the endpoint cannot be used.
-pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Option<Spec>, Error> {
-    let Target::Webhook(endpoint) = &subscription.target else { return Ok(None) };
+pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error> {
     let id = &subscription.id;
     let chain = host
         .chain(id, &subscription.filters, &subscription.transforms, subscription.on_plugin_error)
         .map_err(|source| Error::Plugin { subscription: id.clone(), source })?;
+    let Target::Webhook(endpoint) = &subscription.target else { return Ok(Ready::Stream(chain)) };
     let prepared = Prepared::new(endpoint).map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
-    Ok(Some(Spec {
+    Ok(Ready::Webhook(Box::new(Spec {
         types: subscription.types.clone(),
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
         retry: endpoint.retry.clone(),
         in_flight_max: endpoint.in_flight_max.get(),
-    }))
+    })))
 }
 
 /// A stream as the subscriptions see it.

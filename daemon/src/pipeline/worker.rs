@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::catchup::CatchUp;
+use super::catchup::{Ask, CatchUp, PAGE_EVENTS};
 use super::job::{InAir, Job, Landed, failure};
 use super::{Shared, Spec};
 use crate::deliver::breaker::{Breaker, Permit};
@@ -187,7 +187,8 @@ impl Worker {
                 let stream = state.ledgers[ledger].stream().clone();
                 drop(state);
                 let types = self.spec.load().types.clone();
-                self.catch_up.ask(&self.shared, ledger, &stream, &types, cursor, target, probe.then_some(1));
+                let events_max = if probe { 1 } else { PAGE_EVENTS };
+                self.catch_up.ask(&self.shared, Ask { ledger, stream, types, cursor, target, events_max });
             }
             return None;
         }
@@ -212,7 +213,7 @@ impl Worker {
     /// Loads parked deliveries that are due into `ready`. True when there is one.
     fn load_due(&mut self) -> bool {
         let now = clock::now_ms();
-        if !self.lane.state().due_ms.is_some_and(|due| due <= now) {
+        if self.lane.state().due_ms.is_none_or(|due| due > now) {
             return false;
         }
         let limit = self.claimed.len() + DUE_PAGE;

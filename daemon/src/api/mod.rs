@@ -1,0 +1,44 @@
+//! The HTTP interface: publishing, event streams, health and metrics.
+//!
+//! - [`server`]: binds, serves, and ends within a bound.
+//! - [`problem`]: every error as RFC 9457 problem details with a stable code.
+//! - [`auth`]: who asks.
+
+mod auth;
+mod events;
+mod operate;
+pub mod problem;
+pub mod server;
+pub mod subscriptions;
+#[cfg(test)]
+mod tests;
+
+pub use auth::{AdminKey, Principal};
+pub use problem::Problem;
+pub use server::{Config, Server, State, router};
+
+use std::net::SocketAddr;
+
+/// Why the interface cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be bound.
+    #[error("cannot listen on {listen}")]
+    Bind {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// An origin that cannot stand in a header.
+    #[error("{origin:?} is not an origin")]
+    Origin {
+        /// The text.
+        origin: String,
+        /// Why not.
+        source: http::header::InvalidHeaderValue,
+    },
+    /// Serving failed.
+    #[error("cannot serve")]
+    Serve(#[source] std::io::Error),
+}

@@ -1,0 +1,225 @@
+//! The text of Server-Sent Events, as the WHATWG specification has it.
+//!
+//! A frame is `id:`, `event:` with the event's type, and a `data:` line for each line of the payload. The format knows
+//! only lines of text, so CR LF and CR reach the client as LF. A payload that is not UTF-8 is sent as base64 (RFC 4648,
+//! padded), and its `event:` ends in `;base64`, which no event type does by itself: an `EventSource` listens to
+//! `orders.created;base64`. An id is a [`Cursor`](super::Cursor) and so never holds a line end; line ends and NUL are taken out of a type.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::json;
+use smallvec::SmallVec;
+
+use crate::domain::{Event, Output, StreamName};
+
+/// What the `event:` of a frame with base64 data ends in.
+pub const BASE64_SUFFIX: &str = ";base64";
+/// The type of the frame that says that history is gone.
+pub const GAP: &str = "gap";
+/// A heartbeat.
+pub(super) const HEARTBEAT: &str = ":\n\n";
+
+/// The frames of one event, rendered once for all clients: one, or as many as a transform made of it; none when plugins
+/// dropped it. Only the last carries an `id:`, so a client that is cut off between two parts gets them all again.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    parts: SmallVec<[Bytes; 1]>,
+    /// How many bytes of the last part are the `id:` line of a client that sees one stream only.
+    id_bytes: usize,
+}
+
+impl Frames {
+    /// The frame of an event as it is.
+    pub(super) fn of_event(event: &Event) -> Self {
+        Self::render(event, &[(&event.kind, &event.data)])
+    }
+
+    /// The frames of what plugins made of an event.
+    pub(super) fn of_outputs(event: &Event, outputs: &[Output]) -> Self {
+        let parts: Vec<(&str, &Bytes)> =
+            outputs.iter().map(|o| (o.kind.as_deref().unwrap_or(&event.kind), &o.data)).collect();
+        Self::render(event, &parts)
+    }
+
+    fn render(event: &Event, parts: &[(&str, &Bytes)]) -> Self {
+        let mut frames = Self::default();
+        for (at, (kind, data)) in parts.iter().enumerate() {
+            let mut text = Vec::with_capacity(data.len() + kind.len() + 96);
+            if at + 1 == parts.len() {
+                let position = &event.position;
+                text.extend_from_slice(id_line(format_args!("{}:{}", position.stream, position.sequence)).as_bytes());
+                frames.id_bytes = text.len();
+            }
+            write_body(&mut text, kind, data);
+            frames.parts.push(text.into());
+        }
+        frames
+    }
+
+    /// Is there nothing to send?
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// How many bytes they have.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    /// The frames for a client that sees this stream only.
+    pub(super) fn shared(&self) -> impl Iterator<Item = Bytes> {
+        self.parts.iter().cloned()
+    }
+
+    /// The frames for a client that stands at this cursor after them.
+    pub(super) fn with_cursor(&self, cursor: impl std::fmt::Display) -> impl Iterator<Item = Bytes> {
+        let mut id = Some(id_line(cursor));
+        self.parts.iter().enumerate().map(move |(at, part)| match id.take_if(|_| at + 1 == self.parts.len()) {
+            Some(id) => [id.as_bytes(), &part[self.id_bytes..]].concat().into(),
+            None => part.clone(),
+        })
+    }
+}
+
+/// An `id:` line.
+pub(super) fn id_line(cursor: impl std::fmt::Display) -> String {
+    format!("id: {cursor}\n")
+}
+
+/// The frame that announces that history is gone. `asked` and `available` are sequences: the first that was asked for, and
+/// the first that comes now. `missing_at_most` is null when the stream was made anew, and nothing is known of what was.
+pub(super) fn gap(
+    cursor: impl std::fmt::Display,
+    stream: &StreamName,
+    asked: u64,
+    available: u64,
+    reset: bool,
+) -> Bytes {
+    let data = json!({
+        "stream": stream.as_str(),
+        "asked": asked,
+        "available": available,
+        "missing_at_most": if reset { None } else { Some(available.saturating_sub(asked)) },
+        "reason": if reset { "reset" } else { "discarded" },
+    });
+    format!("{}event: {GAP}\ndata: {data}\n\n", id_line(cursor)).into()
+}
+
+fn write_body(out: &mut Vec<u8>, kind: &str, data: &[u8]) {
+    let text = std::str::from_utf8(data);
+    out.extend_from_slice(b"event: ");
+    out.extend(kind.bytes().filter(|b| !matches!(b, b'\n' | b'\r' | 0)));
+    if text.is_err() {
+        out.extend_from_slice(BASE64_SUFFIX.as_bytes());
+    }
+    out.push(b'\n');
+    match text {
+        Ok(text) => lines(text).for_each(|line| write_data(out, line)),
+        Err(_) => write_data(out, &STANDARD.encode(data)),
+    }
+    out.push(b'\n');
+}
+
+fn write_data(out: &mut Vec<u8>, line: &str) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(line.as_bytes());
+    out.push(b'\n');
+}
+
+/// The lines of a text, which end in LF, CR LF or CR. A text without any is one line, the empty one too.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let now = rest?;
+        let Some(end) = now.bytes().position(|b| matches!(b, b'\n' | b'\r')) else {
+            return rest.take();
+        };
+        let (line, after) = now.split_at(end);
+        rest = Some(after.strip_prefix("\r\n").unwrap_or(&after[1..]));
+        Some(line)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::testing::event;
+    use crate::stream::testing::parse;
+    use proptest::prelude::*;
+
+    fn data_of(data: &[u8]) -> Vec<(String, String, String)> {
+        let mut event = event("EVENTS", 7, "a.b");
+        event.data = Bytes::copy_from_slice(data);
+        let frames = Frames::of_event(&event);
+        parse(&frames.shared().flat_map(|b| b.to_vec()).collect::<Vec<_>>())
+    }
+
+    fn one(kind: &str, data: &str) -> Vec<(String, String, String)> {
+        vec![("EVENTS:7".to_owned(), kind.to_owned(), data.to_owned())]
+    }
+
+    #[test]
+    fn a_client_reads_what_was_sent() {
+        for text in ["", "x", " x", "\n", "a\n", "a\n\nb", "{\"a\": \"ü 😀\"}", "nul\0nul", ":x", "id: 9", "\u{feff}x"]
+        {
+            assert_eq!(data_of(text.as_bytes()), one("a.b", text), "{text:?}");
+        }
+        for text in ["a\nb", "a\rb", "a\r\nb"] {
+            assert_eq!(data_of(text.as_bytes()), one("a.b", "a\nb"), "{text:?}");
+        }
+        assert_eq!(data_of(b"a\n\r\r\nb"), one("a.b", "a\n\n\nb"));
+        assert_eq!(data_of(b"\r"), one("a.b", "\n"));
+        assert_eq!(data_of(&[0xff, 0, 1]), one("a.b;base64", "/wAB"));
+        let large = "x".repeat(1 << 20);
+        assert_eq!(data_of(large.as_bytes()), one("a.b", &large));
+    }
+
+    #[test]
+    fn no_line_end_gets_into_a_type() {
+        let mut event = event("EVENTS", 7, "a.b");
+        event.kind = "a\nid: 9\r\0.b".into();
+        let text: Vec<u8> = Frames::of_event(&event).shared().flat_map(|b| b.to_vec()).collect();
+        assert_eq!(parse(&text), [("EVENTS:7".to_owned(), "aid: 9.b".to_owned(), event.data_text())]);
+    }
+
+    #[test]
+    fn only_the_last_part_has_an_id() {
+        let event = event("EVENTS", 7, "a.b");
+        let output = |data: &'static str, kind: Option<&str>| Output {
+            data: Bytes::from_static(data.as_bytes()),
+            content_type: None,
+            headers: Vec::new(),
+            kind: kind.map(Into::into),
+        };
+        let frames = Frames::of_outputs(&event, &[output("1", None), output("2", Some("c"))]);
+        let shared: Vec<Bytes> = frames.shared().collect();
+        assert_eq!(shared, ["event: a.b\ndata: 1\n\n", "id: EVENTS:7\nevent: c\ndata: 2\n\n"]);
+        let own: Vec<Bytes> = frames.with_cursor("EVENTS:7,ORDERS:1").collect();
+        assert_eq!(own, ["event: a.b\ndata: 1\n\n", "id: EVENTS:7,ORDERS:1\nevent: c\ndata: 2\n\n"]);
+        assert!(Frames::of_outputs(&event, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_gap_says_what_is_missing() {
+        let stream = StreamName::parse("EVENTS").unwrap();
+        let read = |bytes: Bytes| {
+            let (id, kind, data) = parse(&bytes).remove(0);
+            (id, kind, serde_json::from_str::<serde_json::Value>(&data).unwrap())
+        };
+        let (id, kind, data) = read(gap("EVENTS:19", &stream, 5, 20, false));
+        assert_eq!((&*id, &*kind), ("EVENTS:19", "gap"));
+        let expected =
+            json!({"stream": "EVENTS", "asked": 5, "available": 20, "missing_at_most": 15, "reason": "discarded"});
+        assert_eq!(data, expected);
+        assert_eq!(read(gap("EVENTS:0", &stream, 5, 1, true)).2["missing_at_most"], json!(null));
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_arrives_with_its_line_ends_as_lf(text in "[a:\\r\\n\\x00 é]{0,40}") {
+            let expected = text.replace("\r\n", "\n").replace('\r', "\n");
+            prop_assert_eq!(data_of(text.as_bytes()), one("a.b", &expected));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The log behind the streams, as this stage needs it: JetStream, and in tests a log in memory.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tracing::debug;
+
+use crate::domain::{Event, Pattern, StreamName};
+use crate::ingest::tail::{Next, Tail};
+use crate::ingest::{Error, Gap, Nats, Reader, StreamConfig, StreamFacts};
+
+/// How many events the first page of a reading asks for, before it is known how large they are.
+const FIRST_PAGE_EVENTS: usize = 32;
+/// The most events that a page asks for.
+const PAGE_EVENTS_MAX: usize = 256;
+
+/// Some history.
+#[derive(Debug)]
+pub(super) struct History {
+    pub(super) gap: Option<Gap>,
+    /// In stream order.
+    pub(super) events: Vec<Arc<Event>>,
+    /// The first sequence that was not looked at.
+    pub(super) next: u64,
+    /// Nothing more that matches was there.
+    pub(super) at_end: bool,
+}
+
+/// A log of several streams.
+pub(super) trait Log: Send + Sync + 'static {
+    /// The streams.
+    fn streams(&self) -> &[StreamConfig];
+
+    /// What a stream holds now.
+    fn facts<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<StreamFacts, Error>>;
+
+    /// Its live end, beginning with at most the last `history_events` sequences.
+    fn tail<'a>(
+        &'a self,
+        stream: &'a StreamConfig,
+        history_events: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>>;
+
+    /// Events of `types` from a sequence on: about `bytes_max` of them, by size, or up to the end.
+    fn read<'a>(
+        &'a self,
+        stream: &'a StreamConfig,
+        types: &'a [Pattern],
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'a, Result<History, Error>>;
+}
+
+/// The live end of a stream.
+pub(super) trait Follow: Send {
+    /// The next sequence that is expected.
+    fn next_sequence(&self) -> u64;
+
+    /// The last sequence that the stream had when this was opened.
+    fn last_at_open(&self) -> u64;
+
+    /// What comes next. Failures are waited out.
+    fn next(&mut self) -> BoxFuture<'_, Next>;
+}
+
+impl Follow for Tail {
+    fn next_sequence(&self) -> u64 {
+        Self::next_sequence(self)
+    }
+
+    fn last_at_open(&self) -> u64 {
+        Self::last_at_open(self)
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Next> {
+        Box::pin(Self::next(self))
+    }
+}
+
+impl Log for Nats {
+    fn streams(&self) -> &[StreamConfig] {
+        Self::streams(self)
+    }
+
+    fn facts<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<StreamFacts, Error>> {
+        Box::pin(Self::facts(self, stream))
+    }
+
+    fn tail<'a>(
+        &'a self,
+        stream: &'a StreamConfig,
+        history_events: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>> {
+        Box::pin(async move {
+            let tail = Tail::open(self.clone(), stream.clone(), history_events).await?;
+            Ok(Box::new(tail) as Box<dyn Follow>)
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        stream: &'a StreamConfig,
+        types: &'a [Pattern],
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'a, Result<History, Error>> {
+        Box::pin(read(self, stream, types, from, bytes_max))
+    }
+}
+
+async fn read(
+    nats: &Nats,
+    stream: &StreamConfig,
+    types: &[Pattern],
+    from: u64,
+    bytes_max: usize,
+) -> Result<History, Error> {
+    let (mut reader, gap) = Reader::open(nats.clone(), stream.clone(), types, from).await?;
+    let mut history = History { gap, events: Vec::new(), next: reader.next_sequence(), at_end: false };
+    let mut bytes = 0;
+    let mut page_events = FIRST_PAGE_EVENTS;
+    while !history.at_end && bytes < bytes_max {
+        let page = match reader.page(page_events).await {
+            Ok(page) => page,
+            // What came so far is whole; the failure is met again from there.
+            Err(error) if !history.events.is_empty() => {
+                debug!(stream = %stream.name, %error, "a page of history did not come");
+                break;
+            }
+            Err(error) => return Err(error),
+        };
+        bytes += page.events.iter().map(|event| event.data.len() + 1).sum::<usize>();
+        history.at_end = page.at_end;
+        history.events.extend(page.events);
+        history.next = reader.next_sequence();
+        let average = bytes / history.events.len().max(1) + 1;
+        page_events = (bytes_max.saturating_sub(bytes) / average).clamp(1, PAGE_EVENTS_MAX);
+    }
+    reader.close().await;
+    Ok(history)
+}

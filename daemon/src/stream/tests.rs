@@ -1,0 +1,390 @@
+//! The hub over a log in memory, on paused time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::testing::{Doubles, Listener, MemoryLog, config, name, named, wants};
+use super::{Config, Cursor, Error, Hub, NoPlugins, Request, Wanted};
+use crate::domain::SubscriptionId;
+
+async fn listen(hub: &Hub, types: &[&str], cursor: Option<&str>) -> Listener {
+    Listener::new(hub.subscribe(wants(types, cursor)).await.expect("it is admitted"))
+}
+
+fn wants_named(id: &str, cursor: Option<&str>) -> Request {
+    let wanted = Wanted::Named(SubscriptionId::parse(id).unwrap());
+    Request { wanted, ..wants(&[], cursor) }
+}
+
+fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn hears_matching_events_from_now_on() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    log.append("EVENTS", "a.old");
+    let mut client = listen(&hub, &["a.*"], None).await;
+    for kind in ["a.x", "b.x", "a.y", "a.y.z"] {
+        log.append("EVENTS", kind);
+    }
+    let own = |id: &str, kind: &str, data: &str| (id.to_owned(), kind.to_owned(), data.to_owned());
+    assert_eq!(client.events(2).await, [own("EVENTS:2", "a.x", "2"), own("EVENTS:4", "a.y", "4")]);
+    assert!(client.text.starts_with(b"retry: "));
+    // The cursor passes what the client does not want, with the next heartbeat.
+    client.until(|c| c.last_id().as_deref() == Some("EVENTS:5")).await;
+    assert_eq!(client.data().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_comes_back_gets_exactly_what_it_missed() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let mut client = listen(&log.hub(config(), vec![]), &[">"], None).await;
+    // Before any event the client has a place already.
+    client.until(|c| c.last_id().is_some()).await;
+    assert_eq!(client.last_id().as_deref(), Some("EVENTS:0"));
+    log.append("EVENTS", "a");
+    client.events(1).await;
+    let place = client.last_id();
+    drop(client);
+    (0..100).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    // Another hub: the place comes from the log alone.
+    let hub = log.hub(config(), vec![]);
+    let mut client = listen(&hub, &[">"], place.as_deref()).await;
+    client.events(100).await;
+    log.append("EVENTS", "a");
+    client.events(101).await;
+    assert_eq!(client.data(), numbers(2..=102));
+    assert_eq!(client.last_id().as_deref(), Some("EVENTS:102"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_loses_nothing() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    let (mut slow, mut quick) = (listen(&hub, &[">"], None).await, listen(&hub, &[">"], None).await);
+    for n in 1..=500 {
+        log.append("EVENTS", "a");
+        quick.events(n).await;
+        if n % 10 == 0 {
+            slow.piece().await;
+        }
+    }
+    slow.events(500).await;
+    assert_eq!(slow.data(), numbers(1..=500));
+    assert_eq!(quick.data(), numbers(1..=500));
+    assert_eq!(log.tails.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_that_is_gone_is_announced() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    (0..50).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    log.purge_below("EVENTS", 30);
+    let mut client = listen(&hub, &[">"], Some("EVENTS:9")).await;
+    let events = client.events(22).await;
+    assert_eq!((&*events[0].0, &*events[0].1), ("EVENTS:29", "gap"));
+    let gap: serde_json::Value = serde_json::from_str(&events[0].2).unwrap();
+    assert_eq!((&gap["asked"], &gap["available"], &gap["missing_at_most"]), (&10.into(), &30.into(), &20.into()));
+    assert_eq!(client.data(), numbers(30..=50));
+    // Everything goes, also what the client has not read yet.
+    log.purge_below("EVENTS", 51);
+    log.append("EVENTS", "a");
+    client.until(|c| c.data().len() == 22).await;
+    assert_eq!(client.data().last().map(String::as_str), Some("51"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_made_anew_is_announced_and_read_from_its_beginning() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    (0..50).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    let mut connected = listen(&hub, &[">"], None).await;
+    connected.piece().await;
+    log.recreate("EVENTS", 3);
+    let mut back = listen(&hub, &[">"], Some("EVENTS:50")).await;
+    for client in [&mut connected, &mut back] {
+        let events = client.events(4).await;
+        assert!(events[0].2.contains("\"reason\":\"reset\""), "{events:?}");
+        assert_eq!(client.data(), numbers(1..=3));
+    }
+    // A hub that never saw the old stream finds out too.
+    let mut later = listen(&log.hub(config(), vec![]), &[">"], Some("EVENTS:50")).await;
+    assert_eq!(later.events(4).await[0].1, "gap");
+    assert_eq!(later.data(), numbers(1..=3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_covers_every_stream() {
+    let log = MemoryLog::new(&["EVENTS", "ORDERS"]);
+    let hub = log.hub(config(), vec![]);
+    let mut client = listen(&hub, &[">"], None).await;
+    for _ in 0..20 {
+        log.append("EVENTS", "a");
+        log.append("ORDERS", "b");
+    }
+    client.events(15).await;
+    let place = Cursor::parse(&client.last_id().unwrap()).unwrap();
+    assert_eq!(place.streams().count(), 2);
+    let seen = client.data().len();
+    drop(client);
+    let mut client = listen(&hub, &[">"], Some(&place.to_string())).await;
+    client.events(40 - seen).await;
+    assert_eq!(client.data().len(), 40 - seen);
+    assert_eq!(client.last_id().as_deref(), Some("EVENTS:20,ORDERS:20"));
+    let unknown = hub.subscribe(wants(&[">"], Some("OTHER:1"))).await;
+    assert!(matches!(unknown, Err(Error::UnknownStream { stream }) if stream == name("OTHER")));
+    let nothing = hub.subscribe(Request { wanted: Wanted::Types(vec![]), ..wants(&[], None) }).await;
+    assert!(matches!(nothing, Err(Error::NoStreamForTypes)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_hold_and_are_given_back() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { clients_max: 3, clients_per_principal_max: 2, ..config() }, vec![]);
+    let request = |principal: &str| Request { principal: principal.to_owned(), ..wants(&[">"], None) };
+    let kept = [hub.subscribe(request("a")).await.unwrap(), hub.subscribe(request("a")).await.unwrap()];
+    assert!(matches!(hub.subscribe(request("a")).await, Err(Error::ClientsOfPrincipal { clients_max: 2 })));
+    let _other = hub.subscribe(request("b")).await.unwrap();
+    assert!(matches!(hub.subscribe(request("c")).await, Err(Error::Clients { clients_max: 3 })));
+    drop(kept);
+    hub.subscribe(request("a")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_stream_runs_its_plugins_once_for_all_and_parts_share_a_place() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let doubles = Arc::new(Doubles::default());
+    let hub =
+        log.hub(config(), vec![named("board", &["a"], doubles.clone()), named("plain", &["a"], Arc::new(NoPlugins))]);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(Listener::new(hub.subscribe(wants_named("board", None)).await.unwrap()));
+    }
+    let mut plain = Listener::new(hub.subscribe(wants_named("plain", None)).await.unwrap());
+    for n in 1..=10 {
+        log.append("EVENTS", if n == 5 { "b" } else { "a" });
+    }
+    let expected: Vec<String> = (1..=10).filter(|n| *n != 5).flat_map(Doubles::expected).collect();
+    for client in &mut clients {
+        let events = client.events(expected.len()).await;
+        assert_eq!(client.data(), expected);
+        // A place is given only after the last part.
+        let places: Vec<&str> = events.iter().take(3).map(|(id, ..)| &**id).collect();
+        assert_eq!(places, ["EVENTS:0", "EVENTS:1", "EVENTS:1"]);
+    }
+    assert_eq!(doubles.runs.load(Ordering::Relaxed), 9);
+    plain.events(9).await;
+    assert_eq!(
+        hub.named().iter().map(|n| (n.name.as_str(), n.clients)).collect::<Vec<_>>(),
+        [("board", 5), ("plain", 1)]
+    );
+    // In history they run for the one who reads it.
+    (0..60).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    let expected: Vec<String> = (1..=70).filter(|n| *n != 5).flat_map(Doubles::expected).collect();
+    let mut back = Listener::new(hub.subscribe(wants_named("board", Some("EVENTS:0"))).await.unwrap());
+    back.events(expected.len()).await;
+    assert_eq!(back.data(), expected);
+    let nobody = hub.subscribe(wants_named("nobody", None)).await;
+    assert!(matches!(nobody, Err(Error::NoSuchStream { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_definition_ends_the_clients_of_the_old_one_only() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let plain = || Arc::new(NoPlugins);
+    let hub = log.hub(config(), vec![named("same", &["a"], plain()), named("other", &["a"], plain())]);
+    let mut same = Listener::new(hub.subscribe(wants_named("same", None)).await.unwrap());
+    let mut other = Listener::new(hub.subscribe(wants_named("other", None)).await.unwrap());
+    hub.update(vec![named("same", &["a"], plain()), named("other", &["b"], plain())]);
+    other.ended().await;
+    log.append("EVENTS", "a");
+    same.events(1).await;
+    log.append("EVENTS", "b");
+    let mut again = Listener::new(hub.subscribe(wants_named("other", other.last_id().as_deref())).await.unwrap());
+    again.events(1).await;
+    assert_eq!(again.data(), ["2"]);
+    hub.update(vec![]);
+    same.ended().await;
+    assert!(hub.named().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tail_ends_some_time_after_its_last_client() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    assert_eq!(log.tails.load(Ordering::Relaxed), 0);
+    drop(listen(&hub, &[">"], None).await);
+    drop(listen(&hub, &[">"], None).await);
+    assert_eq!(log.tails.load(Ordering::Relaxed), 1);
+    sleep(config().linger * 3).await;
+    let client = listen(&hub, &[">"], None).await;
+    sleep(config().linger * 3).await;
+    drop(client);
+    drop(listen(&hub, &[">"], None).await);
+    assert_eq!(log.tails.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_does_not_answer_is_waited_for_with_heartbeats() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    (0..100).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    let mut client = listen(&hub, &[">"], Some("EVENTS:0")).await;
+    log.broken.store(true, Ordering::Relaxed);
+    client.until(|c| c.comments() >= 4).await;
+    log.broken.store(false, Ordering::Relaxed);
+    client.events(100).await;
+    assert_eq!(client.data(), numbers(1..=100));
+    log.broken.store(true, Ordering::Relaxed);
+    assert!(matches!(hub.subscribe(wants(&[">"], None)).await, Err(Error::Facts { .. })));
+    let fresh = log.hub(config(), vec![]);
+    assert!(matches!(fresh.subscribe(wants(&[">"], None)).await, Err(Error::NotReady { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_ends_at_shutdown() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![named("board", &["a"], Arc::new(Doubles::default()))]);
+    let stop = CancellationToken::new();
+    let mut idle = listen(&hub, &[">"], None).await;
+    let mut board = Listener::new(hub.subscribe(wants_named("board", None)).await.unwrap());
+    // This one reads history that cannot be had, and is not polled again.
+    let stuck = listen(&hub, &[">"], None).await;
+    log.append("EVENTS", "a");
+    idle.events(1).await;
+    let before = Instant::now();
+    let run = async {
+        stop.cancel();
+        hub.clone().run(stop.clone()).await;
+    };
+    let clients = async {
+        idle.ended().await;
+        board.ended().await;
+    };
+    tokio::join!(run, clients);
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert!(matches!(hub.subscribe(wants(&[">"], None)).await, Err(Error::Stopping)));
+    drop(stuck);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u8),
+    Read { client: usize, pieces: usize },
+    Reconnect(usize),
+    Restart,
+    Pause(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1..40_u8).prop_map(Step::Append),
+        6 => (0..3_usize, 1..30_usize).prop_map(|(client, pieces)| Step::Read { client, pieces }),
+        2 => (0..3_usize).prop_map(Step::Reconnect),
+        1 => Just(Step::Restart),
+        2 => (0..60_u64).prop_map(Step::Pause),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+struct Party {
+    request: Request,
+    listener: Listener,
+    got: Vec<(u64, String)>,
+}
+
+impl Party {
+    /// Takes over what was read, as far as the client's place vouches for it: parts of an event that is not whole come again.
+    async fn reconnect(&mut self, hub: &Hub) {
+        self.keep();
+        let place = self.listener.last_id();
+        let cursor = place.map(|text| Cursor::parse(&text).unwrap()).or(self.request.cursor.clone());
+        self.request.cursor = cursor;
+        self.listener = Listener::new(hub.subscribe(self.request.clone()).await.unwrap());
+    }
+
+    fn keep(&mut self) {
+        let last = self.listener.last_id().map_or(0, |id| id.rsplit_once(':').unwrap().1.parse().unwrap());
+        for data in self.listener.data() {
+            let sequence = data.split('/').next().unwrap().parse().unwrap();
+            if sequence <= last {
+                self.got.push((sequence, data));
+            }
+        }
+    }
+}
+
+async fn play(steps: Vec<Step>) {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let streams = || vec![named("board", &["a"], Arc::new(Doubles::default()) as _)];
+    let mut hub = log.hub(config(), streams());
+    let mut parties = Vec::new();
+    for request in
+        [wants(&[">"], Some("EVENTS:0")), wants(&["b"], Some("EVENTS:0")), wants_named("board", Some("EVENTS:0"))]
+    {
+        let listener = Listener::new(hub.subscribe(request.clone()).await.unwrap());
+        parties.push(Party { request, listener, got: Vec::new() });
+    }
+    let mut last = 0;
+    for step in steps {
+        match step {
+            Step::Append(n) => (0..n).for_each(|_| last = log.append("EVENTS", if last % 4 == 1 { "b" } else { "a" })),
+            Step::Read { client, pieces } => {
+                for _ in 0..pieces {
+                    let _quiet = tokio::time::timeout(Duration::from_millis(2), parties[client].listener.piece()).await;
+                }
+            }
+            Step::Reconnect(client) => parties[client].reconnect(&hub).await,
+            Step::Restart => {
+                let stop = CancellationToken::new();
+                stop.cancel();
+                hub.run(stop).await;
+                hub = log.hub(config(), streams());
+                for party in &mut parties {
+                    party.reconnect(&hub).await;
+                }
+            }
+            Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
+        }
+    }
+    let place = format!("EVENTS:{last}");
+    for (at, party) in parties.iter_mut().enumerate() {
+        if last > 0 {
+            party.listener.until(|listener| listener.last_id().as_ref() == Some(&place)).await;
+        }
+        party.keep();
+        let matching = (1..=last).filter(|n| at == 0 || (n % 4 == 2) == (at == 1));
+        let expected: Vec<String> =
+            matching.flat_map(|n| if at == 2 { Doubles::expected(n) } else { vec![n.to_string()] }).collect();
+        let got: Vec<String> = party.got.iter().map(|(_, data)| data.clone()).collect();
+        assert_eq!(got, expected, "client {at}");
+    }
+    assert!(log.readers_most.load(Ordering::Relaxed) <= config().readers_max);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn every_client_gets_every_event_once_and_in_order(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(play(steps));
+    }
+}

@@ -110,16 +110,18 @@ async fn show(args: &DevArgs, root: &Root, account: &Account, stop: &Cancellatio
             () = stop.cancelled() => {}
         }
     };
-    let (result, counts, (), published, (), ()) = tokio::join!(
-        daemon,
-        stage.receiver.run(supplies.clone()),
-        stage.nats.run(supplies.clone()),
-        samples::publish(publisher, account, stop),
-        watching,
-        time,
-    );
-    account.text(closing(published, counts));
-    result.map_err(into_cli_error)
+    let playing = async {
+        tokio::select! {
+            ready = watcher.ready() => ready.inspect_err(|_| stop.cancel())?,
+            () = stop.cancelled() => return anyhow::Ok(0),
+        }
+        Ok(tokio::join!(samples::publish(publisher, account, stop), watching, time).0)
+    };
+    let (result, counts, (), published) =
+        tokio::join!(daemon, stage.receiver.run(supplies.clone()), stage.nats.run(supplies.clone()), playing);
+    result.map_err(into_cli_error)?;
+    account.text(closing(published?, counts));
+    Ok(())
 }
 
 /// Brings up what the daemon needs, and writes its configuration.

@@ -34,6 +34,8 @@ pub(super) async fn publish(nats: Nats, account: &Account, stop: &CancellationTo
         };
         let publish = async {
             ticks.tick().await;
+            // Told when it is sent: its delivery can come before its acknowledgement.
+            account.line(Mark::Published, "publish", kind, &summary(&data));
             nats.publish(event).await
         };
         let result = tokio::select! {
@@ -41,10 +43,7 @@ pub(super) async fn publish(nats: Nats, account: &Account, stop: &CancellationTo
             () = stop.cancelled() => break,
         };
         match result {
-            Ok(_) => {
-                published += 1;
-                account.line(Mark::Published, "publish", kind, &summary(&data));
-            }
+            Ok(_) => published += 1,
             Err(error) => account.line(Mark::Note, "publish", kind, &format!("not published: {}", chain(&error))),
         }
     }

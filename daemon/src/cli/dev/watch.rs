@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -12,12 +13,15 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::account::{Account, Mark};
 use super::samples::summary;
 use crate::telemetry::chain;
 
+/// How long the daemon may take to be ready, and how often it is asked.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the metrics are read.
 const METRICS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait before a stream that ended is asked for again.
@@ -41,6 +45,16 @@ impl Watcher {
     pub(super) fn new(address: SocketAddr, key: &str, account: Account) -> Self {
         let http = Client::builder(TokioExecutor::new()).build_http();
         Self { http, address, key: key.to_owned(), account }
+    }
+
+    /// Waits until the daemon says that it is ready. What is published before its subscriptions begin is not theirs.
+    pub(super) async fn ready(&self) -> anyhow::Result<()> {
+        let ready = async {
+            while self.get("/readyz", "").await.is_err() {
+                sleep(READY_INTERVAL).await;
+            }
+        };
+        timeout(READY_TIMEOUT, ready).await.context("the daemon is not ready after a minute")
     }
 
     /// Listens to a named stream for ever, from the last frame it saw after each interruption.
@@ -114,6 +128,7 @@ impl Watcher {
         let text = match what {
             Told::Filtered => format!("filtered out: {} ({now} so far)", now.saturating_sub(was)),
             Told::Failed => format!("given up and kept as dead letter: {} ({now} so far)", now.saturating_sub(was)),
+            Told::Parked if now < was => return,
             Told::Parked => format!("waiting for their next attempt: {now}"),
             Told::Held if now > 0 => "held: its events wait in the stream".to_owned(),
             Told::Held => "caught up: live again".to_owned(),

@@ -434,8 +434,8 @@ impl Worker {
         for index in 0..state.ledgers.len() {
             let ledger = &mut state.ledgers[index];
             if let Some(change) = ledger.position_change() {
-                let (change, saved) = position_change(self.lane.id(), ledger.stream(), change);
-                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index, saved };
+                let change = position_change(self.lane.id(), ledger.stream(), change);
+                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index };
                 self.shared.recorder.submit(change, token);
             }
         }

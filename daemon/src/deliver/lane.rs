@@ -106,8 +106,6 @@ pub enum Token {
         lane: Arc<Lane>,
         /// Which of its ledgers.
         ledger: usize,
-        /// The position, or `None` when it was removed.
-        saved: Option<(u64, u64)>,
     },
     /// Nobody waits for it.
     Nobody,
@@ -175,10 +173,10 @@ impl Lane {
             share.done();
             return Offered::Done;
         };
-        let idle = state.ledgers[ledger].has_read_all();
+        let was_at_end = state.ledgers[ledger].is_at_end();
         let offer = state.ledgers[ledger].offer(event.position.sequence, share, room);
-        if idle && !state.ledgers[ledger].has_read_all() {
-            // The reader had nothing left to read, and now there is something.
+        // While the breaker is open a reader that has read everything waits: now there is something to probe with.
+        if was_at_end && !state.ledgers[ledger].is_at_end() {
             self.wake();
         }
         match offer {
@@ -267,16 +265,19 @@ impl Lane {
         shares
     }
 
-    fn position_done(&self, ledger: usize, saved: Option<(u64, u64)>, durable: bool) -> Shares {
+    fn position_done(&self, ledger: usize, durable: bool) -> Shares {
         let mut state = self.state.lock();
-        if !durable {
+        let shares = if durable {
+            state.ledgers[ledger].position_saved()
+        } else {
             state.ledgers[ledger].position_lost();
             state.refused_at = Some(Instant::now());
-            drop(state);
-            self.wake();
-            return Shares::new();
-        }
-        saved.map(|(sequence, epoch)| state.ledgers[ledger].position_saved(sequence, epoch)).unwrap_or_default()
+            Shares::new()
+        };
+        drop(state);
+        // The position may have moved while this one was on its way: only now can it be handed in.
+        self.wake();
+        shares
     }
 
     fn count(&self, count: Count) {
@@ -304,7 +305,7 @@ pub fn completed(tokens: Vec<Token>, durable: bool) {
     for token in tokens {
         let shares = match token {
             Token::Record(lane, record) => lane.record_done(record, durable),
-            Token::Position { lane, ledger, saved } => lane.position_done(ledger, saved, durable),
+            Token::Position { lane, ledger } => lane.position_done(ledger, durable),
             Token::Nobody => continue,
         };
         for share in shares {
@@ -382,6 +383,16 @@ impl State {
         self.rejoined_at = Some(Instant::now());
     }
 
+    /// Is every outcome durable, and every position as it should be?
+    pub fn is_settled(&self) -> bool {
+        self.in_flight == 0 && self.ledgers.iter().all(Ledger::is_position_settled)
+    }
+
+    /// True once after the cursor of a ledger went back: then what the reader has read ahead must be dropped.
+    pub fn take_rewound(&mut self) -> bool {
+        self.ledgers.iter_mut().fold(false, |rewound, ledger| ledger.take_rewound() | rewound)
+    }
+
     /// Is there a position in the store, or one to be written?
     fn has_position(&self) -> bool {
         self.ledgers.iter().any(Ledger::has_position)
@@ -389,17 +400,16 @@ impl State {
 }
 
 /// The change that makes a ledger's new position durable.
-pub fn position_change(
-    id: &SubscriptionId,
-    stream: &StreamName,
-    change: PositionChange,
-) -> (Change, Option<(u64, u64)>) {
+pub fn position_change(id: &SubscriptionId, stream: &StreamName, change: PositionChange) -> Change {
     match change {
-        PositionChange::Remove => (Change::Unhold { subscription: id.clone(), stream: stream.clone() }, None),
-        PositionChange::Save { sequence, done_above, epoch } => {
+        PositionChange::Remove => Change::Unhold { subscription: id.clone(), stream: stream.clone() },
+        PositionChange::Save { sequence, done_above } => {
             let position = Position { stream: stream.clone(), sequence };
             let record = PositionRecord { position, recorded_above: done_above };
-            (Change::Hold { subscription: id.clone(), position: record }, Some((sequence, epoch)))
+            Change::Hold { subscription: id.clone(), position: record }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,9 @@ const DUE_PAGE: usize = 64;
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
 
+/// How long a stop waits at least for the last outcomes and positions to be durable.
+const SETTLE_TIME_MIN: Duration = Duration::from_secs(2);
+
 /// The worker of one lane.
 pub struct Worker {
     lane: Arc<Lane>,
@@ -157,6 +160,7 @@ impl Worker {
     /// The next event of the catch-up page that is still to be worked on; asks for a page when there is none, and goes
     /// back to reading live when all that was skipped has been read.
     fn next_history(&mut self, probe: bool) -> Option<Arc<Event>> {
+        self.drop_what_was_read_ahead();
         loop {
             let mut state = self.lane.state();
             let ledger = state.ledgers.iter().position(|ledger| ledger.is_held())?;
@@ -192,6 +196,16 @@ impl Worker {
                 self.catch_up.ask(&self.shared, Ask { ledger, stream, types, cursor, target, events_max });
             }
             return None;
+        }
+    }
+
+    /// The cursor may have gone back without the worker: a feed holds a lane that is full, also one that catches up in
+    /// another stream. The page then no longer follows on the cursor.
+    fn drop_what_was_read_ahead(&mut self) {
+        let rewound = self.lane.state().take_rewound();
+        if rewound {
+            self.through = None;
+            self.close_reader();
         }
     }
 
@@ -265,10 +279,15 @@ impl Worker {
         match ran.passed {
             Passed::Kept(outputs) => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+                let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
                         self.ready.push_back(Job::new(self.lane.id(), ledger, &event, output, part, parts));
                     }
+                }
+                // A daemon before this one recorded as many parts, of then more: there is nothing left to be recorded.
+                if self.ready.len() == before {
+                    self.settle(ledger, &event);
                 }
             }
             Passed::Dropped { .. } => {
@@ -439,8 +458,8 @@ impl Worker {
         for index in 0..state.ledgers.len() {
             let ledger = &mut state.ledgers[index];
             if let Some(change) = ledger.position_change() {
-                let (change, saved) = position_change(self.lane.id(), ledger.stream(), change);
-                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index, saved };
+                let change = position_change(self.lane.id(), ledger.stream(), change);
+                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index };
                 self.shared.recorder.submit(change, token);
             }
         }
@@ -488,7 +507,29 @@ impl Worker {
             info!(subscription = %self.lane.id(), delivery = %job.delivery, "parked an attempt that the stop cut short");
             self.submit(job.park(job.attempt - 1, clock::now_ms(), &cut_short));
         }
-        self.save_positions();
+        self.settle_positions(deadline).await;
+    }
+
+    /// Waits until the last outcomes are durable, and then the positions that tell of them: a daemon that starts later
+    /// reads the log above the ack floor only.
+    async fn settle_positions(&mut self, deadline: Instant) {
+        let deadline = deadline.max(Instant::now() + SETTLE_TIME_MIN);
+        loop {
+            self.resubmit();
+            self.save_positions();
+            if self.lane.state().is_settled() {
+                return;
+            }
+            self.shared.recorder.hurry();
+            let look_again = Instant::now() + RESUBMIT_DELAY;
+            tokio::select! {
+                () = self.lane.woken() => {}
+                () = tokio::time::sleep_until(look_again.min(deadline)) => {}
+            }
+            if Instant::now() >= deadline {
+                return warn!(subscription = %self.lane.id(), "the store did not take the last outcomes in time");
+            }
+        }
     }
 }
 

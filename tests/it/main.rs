@@ -1,6 +1,11 @@
 //! The integration tests: the real binary on real parts.
 
 mod config;
+mod crash;
 mod harness;
+mod hold;
+mod nats;
 mod plugins;
+mod sse;
+mod stop;
 mod tidy;

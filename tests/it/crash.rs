@@ -54,7 +54,7 @@ async fn heavy_five_kills_at_random_instants_lose_none_of_20_000_events() {
 
 #[tokio::test]
 async fn a_kill_while_deliveries_are_parked_loses_none_of_them() {
-    const EVENTS: u64 = 60;
+    const EVENTS: u64 = 300;
     let nats = TestNats::start().await;
     let receiver = TestReceiver::start_verifying(SECRET);
     receiver.set(Behaviour::Status(503));

@@ -4,7 +4,7 @@
 //! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
 //! than `in_flight_max` deliveries of a subscription.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, Event, Position, StreamName, SubscriptionId};
+use crate::domain::{AckShare, DeliveryId, Event, Position, StreamName, SubscriptionId};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::metrics::SubscriptionMetrics;
 
@@ -54,6 +54,9 @@ pub struct State {
     rejoined_at: Option<Instant>,
     /// The earliest time in milliseconds since the Unix epoch at which a parked delivery is due.
     pub due_ms: Option<u64>,
+    /// Parked deliveries that were taken out to be tried again, until what became of them is durable: till then the store
+    /// still shows them as due.
+    claimed: HashSet<DeliveryId>,
     /// Changes that the store refused, to be handed in again.
     lost: Vec<Record>,
     /// When the store last refused one.
@@ -77,6 +80,19 @@ pub struct Record {
     pub count: Count,
     /// What is written: kept to be handed in again should the store fail.
     pub change: Change,
+}
+
+impl Record {
+    /// The parked delivery that this is the outcome of.
+    fn claimed(&self) -> Option<DeliveryId> {
+        match &self.change {
+            _ if self.event.is_some() => None,
+            Change::FinishParked { delivery, .. } => Some(*delivery),
+            Change::Dead { letter, .. } => Some(letter.delivery),
+            Change::Park { parked, .. } => Some(parked.delivery),
+            _ => None,
+        }
+    }
 }
 
 /// How an outcome counts once it is durable.
@@ -138,6 +154,7 @@ impl Lane {
             full_since: None,
             rejoined_at: None,
             due_ms: None,
+            claimed: HashSet::new(),
             lost: Vec::new(),
             refused_at: None,
             disabled: None,
@@ -252,6 +269,9 @@ impl Lane {
         if let Some(due) = record.due_ms {
             state.due_at(due);
         }
+        if let Some(delivery) = record.claimed() {
+            state.claimed.remove(&delivery);
+        }
         let shares = match record.event {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
             None => Shares::new(),
@@ -334,6 +354,17 @@ impl State {
     /// Takes everything out of the queue: its acknowledgements are with the ledgers.
     pub fn clear_queue(&mut self) {
         self.queue.clear();
+    }
+
+    /// Takes a parked delivery for an attempt. It stays taken until the attempt's outcome is durable.
+    pub fn claim(&mut self, delivery: DeliveryId) {
+        self.claimed.insert(delivery);
+    }
+
+    /// The parked deliveries that are taken. To be asked before the store is read: one that is no longer among them then
+    /// is gone from its old place in the store too.
+    pub fn claimed(&self) -> HashSet<DeliveryId> {
+        self.claimed.clone()
     }
 
     /// A parked delivery is due at that time, in milliseconds since the Unix epoch.

@@ -3,6 +3,7 @@
 mod config;
 mod crash;
 mod dev;
+mod docs;
 mod harness;
 mod hold;
 mod nats;

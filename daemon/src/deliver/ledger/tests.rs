@@ -34,7 +34,9 @@ impl Bench {
 
     fn held_at(position: u64, done_above: &[u64], offered: u64) -> Self {
         let mut above = RangeSet::new();
-        done_above.iter().for_each(|s| drop(above.insert(*s)));
+        for sequence in done_above {
+            above.insert(*sequence);
+        }
         Self { ledger: Ledger::held_at(stream(), position, above, offered), acked: Arc::default() }
     }
 
@@ -125,7 +127,9 @@ fn a_full_lane_takes_nothing_new_and_does_not_count_it_as_offered() {
 #[test]
 fn what_is_held_back_is_acked_when_the_position_is_durable() {
     let mut b = Bench::live();
-    (1..=3).for_each(|s| drop(b.offer(s)));
+    for sequence in 1..=3 {
+        b.offer(sequence);
+    }
     b.ledger.hold([2, 3]);
     assert_eq!(b.offer(4), "kept");
     assert_eq!(b.saves(), Some(2));

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::deliver::Lane;
-use crate::deliver::lane::{Offered, Token};
+use crate::deliver::lane::{IMPATIENCE, Offered, Token};
 use crate::domain::{AckShare, Event, Pattern};
 use crate::ingest::{Live, Received};
 use crate::route::Table;
@@ -138,7 +138,7 @@ impl Feed {
                 return;
             }
             blocked = still;
-            let look_again = Instant::now() + self.hold_after.max(Duration::from_millis(1));
+            let look_again = Instant::now() + (self.hold_after / IMPATIENCE).max(Duration::from_millis(1));
             tokio::select! {
                 () = room => {}
                 () = tokio::time::sleep_until(look_again) => {}

@@ -9,6 +9,11 @@ use super::records::{PositionRecord, Recorded, Recovered};
 use super::{Error, codec};
 use crate::domain::{StreamName, SubscriptionId};
 
+/// How many of the last flushes are read for held subscriptions whatever the floors say. A subscription that catches up
+/// finishes events that were acked long ago; its position follows its records a flush or a few later, and what was
+/// recorded in between must be known after a crash.
+const HELD_FLUSHES: u64 = 1_024;
+
 type Places = BTreeMap<(SubscriptionId, StreamName), Recovered>;
 
 /// Reads the tail of the log and the held positions. The second is how many flushes were read.
@@ -49,6 +54,7 @@ fn read_tail(engine: &Engine, floors: &[(StreamName, u64)], places: &mut Places)
         wanted.insert(stream, Floor { sequence: *sequence, void: void(engine, stream)? });
     }
     let mut groups = 0;
+    let held = places.values().any(|place| place.position.is_some());
     for partition in engine.partitions().iter().rev() {
         for pair in partition.tree.iter().rev() {
             let (key, value) = pair.map_err(Error::read)?;
@@ -59,7 +65,7 @@ fn read_tail(engine: &Engine, floors: &[(StreamName, u64)], places: &mut Places)
                 floor.void.is_some_and(|void| flush <= void)
                     || group.running.iter().find(|(s, _)| s == *stream).is_none_or(|(_, max)| *max <= floor.sequence)
             });
-            if done {
+            if done && (!held || groups > HELD_FLUSHES) {
                 return Ok(groups);
             }
             read_group(&mut group, flush, &wanted, places)?;
@@ -83,9 +89,14 @@ fn read_group(
         let subscription = SubscriptionId::parse(section.subscription).map_err(|_| Error::Record { what: "log" })?;
         while let Some(entry) = section.entry(&subscription, stream)? {
             let sequence = entry.position.sequence;
-            if sequence > floor.sequence {
+            let of = (subscription.clone(), stream.clone());
+            let held_before = || {
+                let position = places.get(&of)?.position.as_ref()?;
+                (position.position.sequence <= sequence).then_some(())
+            };
+            if sequence > floor.sequence || held_before().is_some() {
                 let recorded = Recorded { sequence, part: entry.part, parts: entry.parts };
-                place(places, subscription.clone(), stream.clone()).recorded.push(recorded);
+                place(places, of.0, of.1).recorded.push(recorded);
             }
         }
     }

@@ -13,7 +13,9 @@ pub mod nats;
 pub mod paths;
 pub mod proc;
 pub mod process;
+pub mod random;
 pub mod receiver;
+pub mod setup;
 pub mod sse;
 pub mod wait;
 
@@ -23,5 +25,6 @@ pub use events::SECRET;
 pub use metrics::Metrics;
 pub use nats::TestNats;
 pub use receiver::{Behaviour, Received, Reply, TestReceiver};
+pub use setup::Webhook;
 pub use sse::{SseClient, SseEvent};
 pub use wait::wait_until;

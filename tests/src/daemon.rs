@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::nats::TestNats;
 use crate::paths::{plugin_dir, sluiced_binary};
 use crate::process::Process;
-use crate::wait::comes_true;
+use crate::wait::{comes_true, wait_until};
 
 /// The admin key of every daemon whose test does not set one.
 pub const ADMIN_KEY: &str = "test-admin-key-0123456789abcdef";
@@ -173,6 +173,21 @@ impl TestDaemon {
         });
         assert!(balanced.await, "the books of {subscription} do not balance at {received} received: {books:?}");
         books
+    }
+
+    /// What one subscription's gauge or counter stands at; 0 when it was never set.
+    pub async fn reading(&self, name: &str, subscription: &str) -> u64 {
+        self.metrics().await.sum(name, &[("subscription", subscription)]) as u64
+    }
+
+    /// Waits until a subscription is held or catching up (`true`), or reads live (`false`).
+    ///
+    /// # Panics
+    /// When it is not within `timeout`.
+    pub async fn wait_held(&self, subscription: &str, held: bool, timeout: Duration) {
+        let what = if held { "is held" } else { "reads live" };
+        let state = async || self.reading("sluiced_held", subscription).await == u64::from(held);
+        wait_until(&format!("{subscription} {what}"), timeout, state).await;
     }
 
     /// Resident memory in bytes.

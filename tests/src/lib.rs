@@ -11,8 +11,11 @@ pub mod http;
 pub mod metrics;
 pub mod nats;
 pub mod paths;
+pub mod proc;
 pub mod process;
+pub mod random;
 pub mod receiver;
+pub mod setup;
 pub mod sse;
 pub mod wait;
 
@@ -22,5 +25,6 @@ pub use events::SECRET;
 pub use metrics::Metrics;
 pub use nats::TestNats;
 pub use receiver::{Behaviour, Received, Reply, TestReceiver};
+pub use setup::Webhook;
 pub use sse::{SseClient, SseEvent};
 pub use wait::wait_until;

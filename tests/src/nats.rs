@@ -72,6 +72,23 @@ impl TestNats {
         }
     }
 
+    /// Tells the server to announce its end to its clients and to leave within some seconds (lame duck mode).
+    pub fn lame_duck(&mut self) {
+        self.process.as_mut().expect("the server runs").signal(Signal::USR2);
+    }
+
+    /// Deletes a consumer.
+    pub async fn delete_consumer(&self, stream: &str, consumer: &str) {
+        let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");
+        stream.delete_consumer(consumer).await.expect("the consumer can be deleted");
+    }
+
+    /// Discards every message of a stream.
+    pub async fn purge(&self, stream: &str) {
+        let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");
+        stream.purge().await.expect("the stream can be purged");
+    }
+
     /// Starts the server again on the same port and store, after killing it where it still runs.
     pub async fn restart(&mut self) {
         self.kill();

@@ -148,6 +148,9 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     if !matches!(joined, Ok(Ok(()))) {
         error!("the store's writer did not end well");
     }
+    for lane in &routes.load().lanes {
+        lane.let_go();
+    }
     stops.acks.cancel();
     ended("acks", &acks, STOP_MARGIN).await;
     nats.flush().await;

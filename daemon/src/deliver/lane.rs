@@ -4,7 +4,7 @@
 //! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
 //! than `in_flight_max` deliveries of a subscription.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, Event, Position, StreamName, SubscriptionId};
+use crate::domain::{AckShare, DeliveryId, Event, Position, StreamName, SubscriptionId};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::metrics::SubscriptionMetrics;
 
@@ -54,6 +54,9 @@ pub struct State {
     rejoined_at: Option<Instant>,
     /// The earliest time in milliseconds since the Unix epoch at which a parked delivery is due.
     pub due_ms: Option<u64>,
+    /// Parked deliveries that were taken out to be tried again, until what became of them is durable: till then the store
+    /// still shows them as due.
+    claimed: HashSet<DeliveryId>,
     /// Changes that the store refused, to be handed in again.
     lost: Vec<Record>,
     /// When the store last refused one.
@@ -77,6 +80,19 @@ pub struct Record {
     pub count: Count,
     /// What is written: kept to be handed in again should the store fail.
     pub change: Change,
+}
+
+impl Record {
+    /// The parked delivery that this is the outcome of.
+    fn claimed(&self) -> Option<DeliveryId> {
+        match &self.change {
+            _ if self.event.is_some() => None,
+            Change::FinishParked { delivery, .. } => Some(*delivery),
+            Change::Dead { letter, .. } => Some(letter.delivery),
+            Change::Park { parked, .. } => Some(parked.delivery),
+            _ => None,
+        }
+    }
 }
 
 /// How an outcome counts once it is durable.
@@ -106,8 +122,6 @@ pub enum Token {
         lane: Arc<Lane>,
         /// Which of its ledgers.
         ledger: usize,
-        /// The position, or `None` when it was removed.
-        saved: Option<(u64, u64)>,
     },
     /// Nobody waits for it.
     Nobody,
@@ -140,6 +154,7 @@ impl Lane {
             full_since: None,
             rejoined_at: None,
             due_ms: None,
+            claimed: HashSet::new(),
             lost: Vec::new(),
             refused_at: None,
             disabled: None,
@@ -175,7 +190,13 @@ impl Lane {
             share.done();
             return Offered::Done;
         };
-        match state.ledgers[ledger].offer(event.position.sequence, share, room) {
+        let was_at_end = state.ledgers[ledger].is_at_end();
+        let offer = state.ledgers[ledger].offer(event.position.sequence, share, room);
+        // While the breaker is open a reader that has read everything waits: now there is something to probe with.
+        if was_at_end && !state.ledgers[ledger].is_at_end() {
+            self.wake();
+        }
+        match offer {
             Offer::Taken => {
                 state.queue.push_back(Arc::clone(event));
                 let first = state.queue.len() == 1;
@@ -224,6 +245,15 @@ impl Lane {
         self.room.notify_waiters();
     }
 
+    /// The end: hands back to JetStream whatever is not on record.
+    pub fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.queue.clear();
+        let ledgers = std::mem::take(&mut state.ledgers);
+        drop(state);
+        drop(ledgers);
+    }
+
     /// The store has dealt with a change of this lane.
     fn record_done(self: &Arc<Self>, record: Record, durable: bool) -> Shares {
         let mut state = self.state.lock();
@@ -237,7 +267,10 @@ impl Lane {
         state.unrecorded -= 1;
         self.metrics.in_flight.dec();
         if let Some(due) = record.due_ms {
-            state.due_ms = Some(state.due_ms.map_or(due, |earliest| earliest.min(due)));
+            state.due_at(due);
+        }
+        if let Some(delivery) = record.claimed() {
+            state.claimed.remove(&delivery);
         }
         let shares = match record.event {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
@@ -252,16 +285,19 @@ impl Lane {
         shares
     }
 
-    fn position_done(&self, ledger: usize, saved: Option<(u64, u64)>, durable: bool) -> Shares {
+    fn position_done(&self, ledger: usize, durable: bool) -> Shares {
         let mut state = self.state.lock();
-        if !durable {
+        let shares = if durable {
+            state.ledgers[ledger].position_saved()
+        } else {
             state.ledgers[ledger].position_lost();
             state.refused_at = Some(Instant::now());
-            drop(state);
-            self.wake();
-            return Shares::new();
-        }
-        saved.map(|(sequence, epoch)| state.ledgers[ledger].position_saved(sequence, epoch)).unwrap_or_default()
+            Shares::new()
+        };
+        drop(state);
+        // The position may have moved while this one was on its way: only now can it be handed in.
+        self.wake();
+        shares
     }
 
     fn count(&self, count: Count) {
@@ -289,7 +325,7 @@ pub fn completed(tokens: Vec<Token>, durable: bool) {
     for token in tokens {
         let shares = match token {
             Token::Record(lane, record) => lane.record_done(record, durable),
-            Token::Position { lane, ledger, saved } => lane.position_done(ledger, saved, durable),
+            Token::Position { lane, ledger } => lane.position_done(ledger, durable),
             Token::Nobody => continue,
         };
         for share in shares {
@@ -318,6 +354,22 @@ impl State {
     /// Takes everything out of the queue: its acknowledgements are with the ledgers.
     pub fn clear_queue(&mut self) {
         self.queue.clear();
+    }
+
+    /// Takes a parked delivery for an attempt. It stays taken until the attempt's outcome is durable.
+    pub fn claim(&mut self, delivery: DeliveryId) {
+        self.claimed.insert(delivery);
+    }
+
+    /// The parked deliveries that are taken. To be asked before the store is read: one that is no longer among them then
+    /// is gone from its old place in the store too.
+    pub fn claimed(&self) -> HashSet<DeliveryId> {
+        self.claimed.clone()
+    }
+
+    /// A parked delivery is due at that time, in milliseconds since the Unix epoch.
+    pub fn due_at(&mut self, due_ms: u64) {
+        self.due_ms = Some(self.due_ms.map_or(due_ms, |earliest| earliest.min(due_ms)));
     }
 
     /// How many slots are free.
@@ -362,6 +414,16 @@ impl State {
         self.rejoined_at = Some(Instant::now());
     }
 
+    /// Is every outcome durable, and every position as it should be?
+    pub fn is_settled(&self) -> bool {
+        self.in_flight == 0 && self.ledgers.iter().all(Ledger::is_position_settled)
+    }
+
+    /// True once after the cursor of a ledger went back: then what the reader has read ahead must be dropped.
+    pub fn take_rewound(&mut self) -> bool {
+        self.ledgers.iter_mut().fold(false, |rewound, ledger| ledger.take_rewound() | rewound)
+    }
+
     /// Is there a position in the store, or one to be written?
     fn has_position(&self) -> bool {
         self.ledgers.iter().any(Ledger::has_position)
@@ -369,17 +431,16 @@ impl State {
 }
 
 /// The change that makes a ledger's new position durable.
-pub fn position_change(
-    id: &SubscriptionId,
-    stream: &StreamName,
-    change: PositionChange,
-) -> (Change, Option<(u64, u64)>) {
+pub fn position_change(id: &SubscriptionId, stream: &StreamName, change: PositionChange) -> Change {
     match change {
-        PositionChange::Remove => (Change::Unhold { subscription: id.clone(), stream: stream.clone() }, None),
-        PositionChange::Save { sequence, done_above, epoch } => {
+        PositionChange::Remove => Change::Unhold { subscription: id.clone(), stream: stream.clone() },
+        PositionChange::Save { sequence, done_above } => {
             let position = Position { stream: stream.clone(), sequence };
             let record = PositionRecord { position, recorded_above: done_above };
-            (Change::Hold { subscription: id.clone(), position: record }, Some((sequence, epoch)))
+            Change::Hold { subscription: id.clone(), position: record }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,12 +68,20 @@ pub struct Ledger {
     held: Option<Held>,
     /// The highest event that the live tail offered.
     offered: u64,
-    /// The position in the store.
-    durable: Option<u64>,
-    /// The position last handed to the store's writer.
-    submitted: Option<u64>,
-    /// Counts the removals of the position: a confirmation from before a removal no longer counts.
-    epoch: u64,
+    /// The position that the store confirmed last.
+    stored: Option<u64>,
+    /// The change that the store was handed and has not answered. There is never more than one, so that it is always
+    /// known what the store may hold.
+    on_its_way: Option<Option<u64>>,
+    /// The store may hold what it confirmed last or what it failed to write: the position is to be written again.
+    doubtful: bool,
+    /// The position is to be written again although it has not moved: more is done above it, or acknowledgements wait.
+    resave: bool,
+    /// Whatever becomes of the change on its way, the store holds a position at or below this; `u64::MAX` when it may
+    /// hold none.
+    covered_from: u64,
+    /// The cursor went back: what the reader has read ahead no longer follows on it.
+    rewound: bool,
     /// Acknowledgements that wait for the position to be durable.
     gated: Vec<(u64, AckShare)>,
 }
@@ -87,8 +95,6 @@ pub enum PositionChange {
         sequence: u64,
         /// What is on record at or above it.
         done_above: RangeSet,
-        /// To be handed back with the confirmation.
-        epoch: u64,
     },
     /// Remove it: the subscription reads live, and all that its reader took is on record.
     Remove,
@@ -104,9 +110,12 @@ impl Ledger {
             in_hand: BTreeMap::new(),
             held: None,
             offered,
-            durable: None,
-            submitted: None,
-            epoch: 0,
+            stored: None,
+            on_its_way: None,
+            doubtful: false,
+            resave: false,
+            covered_from: u64::MAX,
+            rewound: false,
             gated: Vec::new(),
         }
     }
@@ -116,8 +125,8 @@ impl Ledger {
         let mut ledger = Self::live(stream, offered);
         ledger.done = done_above;
         ledger.held = Some(Held { cursor: position, skipped: offered });
-        ledger.durable = Some(position);
-        ledger.submitted = Some(position);
+        ledger.stored = Some(position);
+        ledger.covered_from = position;
         ledger
     }
 
@@ -133,7 +142,12 @@ impl Ledger {
 
     /// Is there a position in the store, or one to be written?
     pub fn has_position(&self) -> bool {
-        self.submitted.is_some() || self.held.is_some()
+        self.held.is_some() || self.stored.is_some() || self.on_its_way.is_some() || self.doubtful
+    }
+
+    /// Does the store know all that it has to know of the position?
+    pub fn is_position_settled(&self) -> bool {
+        self.on_its_way.is_none() && !self.position_is_due()
     }
 
     /// Where the reader is to read on, when held.
@@ -144,6 +158,11 @@ impl Ledger {
     /// The highest event that the reader must pass, when held.
     pub fn target(&self) -> u64 {
         self.held.map_or(self.offered, |held| held.skipped)
+    }
+
+    /// Is it held although its reader has passed everything that was skipped?
+    pub fn is_at_end(&self) -> bool {
+        self.held.is_some_and(|held| held.cursor > held.skipped)
     }
 
     /// Is that part of that event on record?
@@ -158,7 +177,8 @@ impl Ledger {
 
     /// Takes over what a daemon before this one recorded.
     pub fn recover(&mut self, sequence: u64, part: u32, parts: u32) {
-        self.mark(sequence, part, parts);
+        // The log is read only above the ack floor, which may soon pass this event: the position takes it over.
+        self.resave |= self.mark(sequence, part, parts);
     }
 
     /// The live tail offers an event.
@@ -177,7 +197,7 @@ impl Ledger {
         if let Some(held) = &mut self.held {
             if sequence >= held.cursor {
                 held.skipped = held.skipped.max(sequence);
-                if self.durable.is_some_and(|position| position <= sequence) {
+                if sequence >= self.covered_from {
                     return Offer::Settled(share);
                 }
                 self.gated.push((sequence, share));
@@ -196,19 +216,19 @@ impl Ledger {
         let mut cursor = self.offered + 1;
         for sequence in queued {
             cursor = cursor.min(sequence);
-            if let Some(in_hand) = self.in_hand.remove(&sequence) {
-                self.gated.extend(in_hand.shares.into_iter().map(|share| (sequence, share)));
-            }
+            self.gate(sequence);
         }
         let skipped = self.held.map_or(self.offered, |held| held.skipped.max(self.offered));
         let cursor = self.held.map_or(cursor, |held| held.cursor.min(cursor));
         self.held = Some(Held { cursor, skipped });
+        self.rewound = true;
     }
 
     /// The subscription begins in the past: it is to read all from `cursor` to `target` before it reads live.
     pub fn begin_at(&mut self, cursor: u64, target: u64) {
         let skipped = self.held.map_or(target, |held| held.skipped.max(target)).max(self.offered);
         self.held = Some(Held { cursor, skipped });
+        self.rewound = true;
     }
 
     /// The reader came to an event. True when the subscription is to work on it; false when it is done or in hand.
@@ -230,63 +250,75 @@ impl Ledger {
 
     /// An event that could not be worked on goes back: the reader will come to it again.
     pub fn step_back(&mut self, sequence: u64) {
-        if let Some(in_hand) = self.in_hand.remove(&sequence) {
-            self.gated.extend(in_hand.shares.into_iter().map(|share| (sequence, share)));
-        }
+        self.gate(sequence);
         let skipped = self.held.map_or(self.offered, |held| held.skipped).max(sequence);
         let cursor = self.held.map_or(sequence, |held| held.cursor.min(sequence));
         self.held = Some(Held { cursor, skipped });
+        self.rewound = true;
+    }
+
+    /// The reader is to read from the cursor again, because it asks for other events from now on.
+    pub fn reread(&mut self) {
+        self.rewound = true;
+    }
+
+    /// True once after the cursor went back, by whomever: then what the reader has read ahead must be dropped, because
+    /// going on with it would pass events that it has not brought.
+    pub fn take_rewound(&mut self) -> bool {
+        std::mem::take(&mut self.rewound)
     }
 
     /// Reads live again if the reader has passed everything that was skipped. True when it does now.
     pub fn try_rejoin(&mut self) -> bool {
-        match self.held {
-            Some(held) if held.cursor > held.skipped => {
-                self.held = None;
-                true
-            }
-            _ => false,
+        let rejoins = self.is_at_end();
+        if rejoins {
+            self.held = None;
         }
+        rejoins
     }
 
     /// An event is done with and needs no record: a filter dropped it. Returns what can be acked.
     pub fn settle(&mut self, sequence: u64) -> Shares {
+        self.partial.remove(&sequence);
         self.done.insert(sequence);
         self.release(sequence)
     }
 
     /// One part of an event is durably on record. Returns what can be acked: something only with the last part.
     pub fn recorded(&mut self, sequence: u64, part: u32, parts: u32) -> Shares {
-        if self.mark(sequence, part, parts) { self.release(sequence) } else { Shares::new() }
-    }
-
-    /// What the store is to be told of the position, if anything; call it after each step.
-    pub fn position_change(&mut self) -> Option<PositionChange> {
-        let wanted = self.position();
-        if wanted == self.submitted {
-            return None;
-        }
-        self.submitted = wanted;
-        let Some(sequence) = wanted else {
-            self.epoch += 1;
-            self.durable = None;
-            return Some(PositionChange::Remove);
-        };
-        let mut done_above = self.done.clone();
-        done_above.remove_below(sequence);
-        Some(PositionChange::Save { sequence, done_above, epoch: self.epoch })
-    }
-
-    /// The store has made a position durable. Returns what can be acked.
-    pub fn position_saved(&mut self, sequence: u64, epoch: u64) -> Shares {
-        if epoch != self.epoch {
+        if !self.mark(sequence, part, parts) {
             return Shares::new();
         }
-        self.durable = Some(sequence);
+        self.resave = true;
+        self.release(sequence)
+    }
+
+    /// What the store is to be told of the position, if anything; call it after each step. While the store has not
+    /// answered the last change there is none: what changes in the meantime goes with the next one.
+    pub fn position_change(&mut self) -> Option<PositionChange> {
+        if self.on_its_way.is_some() || !self.position_is_due() {
+            return None;
+        }
+        let wanted = self.position();
+        self.resave = false;
+        self.on_its_way = Some(wanted);
+        self.covered_from = self.covered_from.max(wanted.unwrap_or(u64::MAX));
+        let Some(sequence) = wanted else { return Some(PositionChange::Remove) };
+        let mut done_above = self.done.clone();
+        done_above.remove_below(sequence);
+        Some(PositionChange::Save { sequence, done_above })
+    }
+
+    /// The store has made the change durable that it was handed last. Returns what can be acked.
+    pub fn position_saved(&mut self) -> Shares {
+        let Some(saved) = self.on_its_way.take() else { return Shares::new() };
+        self.stored = saved;
+        self.doubtful = false;
+        self.covered_from = saved.unwrap_or(u64::MAX);
         let mut free = Shares::new();
         let mut waiting = Vec::new();
         for (gated, share) in std::mem::take(&mut self.gated) {
-            if gated >= sequence {
+            if self.may_go(gated) {
                 free.push(share);
             } else {
                 waiting.push((gated, share));
@@ -296,10 +328,9 @@ impl Ledger {
         free
     }
 
-    /// The store could not write a position: it is to be handed in again.
+    /// The store could not write the change that it was handed last, or not for certain: it is to be handed in again.
     pub fn position_lost(&mut self) {
-        self.submitted = None;
-        self.epoch += u64::from(self.position().is_none());
+        self.doubtful |= self.on_its_way.take().is_some();
     }
 
     /// Nothing at or below `floor` comes again from the live tail: what is known of it can be forgotten.
@@ -307,6 +338,34 @@ impl Ledger {
         let keep_from = self.position().map_or(floor + 1, |position| position.min(floor + 1));
         self.done.remove_below(keep_from);
         self.partial = self.partial.split_off(&keep_from);
+        // Everything up to the floor that concerns this subscription was offered, also when it was long ago: a reader
+        // that began at the last one would look for history that nobody misses.
+        self.offered = self.offered.max(floor);
+    }
+
+    fn position_is_due(&self) -> bool {
+        let wanted = self.position();
+        self.doubtful || wanted != self.stored || (self.resave && wanted.is_some())
+    }
+
+    /// May an acknowledgement go that waited for the position?
+    fn may_go(&self, sequence: u64) -> bool {
+        match self.in_hand.get(&sequence).map(|in_hand| in_hand.source) {
+            // The reader does not come to it any more, only its record counts.
+            Some(Source::Live) => false,
+            // The position stays before it until it is on record.
+            Some(Source::Reader) => sequence >= self.covered_from,
+            // The reader has passed it and did not bring it: it is gone from the stream, or no longer asked for.
+            None if self.held.is_none_or(|held| sequence < held.cursor) => true,
+            None => sequence >= self.covered_from,
+        }
+    }
+
+    /// Takes an event out of hand; its acknowledgements wait for the position.
+    fn gate(&mut self, sequence: u64) {
+        let Some(in_hand) = self.in_hand.remove(&sequence) else { return };
+        self.resave |= !in_hand.shares.is_empty();
+        self.gated.extend(in_hand.shares.into_iter().map(|share| (sequence, share)));
     }
 
     fn is_known(&self, sequence: u64) -> bool {
@@ -324,11 +383,12 @@ impl Ledger {
         if parts > 1 {
             let done = self.partial.entry(sequence).or_default();
             done.insert(part.into());
-            if done.iter().map(|(first, last)| last - first + 1).sum::<u64>() < u64::from(parts) {
+            // A plugin that was changed may have made more parts of it before: those do not count for the parts of now.
+            if (0..u64::from(parts)).any(|part| !done.contains(part)) {
                 return false;
             }
-            self.partial.remove(&sequence);
         }
+        self.partial.remove(&sequence);
         self.done.insert(sequence);
         true
     }
@@ -347,3 +407,6 @@ impl Ledger {
         free
     }
 }
+
+#[cfg(test)]
+mod tests;

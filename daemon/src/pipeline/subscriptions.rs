@@ -173,7 +173,13 @@ impl Subscriptions {
         }
         for (id, spec) in specs {
             if let Some(running) = self.running.get(&id) {
-                running.lane.state().set_limits(limits(&spec));
+                let mut state = running.lane.state();
+                state.set_limits(limits(&spec));
+                // A reader goes on with the event types that it was opened with.
+                if running.spec.load().types != spec.types {
+                    state.ledgers.iter_mut().for_each(Ledger::reread);
+                }
+                drop(state);
                 running.spec.store(Arc::new(spec));
                 running.lane.wake();
             } else if let Some(registration) = registrations.remove(&id) {

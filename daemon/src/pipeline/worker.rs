@@ -22,13 +22,18 @@ use crate::deliver::lane::{Lane, Record, Token, position_change};
 use crate::deliver::ledger::Shares;
 use crate::domain::{DeliveryId, Event, FailureClass, OnPluginError, Outcome, Position};
 use crate::plugin::Passed;
-use crate::store::Change;
+use crate::store::{self, Change};
 use crate::telemetry::{self, clock};
 
 /// How many parked deliveries are taken from the store at a time.
 const DUE_PAGE: usize = 64;
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
+/// How long to wait, in milliseconds, before a reading of the store that failed is tried again.
+const REREAD_DELAY_MS: u64 = 1_000;
+
+/// How long a stop waits at least for the last outcomes and positions to be durable.
+const SETTLE_TIME_MIN: Duration = Duration::from_secs(2);
 
 /// The worker of one lane.
 pub struct Worker {
@@ -41,8 +46,6 @@ pub struct Worker {
     in_air: FuturesUnordered<InAir>,
     /// Jobs whose plugins have run and which wait for a slot: the parts of one event, or parked deliveries that are due.
     ready: VecDeque<Job>,
-    /// Parked deliveries that are in `ready` or in the air.
-    claimed: HashSet<DeliveryId>,
     catch_up: CatchUp,
     /// Up to where history is read once the page has been worked through.
     through: Option<(usize, u64)>,
@@ -70,7 +73,6 @@ impl Worker {
             breaker,
             in_air: FuturesUnordered::new(),
             ready: VecDeque::new(),
-            claimed: HashSet::new(),
             catch_up: CatchUp::default(),
             through: None,
             counted: None,
@@ -130,7 +132,8 @@ impl Worker {
             return Some(Next::Job(Box::new(job)));
         }
         self.parked_next = !self.parked_next;
-        if (self.parked_next || probe) && self.load_due() {
+        let due_max = if probe { 1 } else { DUE_PAGE };
+        if (self.parked_next || probe) && self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
         }
         if let Some(event) = self.next_live() {
@@ -139,7 +142,7 @@ impl Worker {
         if let Some(event) = self.next_history(probe) {
             return Some(Next::Event(event));
         }
-        if self.load_due() {
+        if self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
         }
         None
@@ -156,6 +159,7 @@ impl Worker {
     /// The next event of the catch-up page that is still to be worked on; asks for a page when there is none, and goes
     /// back to reading live when all that was skipped has been read.
     fn next_history(&mut self, probe: bool) -> Option<Arc<Event>> {
+        self.drop_what_was_read_ahead();
         loop {
             let mut state = self.lane.state();
             let ledger = state.ledgers.iter().position(|ledger| ledger.is_held())?;
@@ -194,6 +198,16 @@ impl Worker {
         }
     }
 
+    /// The cursor may have gone back without the worker: a feed holds a lane that is full, also one that catches up in
+    /// another stream. The page then no longer follows on the cursor.
+    fn drop_what_was_read_ahead(&mut self) {
+        let rewound = self.lane.state().take_rewound();
+        if rewound {
+            self.through = None;
+            self.close_reader();
+        }
+    }
+
     fn rejoined(&mut self, all_live: bool) {
         self.through = None;
         self.close_reader();
@@ -210,35 +224,54 @@ impl Worker {
         }
     }
 
-    /// Loads parked deliveries that are due into `ready`. True when there is one.
-    fn load_due(&mut self) -> bool {
+    /// Loads parked deliveries that are due into `ready`, at most so many. True when there is one.
+    fn load_due(&mut self, due_max: usize) -> bool {
         let now = clock::now_ms();
-        if self.lane.state().due_ms.is_none_or(|due| due > now) {
-            return false;
-        }
-        let limit = self.claimed.len() + DUE_PAGE;
-        let page = match self.shared.store.parked_page(self.lane.id(), None, u64::MAX, limit) {
-            Ok(page) => page,
-            Err(error) => {
-                error!(subscription = %self.lane.id(), error = %telemetry::chain(&error), "cannot read what is parked");
-                self.lane.state().due_ms = Some(now + 1_000);
+        let claimed = {
+            let mut state = self.lane.state();
+            // Taken out before the store is read: what is parked meanwhile puts its own time there.
+            if state.due_ms.take_if(|due| *due <= now).is_none() {
                 return false;
             }
+            state.claimed()
         };
-        let mut later = None;
-        for (key, parked) in page {
-            if self.claimed.contains(&key.delivery) {
-                continue;
+        let later = match self.load_unclaimed(now, due_max, &claimed) {
+            Ok(later) => later,
+            Err(error) => {
+                error!(subscription = %self.lane.id(), error = %telemetry::chain(&error), "cannot read what is parked");
+                Some(now + REREAD_DELAY_MS)
             }
-            if key.due_ms > now || self.ready.len() >= DUE_PAGE {
-                later = Some(key.due_ms);
-                break;
-            }
-            self.claimed.insert(key.delivery);
-            self.ready.push_back(Job::parked(parked));
+        };
+        if let Some(later) = later {
+            self.lane.state().due_at(later);
         }
-        self.lane.state().due_ms = later;
         !self.ready.is_empty()
+    }
+
+    /// Reads on in the store past what is claimed. Returns when the first delivery that it left is due.
+    fn load_unclaimed(
+        &mut self,
+        now: u64,
+        due_max: usize,
+        claimed: &HashSet<DeliveryId>,
+    ) -> Result<Option<u64>, store::Error> {
+        let mut after = None;
+        loop {
+            let limit = claimed.len() + due_max + 1;
+            let page = self.shared.store.parked_page(self.lane.id(), after.as_ref(), u64::MAX, limit)?;
+            let Some((last, _)) = page.last() else { return Ok(None) };
+            after = Some(last.clone());
+            for (key, parked) in page {
+                if claimed.contains(&key.delivery) {
+                    continue;
+                }
+                if key.due_ms > now || self.ready.len() >= due_max {
+                    return Ok(Some(key.due_ms));
+                }
+                self.lane.state().claim(key.delivery);
+                self.ready.push_back(Job::parked(parked));
+            }
+        }
     }
 
     /// Carries one event on: decoded, through the plugins, and each output to an attempt.
@@ -261,10 +294,15 @@ impl Worker {
         match ran.passed {
             Passed::Kept(outputs) => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+                let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
                         self.ready.push_back(Job::new(self.lane.id(), ledger, &event, output, part, parts));
                     }
+                }
+                // A daemon before this one recorded as many parts, of then more: there is nothing left to be recorded.
+                if self.ready.len() == before {
+                    self.settle(ledger, &event);
                 }
             }
             Passed::Dropped { .. } => {
@@ -322,7 +360,6 @@ impl Worker {
     fn land(&mut self, landed: Landed) {
         let Landed { job, outcome, took } = landed;
         self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
-        self.claimed.remove(&job.delivery);
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
         let from_reader = job.ledger.is_some() && job.parts == 1;
@@ -424,7 +461,7 @@ impl Worker {
             let change = record.change.clone();
             self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));
         }
-        false
+        true
     }
 
     fn save_positions(&self) {
@@ -435,8 +472,8 @@ impl Worker {
         for index in 0..state.ledgers.len() {
             let ledger = &mut state.ledgers[index];
             if let Some(change) = ledger.position_change() {
-                let (change, saved) = position_change(self.lane.id(), ledger.stream(), change);
-                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index, saved };
+                let change = position_change(self.lane.id(), ledger.stream(), change);
+                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index };
                 self.shared.recorder.submit(change, token);
             }
         }
@@ -484,7 +521,29 @@ impl Worker {
             info!(subscription = %self.lane.id(), delivery = %job.delivery, "parked an attempt that the stop cut short");
             self.submit(job.park(job.attempt - 1, clock::now_ms(), &cut_short));
         }
-        self.save_positions();
+        self.settle_positions(deadline).await;
+    }
+
+    /// Waits until the last outcomes are durable, and then the positions that tell of them: a daemon that starts later
+    /// reads the log above the ack floor only.
+    async fn settle_positions(&mut self, deadline: Instant) {
+        let deadline = deadline.max(Instant::now() + SETTLE_TIME_MIN);
+        loop {
+            self.resubmit();
+            self.save_positions();
+            if self.lane.state().is_settled() {
+                return;
+            }
+            self.shared.recorder.hurry();
+            let look_again = Instant::now() + RESUBMIT_DELAY;
+            tokio::select! {
+                () = self.lane.woken() => {}
+                () = tokio::time::sleep_until(look_again.min(deadline)) => {}
+            }
+            if Instant::now() >= deadline {
+                return warn!(subscription = %self.lane.id(), "the store did not take the last outcomes in time");
+            }
+        }
     }
 }
 

@@ -1,0 +1,137 @@
+//! What a daemon leaves behind when it ends: JetStream's side, the store, and what the receiver has seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::deliver::ledger::Ledger;
+use crate::domain::{RangeSet, StreamName};
+
+/// How many events a schedule has.
+pub(super) const EVENTS: u64 = 40;
+
+/// One delivery: sequence and part.
+pub(super) type Part = (u64, u32);
+
+/// What an event is like.
+pub(super) struct Plan {
+    /// Does the subscription ask for it?
+    pub(super) matches: bool,
+    /// How many outputs the plugins make; none: a filter drops it.
+    pub(super) parts: u32,
+    /// The stream discards it before a reader can have it.
+    pub(super) gone: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Lasting {
+    pub(super) plans: Vec<Plan>,
+    pub(super) begins_after: u64,
+    pub(super) published: u64,
+    /// The highest that JetStream has sent.
+    pub(super) delivered: u64,
+    pub(super) unacked: BTreeSet<u64>,
+    pub(super) position: Option<(u64, RangeSet)>,
+    pub(super) log: BTreeSet<Part>,
+    pub(super) received: BTreeMap<Part, u32>,
+    /// How many receipts of a part a crash has excused.
+    pub(super) excused: BTreeMap<Part, u32>,
+}
+
+impl Lasting {
+    pub(super) fn plan(&self, sequence: u64) -> &Plan {
+        &self.plans[sequence as usize - 1]
+    }
+
+    /// Everything up to here is acked.
+    pub(super) fn floor(&self) -> u64 {
+        self.unacked.first().map_or(self.delivered, |first| first - 1)
+    }
+
+    pub(super) fn receive(&mut self, part: Part) {
+        *self.received.entry(part).or_default() += 1;
+    }
+
+    /// As it is made from the store when a daemon starts.
+    pub(super) fn ledger(&self, stream: StreamName) -> Ledger {
+        let mut ledger = match &self.position {
+            Some((position, above)) => Ledger::held_at(stream, *position, above.clone(), self.delivered),
+            None => Ledger::live(stream, self.delivered),
+        };
+        if self.begins_after > 0 {
+            ledger.begin_after(self.begins_after);
+        }
+        let floor = self.floor();
+        for (sequence, part) in self.log.iter().filter(|(sequence, _)| *sequence > floor) {
+            ledger.recover(*sequence, *part, self.plan(*sequence).parts);
+        }
+        ledger
+    }
+
+    /// Have all events been sent and acked, and is the subscription back on the live tail?
+    pub(super) fn is_over(&self) -> bool {
+        self.delivered == EVENTS && self.unacked.is_empty() && self.position.is_none()
+    }
+
+    /// Whatever is acked is on record, or the reader will bring it, also after a crash.
+    pub(super) fn check_acked(&self) {
+        let position = self.position.as_ref().map_or(u64::MAX, |(position, _)| *position);
+        for sequence in (1..=self.delivered.min(position - 1)).filter(|s| !self.unacked.contains(s)) {
+            let safe = self.plan(sequence).gone || self.is_recorded(sequence);
+            assert!(safe, "{sequence} is acked, but neither on record nor ahead");
+        }
+    }
+
+    pub(super) fn check_received(&self) {
+        for sequence in (1..=EVENTS).filter(|s| !self.plan(*s).gone) {
+            for part in self.wanted(sequence) {
+                assert!(self.received.contains_key(&part), "{part:?} was lost");
+            }
+        }
+        for (part, times) in &self.received {
+            let excused = self.excused.get(part).copied().unwrap_or_default();
+            assert!(*times <= excused + 1, "{part:?} came {times} times, {excused} of them excused");
+        }
+    }
+
+    /// A crash may repeat what was not on record, and, while the position was not up to date, what only the position
+    /// could have told: the log is read above the ack floor only.
+    pub(super) fn excuse_what_a_crash_forgets(&mut self, ledger: &Ledger) {
+        // What is still in hand may be in the log all the same, by a group of which the store did not know how it ended.
+        let untold = |(sequence, _): &Part| !ledger.is_position_settled() || ledger.in_hand.contains_key(sequence);
+        let excused = |part: &Part| !self.log.contains(part) || (untold(part) && !self.is_known(*part));
+        let parts: Vec<Part> = self.received.keys().copied().filter(excused).collect();
+        self.excuse(parts);
+        self.excuse_halves();
+    }
+
+    /// The position knows whole events only: the parts on record of an event that is not whole are forgotten once the ack
+    /// floor has passed it.
+    pub(super) fn excuse_halves(&mut self) {
+        let floor = self.floor();
+        let half = |(sequence, _): &Part| *sequence <= floor && !self.is_recorded(*sequence);
+        let parts: Vec<Part> = self.received.keys().copied().filter(half).collect();
+        self.excuse(parts);
+    }
+
+    fn excuse(&mut self, parts: Vec<Part>) {
+        for part in parts {
+            self.excused.insert(part, self.received[&part]);
+            // Nobody will ever look for that record again.
+            self.log.remove(&part);
+        }
+    }
+
+    fn wanted(&self, sequence: u64) -> impl Iterator<Item = Part> + use<> {
+        let plan = self.plan(sequence);
+        (0..if plan.matches { plan.parts } else { 0 }).map(move |part| (sequence, part))
+    }
+
+    fn is_recorded(&self, sequence: u64) -> bool {
+        self.wanted(sequence).all(|part| self.log.contains(&part))
+    }
+
+    /// Will a daemon that starts now know of this record?
+    fn is_known(&self, (sequence, _): Part) -> bool {
+        let told = |(position, above): &(u64, RangeSet)| sequence < *position || above.contains(sequence);
+        sequence > self.floor() || self.position.as_ref().is_none_or(told)
+    }
+}

@@ -1,6 +1,9 @@
 //! The integration tests: the real binary on real parts.
 
 mod config;
+mod delivery;
+mod faults;
 mod harness;
 mod plugins;
+mod reload;
 mod tidy;

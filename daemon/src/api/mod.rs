@@ -9,6 +9,7 @@ mod events;
 mod operate;
 pub mod problem;
 pub mod server;
+pub mod subscriptions;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,11 +20,14 @@ use tracing::{info, warn};
 pub use parts::{check_plugins, plugin_cache_dir};
 pub use reload::Reloader;
 
+use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server};
 use crate::config::{self, Config};
+use crate::deliver::Lane;
 use crate::deliver::attempt;
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
+use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
 use crate::store::{self, Recovered, Store, StreamBinding};
@@ -99,6 +102,7 @@ pub struct App {
     recovered: Vec<Recovered>,
     hub: Hub,
     server: Server,
+    routes: Arc<ArcSwap<Routes>>,
 }
 
 impl App {
@@ -133,10 +137,12 @@ impl App {
             metrics: metrics.clone(),
             health: health.clone(),
         };
-        let server = Server::bind(parts::api(&config), state, Router::new()).await?;
+        let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+        let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
+        let server = Server::bind(parts::api(&config), state, subscriptions::routes(access)).await?;
         announce(&config.data_dir, server.local_addr())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
-        Ok(Self { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server })
+        Ok(Self { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server, routes })
     }
 
     /// Where the API listens.
@@ -150,6 +156,15 @@ impl App {
     /// When a part cannot be started, or fails for good.
     pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
         running::run(self, reloader, stop).await
+    }
+}
+
+/// The running subscriptions, as the API sees them.
+struct Running(Arc<ArcSwap<Routes>>);
+
+impl Lanes for Running {
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.0.load().lanes.clone()
     }
 }
 

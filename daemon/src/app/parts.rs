@@ -18,8 +18,9 @@ use crate::{config, store, telemetry};
 
 /// The fewest and the most messages that JetStream hands out unacknowledged, per stream.
 const ACK_PENDING: (u32, u32) = (2_000, 20_000);
-/// After how long JetStream sends a message again that was neither acked nor reported as in progress.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+/// After how long JetStream sends a message again that was neither acked nor reported as in progress: how long events that
+/// were in hand at a crash take to come back.
+const ACK_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) fn store(config: &Config) -> store::Config {
     store::Config {

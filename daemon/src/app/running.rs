@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,7 +13,7 @@ use super::{App, Error, parts};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::pipeline::Shared;
-use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::feed::Feed;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::plugin::Host;
 use crate::store::Recorder;
@@ -38,8 +37,10 @@ struct Stops {
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
-    let App { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server } = app;
+    let App { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server, routes } =
+        app;
     let store_metrics = metrics.store();
+    let gauges = store_metrics.clone();
     let (recorder, writer) = Recorder::start(store.clone(), move |tokens: Vec<Token>, result| {
         let durable = result.is_ok();
         store_metrics.changes.inc_by(tokens.len() as u64);
@@ -64,7 +65,6 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
         config: Arc::new(pipeline.clone()),
     };
     let stops = Stops::default();
-    let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
     let (room, workers) = (Arc::new(Notify::new()), TaskTracker::new());
     let mut subscriptions = Subscriptions::new(
         shared.clone(),
@@ -125,6 +125,8 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
                 let connected = nats.is_connected();
                 health.set("nats", if connected { Condition::Ready } else { Condition::Failing("not connected".into()) });
                 health.set("store", Condition::of(&store.writable()));
+                gauges.dead_letters.set(i64::try_from(store.totals().dead).unwrap_or(i64::MAX));
+                gauges.bytes.set(store.size_on_disk().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
             }
         }
     }
@@ -145,6 +147,9 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     let joined = tokio::task::spawn_blocking(move || writer.join()).await;
     if !matches!(joined, Ok(Ok(()))) {
         error!("the store's writer did not end well");
+    }
+    for lane in &routes.load().lanes {
+        lane.let_go();
     }
     stops.acks.cancel();
     ended("acks", &acks, STOP_MARGIN).await;

@@ -175,7 +175,13 @@ impl Lane {
             share.done();
             return Offered::Done;
         };
-        match state.ledgers[ledger].offer(event.position.sequence, share, room) {
+        let idle = state.ledgers[ledger].has_read_all();
+        let offer = state.ledgers[ledger].offer(event.position.sequence, share, room);
+        if idle && !state.ledgers[ledger].has_read_all() {
+            // The reader had nothing left to read, and now there is something.
+            self.wake();
+        }
+        match offer {
             Offer::Taken => {
                 state.queue.push_back(Arc::clone(event));
                 let first = state.queue.len() == 1;
@@ -224,6 +230,15 @@ impl Lane {
         self.room.notify_waiters();
     }
 
+    /// The end: hands back to JetStream whatever is not on record.
+    pub fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.queue.clear();
+        let ledgers = std::mem::take(&mut state.ledgers);
+        drop(state);
+        drop(ledgers);
+    }
+
     /// The store has dealt with a change of this lane.
     fn record_done(self: &Arc<Self>, record: Record, durable: bool) -> Shares {
         let mut state = self.state.lock();
@@ -237,7 +252,7 @@ impl Lane {
         state.unrecorded -= 1;
         self.metrics.in_flight.dec();
         if let Some(due) = record.due_ms {
-            state.due_ms = Some(state.due_ms.map_or(due, |earliest| earliest.min(due)));
+            state.due_at(due);
         }
         let shares = match record.event {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
@@ -318,6 +333,11 @@ impl State {
     /// Takes everything out of the queue: its acknowledgements are with the ledgers.
     pub fn clear_queue(&mut self) {
         self.queue.clear();
+    }
+
+    /// A parked delivery is due at that time, in milliseconds since the Unix epoch.
+    pub fn due_at(&mut self, due_ms: u64) {
+        self.due_ms = Some(self.due_ms.map_or(due_ms, |earliest| earliest.min(due_ms)));
     }
 
     /// How many slots are free.

@@ -136,6 +136,11 @@ impl Ledger {
         self.submitted.is_some() || self.held.is_some()
     }
 
+    /// Is it held, with nothing to read for the reader?
+    pub fn has_read_all(&self) -> bool {
+        self.held.is_some_and(|held| held.cursor > held.skipped)
+    }
+
     /// Where the reader is to read on, when held.
     pub fn cursor(&self) -> Option<u64> {
         self.held.map(|held| held.cursor)

@@ -130,7 +130,8 @@ impl Worker {
             return Some(Next::Job(Box::new(job)));
         }
         self.parked_next = !self.parked_next;
-        if (self.parked_next || probe) && self.load_due() {
+        let due_max = if probe { 1 } else { DUE_PAGE };
+        if (self.parked_next || probe) && self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
         }
         if let Some(event) = self.next_live() {
@@ -139,7 +140,7 @@ impl Worker {
         if let Some(event) = self.next_history(probe) {
             return Some(Next::Event(event));
         }
-        if self.load_due() {
+        if self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
         }
         None
@@ -210,34 +211,37 @@ impl Worker {
         }
     }
 
-    /// Loads parked deliveries that are due into `ready`. True when there is one.
-    fn load_due(&mut self) -> bool {
+    /// Loads parked deliveries that are due into `ready`, at most so many. True when there is one.
+    fn load_due(&mut self, due_max: usize) -> bool {
         let now = clock::now_ms();
-        if self.lane.state().due_ms.is_none_or(|due| due > now) {
+        // Taken out before the store is read: what is parked meanwhile puts its own time there.
+        if self.lane.state().due_ms.take_if(|due| *due <= now).is_none() {
             return false;
         }
-        let limit = self.claimed.len() + DUE_PAGE;
+        let limit = self.claimed.len() + due_max;
         let page = match self.shared.store.parked_page(self.lane.id(), None, u64::MAX, limit) {
             Ok(page) => page,
             Err(error) => {
                 error!(subscription = %self.lane.id(), error = %telemetry::chain(&error), "cannot read what is parked");
-                self.lane.state().due_ms = Some(now + 1_000);
+                self.lane.state().due_at(now + 1_000);
                 return false;
             }
         };
-        let mut later = None;
+        let mut later = (page.len() >= limit).then_some(now);
         for (key, parked) in page {
             if self.claimed.contains(&key.delivery) {
                 continue;
             }
-            if key.due_ms > now || self.ready.len() >= DUE_PAGE {
+            if key.due_ms > now || self.ready.len() >= due_max {
                 later = Some(key.due_ms);
                 break;
             }
             self.claimed.insert(key.delivery);
             self.ready.push_back(Job::parked(parked));
         }
-        self.lane.state().due_ms = later;
+        if let Some(later) = later {
+            self.lane.state().due_at(later);
+        }
         !self.ready.is_empty()
     }
 
@@ -424,7 +428,7 @@ impl Worker {
             let change = record.change.clone();
             self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));
         }
-        false
+        true
     }
 
     fn save_positions(&self) {

@@ -1,0 +1,306 @@
+//! How the webhook subscriptions are, what became of their events, and taking a disabled one up again.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use tracing::{error, info};
+
+use super::{Problem, State};
+use crate::deliver::Lane;
+use crate::domain::DeliveryId;
+use crate::store::{self, DeadKey, DeadLetter, LogEntry, LogKey, Store};
+use crate::telemetry::{chain, clock};
+
+/// The most entries of a page.
+const PAGE_MAX: usize = 100;
+/// The entries of a page when nothing is said.
+const PAGE_DEFAULT: usize = 50;
+
+/// Where the running subscriptions are found.
+pub trait Lanes: Send + Sync + 'static {
+    /// The lanes as they are now.
+    fn lanes(&self) -> Vec<Arc<Lane>>;
+}
+
+/// What the routes work on.
+#[derive(Clone)]
+pub struct Access {
+    /// The lanes.
+    pub lanes: Arc<dyn Lanes>,
+    /// Their records.
+    pub store: Store,
+}
+
+/// The routes, to be served below `/api/v1`.
+pub fn routes(access: Access) -> Router<State> {
+    Router::new()
+        .route("/subscriptions", get(list))
+        .route("/subscriptions/{name}", get(one))
+        .route("/subscriptions/{name}/enable", post(enable))
+        .route("/subscriptions/{name}/deliveries", get(deliveries))
+        .route("/subscriptions/{name}/dead-letters", get(dead_letters))
+        .layer(Extension(access))
+}
+
+/// A webhook subscription as it is now.
+#[derive(Serialize)]
+struct Status {
+    name: String,
+    /// `live`, `held` (its endpoint is left alone, or it catches up) or `disabled`.
+    state: &'static str,
+    /// Why it is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Attempts under way, or not yet on record.
+    in_flight: u32,
+    /// Deliveries that wait for their next attempt.
+    parked: u64,
+    /// Dead letters.
+    dead_letters: u64,
+    /// Where it reads, for each stream in which it is held.
+    positions: Vec<Place>,
+}
+
+#[derive(Serialize)]
+struct Place {
+    stream: String,
+    /// The next event to read.
+    sequence: u64,
+    /// The last one that it has to read before it reads live again.
+    until: u64,
+}
+
+fn status(lane: &Lane, store: &Store) -> Status {
+    let counts = store.counts(lane.id());
+    let state = lane.state();
+    let place = |ledger: &crate::deliver::ledger::Ledger| {
+        let sequence = ledger.cursor()?;
+        Some(Place { stream: ledger.stream().to_string(), sequence, until: ledger.target() })
+    };
+    let positions: Vec<Place> = state.ledgers.iter().filter_map(place).collect();
+    let word = match (&state.disabled, positions.is_empty()) {
+        (Some(_), _) => "disabled",
+        (None, false) => "held",
+        (None, true) => "live",
+    };
+    Status {
+        name: lane.id().to_string(),
+        state: word,
+        reason: state.disabled.as_deref().map(ToOwned::to_owned),
+        in_flight: state.in_flight(),
+        parked: counts.parked,
+        dead_letters: counts.dead,
+        positions,
+    }
+}
+
+fn find(access: &Access, name: &str) -> Result<Arc<Lane>, Problem> {
+    let found = access.lanes.lanes().into_iter().find(|lane| lane.id().as_str() == name);
+    found.ok_or_else(|| Problem::not_found(format!("there is no webhook subscription {name}")))
+}
+
+/// `GET /api/v1/subscriptions`.
+async fn list(Extension(access): Extension<Access>) -> Response {
+    let mut all: Vec<Status> = access.lanes.lanes().iter().map(|lane| status(lane, &access.store)).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Json(serde_json::json!({ "subscriptions": all })).into_response()
+}
+
+/// `GET /api/v1/subscriptions/{name}`.
+async fn one(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
+    let lane = find(&access, &name)?;
+    Ok(Json(status(&lane, &access.store)).into_response())
+}
+
+/// `POST /api/v1/subscriptions/{name}/enable`: a disabled subscription goes on where it stopped.
+async fn enable(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
+    let lane = find(&access, &name)?;
+    let (store, id) = (access.store.clone(), lane.id().clone());
+    blocking(move || {
+        if let Some(mut registration) = store.registration(&id)?
+            && registration.disabled.take().is_some()
+        {
+            store.put_registration(&id, &registration)?;
+        }
+        Ok(())
+    })
+    .await?;
+    if lane.state().disabled.take().is_some() {
+        info!(subscription = %lane.id(), "the subscription is enabled again");
+    }
+    lane.wake();
+    Ok((StatusCode::OK, Json(status(&lane, &access.store))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    limit: Option<usize>,
+    before: Option<String>,
+}
+
+impl PageQuery {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
+    }
+}
+
+fn bad_cursor() -> Problem {
+    Problem::invalid("cursor", "`before` is not a cursor: take it from the `next` of a page")
+}
+
+#[derive(Serialize)]
+struct Delivery {
+    id: String,
+    stream: String,
+    sequence: u64,
+    part: u32,
+    parts: u32,
+    attempt: u32,
+    /// `delivered`, `dropped`, `parked` or `dead`.
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// Whose fault it was, when it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    at: String,
+}
+
+impl From<&LogEntry> for Delivery {
+    fn from(entry: &LogEntry) -> Self {
+        Self {
+            id: entry.delivery().to_string(),
+            stream: entry.position.stream.to_string(),
+            sequence: entry.position.sequence,
+            part: entry.part,
+            parts: entry.parts,
+            attempt: entry.attempt,
+            outcome: match entry.disposition {
+                store::Disposition::Delivered => "delivered",
+                store::Disposition::Dropped => "dropped",
+                store::Disposition::Parked => "parked",
+                store::Disposition::Dead => "dead",
+            },
+            status: entry.status,
+            class: entry.class.map(crate::domain::FailureClass::as_str),
+            at: clock::rfc3339(entry.at_ms),
+        }
+    }
+}
+
+/// `GET /api/v1/subscriptions/{name}/deliveries`: every outcome on record, newest first.
+async fn deliveries(
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let lane = find(&access, &name)?;
+    let before = query.before.as_deref().map(log_key).transpose()?;
+    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit());
+    let page = blocking(move || store.deliveries(&id, before, limit)).await?;
+    let entries: Vec<Delivery> = page.entries.iter().map(|(_, entry)| Delivery::from(entry)).collect();
+    let next = page.next.map(|key| format!("{}-{}", key.flush, key.index));
+    Ok(Json(serde_json::json!({ "deliveries": entries, "next": next })).into_response())
+}
+
+fn log_key(text: &str) -> Result<LogKey, Problem> {
+    let (flush, index) = text.split_once('-').ok_or_else(bad_cursor)?;
+    let flush = flush.parse().map_err(|_| bad_cursor())?;
+    Ok(LogKey { flush, index: index.parse().map_err(|_| bad_cursor())? })
+}
+
+#[derive(Serialize)]
+struct Letter {
+    id: String,
+    event_id: String,
+    r#type: String,
+    stream: String,
+    sequence: u64,
+    failed_at: String,
+    attempts: u32,
+    class: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// The body as text, when it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// The body in base64, when it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+impl From<DeadLetter> for Letter {
+    fn from(letter: DeadLetter) -> Self {
+        let text = String::from_utf8(letter.content.body.to_vec());
+        let (body, body_base64) = match text {
+            Ok(text) => (Some(text), None),
+            Err(binary) => (None, Some(STANDARD.encode(binary.as_bytes()))),
+        };
+        Self {
+            id: letter.delivery.to_string(),
+            event_id: letter.content.event_id.into(),
+            r#type: letter.content.event_type.into(),
+            stream: letter.position.stream.to_string(),
+            sequence: letter.position.sequence,
+            failed_at: clock::rfc3339(letter.failed_ms),
+            attempts: letter.attempts,
+            class: letter.failure.class.into(),
+            status: letter.failure.status,
+            reason: letter.failure.message.into(),
+            content_type: letter.content.content_type.map(Into::into),
+            body,
+            body_base64,
+        }
+    }
+}
+
+/// `GET /api/v1/subscriptions/{name}/dead-letters`: what was given up, newest first.
+async fn dead_letters(
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let lane = find(&access, &name)?;
+    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit());
+    let before = query.before.as_deref().map(|text| dead_key(&id, text)).transpose()?;
+    let page = blocking(move || store.dead_letters(&id, before.as_ref(), limit)).await?;
+    let next =
+        page.last().filter(|_| page.len() == limit).map(|(key, _)| format!("{}-{}", key.failed_ms, key.delivery));
+    let letters: Vec<Letter> = page.into_iter().map(|(_, letter)| letter.into()).collect();
+    Ok(Json(serde_json::json!({ "dead_letters": letters, "next": next })).into_response())
+}
+
+fn dead_key(subscription: &crate::domain::SubscriptionId, text: &str) -> Result<DeadKey, Problem> {
+    let (failed_ms, delivery) = text.split_once('-').ok_or_else(bad_cursor)?;
+    Ok(DeadKey {
+        subscription: subscription.clone(),
+        failed_ms: failed_ms.parse().map_err(|_| bad_cursor())?,
+        delivery: DeliveryId::parse(delivery).map_err(|_| bad_cursor())?,
+    })
+}
+
+/// Reads or writes the store away from the tasks that serve requests.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
+) -> Result<T, Problem> {
+    let unavailable = || Problem::unavailable("store_unavailable", "the store cannot be read at the moment");
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            error!(error = %chain(&error), "the store could not serve a request");
+            Err(unavailable())
+        }
+        Err(_) => Err(unavailable()),
+    }
+}

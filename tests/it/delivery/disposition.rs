@@ -1,7 +1,7 @@
 //! Every row of the disposition table: what happens to an event, what JetStream is told, and what is on record.
 
 use async_nats::HeaderMap;
-use sluiced_tests::{Accounting, wait_until};
+use sluiced_tests::Accounting;
 
 use super::*;
 
@@ -26,11 +26,9 @@ impl Case {
     /// The books once the order is accounted for and nothing of it is left in JetStream or waiting for an attempt.
     async fn ended(&self) -> Accounting {
         self.nats.wait_drained("EVENTS", CONSUMER, SOON).await;
-        let ended = async || {
-            let books = Accounting::of(&self.daemon.metrics().await, "crm");
-            books.received == 1 && books.parked == 0 && books.balances()
-        };
-        wait_until("the order is accounted for", SOON, ended).await;
+        self.daemon.wait_metric("sluiced_events_received_total", &[("subscription", "crm")], 1.0).await;
+        self.daemon.wait_metric("sluiced_in_flight", &[("subscription", "crm")], 0.0).await;
+        self.daemon.wait_metric("sluiced_parked", &[("subscription", "crm")], 0.0).await;
         self.daemon.accounted("crm", 1).await
     }
 
@@ -160,8 +158,19 @@ async fn a_receiver_that_is_gone_disables_its_subscription_and_later_events_wait
     case.nats.publish_orders("events.orders.created", 7..9).await;
     case.nats.wait_drained("EVENTS", CONSUMER, SOON).await;
     assert_eq!(case.daemon.metrics().await.metric("sluiced_held", &[("subscription", "crm")]), 1.0);
+    let status = case.daemon.request("GET", "/api/v1/subscriptions/crm", None).await.json();
+    assert_eq!(status["state"], "disabled", "{status}");
+    assert!(status["reason"].as_str().is_some_and(|reason| reason.contains("410 Gone")), "{status}");
     assert_eq!(case.receiver.counts().requests, 1, "nothing more is sent");
-    assert_eq!(case.nats.stream_info("EVENTS").await.state.messages, 8, "the stream has them all");
+
+    let enabled = case.daemon.request("POST", "/api/v1/subscriptions/crm/enable", None).await;
+    assert_eq!(enabled.status, 200, "{enabled:?}");
+    assert_eq!(case.daemon.accounted("crm", 7).await.delivered, 7);
+    assert_eq!(numbers_at(&case.receiver, "/hook"), (1..9).collect::<Vec<_>>(), "each once, and 1 is a dead letter");
+    case.daemon.wait_metric("sluiced_held", &[("subscription", "crm")], 0.0).await;
+    case.nats.publish_orders("events.orders.created", 9..10).await;
+    case.receiver.wait_for_numbers(9..10, SOON).await;
+    case.nats.wait_drained("EVENTS", CONSUMER, SOON).await;
 }
 
 #[tokio::test]

@@ -88,6 +88,25 @@ async fn a_receiver_that_fails_twice_gets_the_same_delivery_a_third_time() {
 }
 
 #[tokio::test]
+async fn of_many_that_wait_each_is_tried_again_once() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    receiver.set(Behaviour::custom(|request| Reply::status(if request.attempt() < 3 { 503 } else { 200 })));
+    let hook = Hook::new("crm", &receiver.url("/hook")).retry_after(&["200ms", "200ms", "1h"]);
+    // The breaker would hold the events back, and then they would not wait in the store.
+    let config = with_hooks(&[hook.webhook("max_in_flight", "8")]) + "[delivery]\nbreaker_failures = 1000\n";
+    let daemon = TestDaemon::start(&nats, &config).await;
+    nats.publish_orders("events.orders.created", 0..300).await;
+
+    nats.wait_drained("EVENTS", CONSUMER, SOON).await;
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "delivered")], 300.0).await;
+    let books = daemon.accounted("crm", 300).await;
+    assert_eq!((books.delivered, books.parked), (300, 0));
+    let attempts: HashSet<(String, u32)> =
+        receiver.received().iter().map(|request| (request.webhook_id().to_owned(), request.attempt())).collect();
+    assert_eq!((attempts.len(), receiver.counts().requests), (900, 900), "three attempts each, and none of them twice");
+}
+
+#[tokio::test]
 async fn one_event_goes_to_every_subscription_that_matches_and_to_no_other() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     let hook = |name: &str, types: &[&str]| Hook::new(name, &receiver.url(&format!("/{name}"))).types(types);

@@ -2,6 +2,7 @@
 
 mod config;
 mod delivery;
+mod dev;
 mod faults;
 mod harness;
 mod plugins;

@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod nats;
 pub mod paths;
+pub mod proc;
 pub mod process;
 pub mod receiver;
 pub mod sse;

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::proc;
 use crate::wait::comes_true;
-
-/// Clock ticks a second in `/proc/PID/stat`: `USER_HZ`, fixed by the kernel's interface.
-const TICKS_PER_SECOND: u32 = 100;
 
 /// How much of a log a failing test prints.
 const LOG_TAIL_BYTES: usize = 16 * 1024;
@@ -72,18 +70,12 @@ impl Process {
 
     /// Resident memory in bytes; 0 once it has ended.
     pub fn rss_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+        proc::rss_bytes(self.id())
     }
 
     /// CPU time used so far, in user and kernel mode; zero once it has ended.
     pub fn cpu_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        // The second field is the name in parentheses and may hold spaces: utime and stime are 12 and 13 after it.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let ticks: u32 = fields.skip(11).take(2).map(|field| field.parse().unwrap_or(0)).sum();
-        Duration::from_secs(1) * ticks / TICKS_PER_SECOND
+        proc::cpu_time(self.id())
     }
 
     /// Everything that it has written so far.

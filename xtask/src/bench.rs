@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::steps::step;
+use crate::steps::{last_step, step};
 use crate::workspace::{binary, cargo, root};
 use crate::{build, tools};
 
@@ -17,5 +17,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     step("build daemon and bench", cargo().args(both))?;
     build::plugins()?;
     let mut bench = Command::new(binary("sluiced-bench", true));
-    step("bench", bench.current_dir(root()).args(args).env("SLUICED_NATS_SERVER", nats_server))
+    bench.current_dir(root()).args(args);
+    bench.env("SLUICED_NATS_SERVER", nats_server).env("SLUICED_BIN", binary("sluiced", true));
+    last_step("bench", &mut bench)
 }

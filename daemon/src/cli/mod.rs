@@ -3,6 +3,7 @@
 //! Exit codes: 0 for success, 64 for a wrong command line or a configuration that cannot be used, 1 for everything else.
 
 pub mod check;
+pub mod dev;
 pub mod run;
 pub mod secret;
 
@@ -33,6 +34,8 @@ enum Command {
     Run(ConfigArgs),
     /// Check a configuration without running it: needs no broker, no data directory and no network.
     Check(ConfigArgs),
+    /// See it work: a nats-server, the daemon, a receiver and sample events, for a look around.
+    Dev(dev::DevArgs),
     /// Make a new signing secret for a webhook.
     Secret,
 }
@@ -97,6 +100,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Run(args) | Command::Check(args) if args.dump_config => write_out(&args.load()?.dump()),
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Dev(args) => dev::run(&args),
         Command::Secret => secret::run(),
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, Event, Position, StreamName, SubscriptionId};
+use crate::domain::{AckShare, DeliveryId, Event, Position, StreamName, SubscriptionId};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::metrics::SubscriptionMetrics;
 
@@ -54,6 +54,8 @@ pub struct State {
     rejoined_at: Option<Instant>,
     /// The earliest time in milliseconds since the Unix epoch at which a parked delivery is due.
     pub due_ms: Option<u64>,
+    /// Parked deliveries whose new outcome is durable: what the store now says of them holds.
+    confirmed: Vec<DeliveryId>,
     /// Changes that the store refused, to be handed in again.
     lost: Vec<Record>,
     /// When the store last refused one.
@@ -67,6 +69,8 @@ pub struct State {
 /// An outcome on its way into the store.
 #[derive(Debug)]
 pub struct Record {
+    /// The delivery.
+    pub delivery: DeliveryId,
     /// The ledger and the event it belongs to; `None` for a parked delivery, whose event is long on record.
     pub event: Option<(usize, u64)>,
     /// Which part of the event.
@@ -142,6 +146,7 @@ impl Lane {
             full_since: None,
             rejoined_at: None,
             due_ms: None,
+            confirmed: Vec::new(),
             lost: Vec::new(),
             refused_at: None,
             disabled: None,
@@ -259,7 +264,10 @@ impl Lane {
         }
         let shares = match record.event {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
-            None => Shares::new(),
+            None => {
+                state.confirmed.push(record.delivery);
+                Shares::new()
+            }
         };
         let wake = was_full || record.due_ms.is_some() || state.in_flight == 0 || state.has_position();
         drop(state);
@@ -351,6 +359,11 @@ impl State {
     /// Attempts under way or not yet on record.
     pub fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    /// Takes the parked deliveries whose new outcome has become durable since the last call.
+    pub fn take_confirmed(&mut self) -> Vec<DeliveryId> {
+        std::mem::take(&mut self.confirmed)
     }
 
     /// Takes a slot.

@@ -230,6 +230,7 @@ fn options(config: &Config) -> Result<async_nats::ConnectOptions, Error> {
         .event_callback(|event| async move {
             match event {
                 async_nats::Event::Connected => info!("nats connection is up"),
+                async_nats::Event::Closed => info!("nats connection is closed"),
                 async_nats::Event::LameDuckMode => info!("nats server announces its shutdown"),
                 other => warn!(event = %other, "nats connection event"),
             }

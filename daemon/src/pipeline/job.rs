@@ -99,7 +99,7 @@ impl Job {
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, change }
+        Record { delivery: self.delivery, event, part: self.part, parts: self.parts, due_ms, count, change }
     }
 
     /// The receiver took it.

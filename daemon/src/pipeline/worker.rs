@@ -41,7 +41,8 @@ pub struct Worker {
     in_air: FuturesUnordered<InAir>,
     /// Jobs whose plugins have run and which wait for a slot: the parts of one event, or parked deliveries that are due.
     ready: VecDeque<Job>,
-    /// Parked deliveries that are in `ready` or in the air.
+    /// Parked deliveries that are in `ready`, in the air, or whose outcome is not yet durable: until then the store still
+    /// says that they are due.
     claimed: HashSet<DeliveryId>,
     catch_up: CatchUp,
     /// Up to where history is read once the page has been worked through.
@@ -218,6 +219,9 @@ impl Worker {
         if self.lane.state().due_ms.take_if(|due| *due <= now).is_none() {
             return false;
         }
+        for delivery in self.lane.state().take_confirmed() {
+            self.claimed.remove(&delivery);
+        }
         let limit = self.claimed.len() + due_max;
         let page = match self.shared.store.parked_page(self.lane.id(), None, u64::MAX, limit) {
             Ok(page) => page,
@@ -326,7 +330,6 @@ impl Worker {
     fn land(&mut self, landed: Landed) {
         let Landed { job, outcome, took } = landed;
         self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
-        self.claimed.remove(&job.delivery);
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
         let from_reader = job.ledger.is_some() && job.parts == 1;

@@ -103,6 +103,7 @@ async fn a_receiver_that_asks_for_patience_gets_it() {
     let case = Case::new(behaviour, |hook| hook).await;
     assert_eq!(case.ended().await.delivered, 1);
     let received = case.receiver.received();
+    assert_eq!(received.iter().map(Received::attempt).collect::<Vec<_>>(), [1, 2]);
     let waited = received[1].at - received[0].at;
     assert!(
         waited >= Duration::from_millis(950),

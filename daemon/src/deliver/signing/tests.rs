@@ -23,6 +23,31 @@ fn signs_once_for_each_secret() {
 }
 
 #[test]
+fn verifies_only_what_was_signed_and_is_recent() {
+    let (secret, other) = (generate().0, generate().0);
+    let both = format!("v2,AAAA v1,!! {}", Signer::new([&other, &secret]).sign("msg_1", 1_000, b"body"));
+    let right = Signed { id: "msg_1", timestamp: "1000", signatures: &both, body: b"body" };
+    assert_eq!(verify(&secret, &right, 1_000, 300), Ok(()));
+    assert_eq!(verify(&other, &right, 1_000, 300), Ok(()));
+    let cut = &both[..both.len() - 4];
+    for (signed, now_s, why) in [
+        (right, 1_300, None),
+        (right, 1_301, Some(Unverified::Old)),
+        (right, 700, None),
+        (right, 699, Some(Unverified::Future)),
+        (Signed { timestamp: "soon", ..right }, 1_000, Some(Unverified::Timestamp)),
+        (Signed { timestamp: "18446744073709551615", ..right }, 1_000, Some(Unverified::Future)),
+        (Signed { timestamp: "1001", ..right }, 1_000, Some(Unverified::Signature)),
+        (Signed { id: "msg_2", ..right }, 1_000, Some(Unverified::Signature)),
+        (Signed { body: b"Body", ..right }, 1_000, Some(Unverified::Signature)),
+        (Signed { signatures: cut, ..right }, 1_000, Some(Unverified::Signature)),
+        (Signed { signatures: "", ..right }, 1_000, Some(Unverified::Signature)),
+    ] {
+        assert_eq!(verify(&secret, &signed, now_s, 300).err(), why, "{signed:?} at {now_s}");
+    }
+}
+
+#[test]
 fn a_generated_secret_survives_its_text() {
     let (secret, text) = generate();
     assert_eq!(secret.bytes().len(), 32);
@@ -56,6 +81,9 @@ proptest! {
         let secret = WebhookSecret::new(key.clone()).expect("24 to 64 bytes");
         let other = standardwebhooks::Webhook::from_bytes(key).expect("any key");
         let expected = other.sign(&id, i64::from(timestamp_s), body.as_bytes()).expect("signs");
+        let timestamp = timestamp_s.to_string();
+        let signed = Signed { id: &id, timestamp: &timestamp, signatures: &expected, body: body.as_bytes() };
+        prop_assert_eq!(verify(&secret, &signed, u64::from(timestamp_s), 0), Ok(()));
         prop_assert_eq!(Signer::new([&secret]).sign(&id, u64::from(timestamp_s), body.as_bytes()), expected);
     }
 }

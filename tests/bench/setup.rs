@@ -1,0 +1,96 @@
+//! What the cases share: the stream, the events and the daemon's configuration.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use serde_json::Value;
+use sluiced_tests::events::order;
+use sluiced_tests::{SECRET, TestDaemon, TestNats};
+
+use crate::clock::now_us;
+
+/// The stream of every case.
+pub(crate) const STREAM: &str = "BENCH";
+/// The subject of the events that are measured.
+pub(crate) const SUBJECT: &str = "bench.order";
+/// The subject of the events before the measurement.
+pub(crate) const WARM_SUBJECT: &str = "bench.warm";
+
+/// Requests at a time, of the bare loop as of the daemon.
+pub(crate) const IN_FLIGHT_MAX: usize = 64;
+
+/// What precedes the time of publishing in the body of a [`stamped`] event.
+pub(crate) const SENT_KEY: &str = "\"sent_us\":";
+
+/// How much of the daemon's log an error shows.
+const LOG_LINES: usize = 20;
+
+/// The configuration that each case builds on: the stream, and no log line per event.
+pub(crate) fn base() -> String {
+    format!("[[stream]]\nname = {STREAM:?}\nsubjects = [\"bench.>\"]\ntype_prefix = \"bench.\"\n")
+}
+
+/// A webhook subscription with a filter that keeps everything and a transform that finds something to redact.
+pub(crate) fn webhook(name: &str, types: &str, url: &str) -> String {
+    format!(
+        r#"
+[[subscription]]
+name = {name:?}
+types = [{types:?}]
+filters = [{{ plugin = "jq", config = {{ expr = ".amount >= 0" }} }}]
+transforms = [{{ plugin = "redact", config = {{ pointers = ["/card/number"] }} }}]
+webhook = {{ url = {url:?}, secret = {SECRET:?}, max_in_flight = {IN_FLIGHT_MAX} }}
+"#
+    )
+}
+
+/// The three standard plugins in two subscriptions.
+pub(crate) fn three_plugins() -> String {
+    let url = "http://127.0.0.1:9/never-called";
+    let rendered = format!(
+        r#"
+[[subscription]]
+name = "chat"
+types = ["order"]
+transforms = [{{ plugin = "render", config = {{ template = "Order {{{{ data.number }}}}" }} }}]
+webhook = {{ url = {url:?}, secret = {SECRET:?} }}
+"#
+    );
+    base() + &webhook("bench", "order", url) + &rendered
+}
+
+/// An empty stream in file storage, in the place of the one before.
+pub(crate) async fn fresh_stream(nats: &TestNats) {
+    // It fails only when there is none yet.
+    drop(nats.jetstream().await.delete_stream(STREAM).await);
+    nats.create_stream(STREAM, &["bench.>"]).await;
+}
+
+/// A daemon that has compiled its plugins and registered its subscriptions, and is stopped again: its next start finds
+/// all of that, as every start after the first does.
+pub(crate) async fn warm_daemon(nats: &TestNats, config: &str) -> TestDaemon {
+    let mut daemon = TestDaemon::start(nats, config).await;
+    daemon.terminate().await;
+    daemon
+}
+
+/// An error when the daemon has ended, with the end of its log.
+pub(crate) fn alive(daemon: &mut TestDaemon) -> Result<()> {
+    let Some(status) = daemon.process().ended() else { return Ok(()) };
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().collect();
+    bail!("sluiced ended ({status}):\n{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
+}
+
+/// An order that carries the time of its publishing.
+pub(crate) fn stamped(number: u64) -> Bytes {
+    let mut order: Value = serde_json::from_slice(&order(number)).expect("an order is JSON");
+    order["sent_us"] = now_us().into();
+    Bytes::from(order.to_string())
+}
+
+/// A bound that is never met on a machine that works.
+pub(crate) fn time_max(events: u64) -> Duration {
+    Duration::from_secs(60) + Duration::from_millis(5) * u32::try_from(events).unwrap_or(u32::MAX)
+}

@@ -20,6 +20,7 @@
 //! [dependencies]
 //! schemars = "1"
 //! serde = { version = "1", features = ["derive"] }
+//! serde_json = "1"
 //! sluiced-sdk = "0.1"
 //! ```
 //!
@@ -90,7 +91,7 @@
 //!
 //! # Tests
 //!
-//! The [`test`] module builds events and runs event fixtures, pairs of files with an event in and what is expected out.
+//! The [`mod@test`] module builds events and runs event fixtures, pairs of files with an event in and what is expected out.
 //! The daemon's own tests run the same files on the built component.
 
 #![cfg_attr(not(target_family = "wasm"), forbid(unsafe_code))]

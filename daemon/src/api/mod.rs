@@ -2,7 +2,7 @@
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
-//! - [`auth`]: who asks.
+//! - `auth`: who asks.
 
 mod auth;
 mod events;

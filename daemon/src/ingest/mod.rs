@@ -5,7 +5,7 @@
 //! - [`reader`]: reading a stream from a position, without acknowledgements: catching up, replay, an SSE client's resume.
 //! - [`tail`]: the live end of a stream without acknowledgements, for Server-Sent Events.
 //! - [`publish`]: putting an event into a stream.
-//! - [`decode`]: what a NATS message says, CloudEvents included.
+//! - `decode`: what a NATS message says, CloudEvents included.
 
 mod acks;
 pub mod connect;

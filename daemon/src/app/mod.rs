@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use parts::check_plugins;
+pub use parts::{check_plugins, plugin_cache_dir};
 pub use reload::Reloader;
 
 use crate::api::subscriptions::{self, Access, Lanes};

@@ -68,6 +68,8 @@ pub struct State {
     pub refused_at: Option<Instant>,
     /// Why nothing is delivered, when the subscription is disabled.
     pub disabled: Option<Box<str>>,
+    /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
+    pub removed: bool,
 }
 
 /// An outcome on its way into the store.
@@ -164,6 +166,7 @@ impl Lane {
             lost: Vec::new(),
             refused_at: None,
             disabled: None,
+            removed: false,
         };
         Self { id, metrics, state: Mutex::new(state), wake: Notify::new(), room }
     }

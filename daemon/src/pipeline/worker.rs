@@ -466,7 +466,7 @@ impl Worker {
 
     fn save_positions(&self) {
         let mut state = self.lane.state();
-        if state.refused_at.is_some() {
+        if state.refused_at.is_some() || state.removed {
             return;
         }
         for index in 0..state.ledgers.len() {

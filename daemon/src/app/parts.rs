@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Error;
+use super::{Error, managed};
 use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
 use crate::deliver::{attempt, breaker};
@@ -38,6 +38,11 @@ pub(super) fn plugins(config: &Config) -> plugin::Config {
         ..Limits::default()
     };
     plugin::Config { dir: config.plugins.dir.clone(), cache_dir: plugin_cache_dir(config), limits }
+}
+
+/// The nats-server that the daemon runs itself, on any free port of loopback.
+pub(super) fn managed(config: &Config) -> managed::Config {
+    managed::Config { binary: config.nats.server_binary.clone(), data_dir: config.data_dir.clone(), port: None }
 }
 
 pub(super) fn client(config: &Config) -> attempt::Config {

@@ -42,8 +42,6 @@ pub struct Feed {
     pub room: Arc<Notify>,
     /// How long a lane may be full while others could go on.
     pub hold_after: Duration,
-    /// The stream keeps acked messages, so that a held subscription can read them again.
-    pub keeps_acked: bool,
     /// The stream's counters.
     pub metrics: StreamMetrics,
     /// For the checkpoint.
@@ -124,7 +122,7 @@ impl Feed {
             room.as_mut().enable();
             let mut still = Vec::new();
             for Blocked { lane, share } in blocked {
-                if self.keeps_acked && lane.is_stuck(self.hold_after) && others_could_go_on(routes, &lane) {
+                if lane.is_stuck(self.hold_after) && others_could_go_on(routes, &lane) {
                     warn!(subscription = %lane.id(), "the lane stays full, its events wait in the stream");
                     lane.hold();
                 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluiced::domain::{DeliveryId, Position, StreamName, SubscriptionId};
-use sluiced_tests::config::{EVENTS, with_hooks};
 use sluiced_tests::events::order;
-use sluiced_tests::{Behaviour, Hook, Received, Reply, SECRET, TestDaemon, TestNats, TestReceiver};
+use sluiced_tests::setup::{EVENTS, config};
+use sluiced_tests::{Behaviour, Received, Reply, SECRET, TestDaemon, TestNats, TestReceiver, Webhook};
 
 mod disposition;
 mod parts;
@@ -20,12 +20,12 @@ const CONSUMER: &str = "sluiced";
 #[tokio::test]
 async fn a_thousand_orders_pass_filter_and_transform_and_arrive_signed() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
-    let hook = Hook::new("crm", &receiver.url("/hook"))
+    let hook = Webhook::to("crm", &receiver.url("/hook"))
         .types(&["orders.created"])
         .filter("jq", r#"{ expr = ".amount >= 200" }"#)
         .transform("redact", r#"{ pointers = ["/card/number"] }"#)
-        .webhook("headers", r#"{ X-Team = "sales" }"#);
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+        .with("headers", r#"{ X-Team = "sales" }"#);
+    let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish_orders("events.orders.created", 0..1_200).await;
 
     receiver.wait_for_numbers(200..1_200, SOON).await;
@@ -68,8 +68,8 @@ fn delivery_id(subscription: &str, stream: &str, sequence: u64, part: u32) -> St
 async fn a_receiver_that_fails_twice_gets_the_same_delivery_a_third_time() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
     receiver.set(Behaviour::fail_times(2, 500));
-    let hook = Hook::new("crm", &receiver.url("/hook")).retry_after(&["50ms", "50ms", "1h"]);
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["50ms", "50ms", "1h"]);
+    let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish("events.orders.created", order(7)).await;
 
     receiver.wait_for(3, SOON).await;
@@ -91,9 +91,9 @@ async fn a_receiver_that_fails_twice_gets_the_same_delivery_a_third_time() {
 async fn of_many_that_wait_each_is_tried_again_once() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     receiver.set(Behaviour::custom(|request| Reply::status(if request.attempt() < 3 { 503 } else { 200 })));
-    let hook = Hook::new("crm", &receiver.url("/hook")).retry_after(&["200ms", "200ms", "1h"]);
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["200ms", "200ms", "1h"]);
     // The breaker would hold the events back, and then they would not wait in the store.
-    let config = with_hooks(&[hook.webhook("max_in_flight", "8")]) + "[delivery]\nbreaker_failures = 1000\n";
+    let config = config("", &[hook.with("max_in_flight", "8")]) + "[delivery]\nbreaker_failures = 1000\n";
     let daemon = TestDaemon::start(&nats, &config).await;
     nats.publish_orders("events.orders.created", 0..300).await;
 
@@ -109,7 +109,7 @@ async fn of_many_that_wait_each_is_tried_again_once() {
 #[tokio::test]
 async fn one_event_goes_to_every_subscription_that_matches_and_to_no_other() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let hook = |name: &str, types: &[&str]| Hook::new(name, &receiver.url(&format!("/{name}"))).types(types);
+    let hook = |name: &str, types: &[&str]| Webhook::to(name, &receiver.url(&format!("/{name}"))).types(types);
     let hooks = [
         hook("exact", &["orders.eu.created"]),
         hook("one-token", &["orders.*.created"]),
@@ -117,7 +117,7 @@ async fn one_event_goes_to_every_subscription_that_matches_and_to_no_other() {
         hook("twice", &["orders.>", "orders.eu.*"]),
         hook("other", &["orders.*", "payments.>", "orders.us.created"]),
     ];
-    let daemon = TestDaemon::start(&nats, &with_hooks(&hooks)).await;
+    let daemon = TestDaemon::start(&nats, &config("", &hooks)).await;
     nats.publish("events.orders.eu.created", order(1)).await;
     nats.publish("events.orders.us.deleted", order(2)).await;
     nats.publish("events.stock.low", order(3)).await;
@@ -148,9 +148,9 @@ async fn a_subscription_reads_every_stream_that_has_its_types() {
     let streams = format!(
         "{EVENTS}[[stream]]\nname = \"SHOP\"\nsubjects = [\"shop.orders.>\", \"shop.stock.*\"]\ntype_prefix = \"shop.\"\ncreate = true\n"
     );
-    let both = Hook::new("both", &receiver.url("/both")).types(&["orders.*"]);
-    let stock = Hook::new("stock", &receiver.url("/stock")).types(&["stock.>"]);
-    let daemon = TestDaemon::start(&nats, &format!("{streams}{both}{stock}")).await;
+    let both = Webhook::to("both", &receiver.url("/both")).types(&["orders.*"]);
+    let stock = Webhook::to("stock", &receiver.url("/stock")).types(&["stock.>"]);
+    let daemon = TestDaemon::start(&nats, &[streams, both.toml(), stock.toml()].concat()).await;
     nats.publish_orders("events.orders.created", 0..50).await;
     nats.publish_orders("shop.orders.created", 50..100).await;
     nats.publish_orders("shop.stock.low", 100..120).await;

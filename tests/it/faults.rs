@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use sluiced_tests::config::with_hooks;
-use sluiced_tests::{Hook, TestDaemon, TestNats, TestReceiver};
+use sluiced_tests::events::order;
+use sluiced_tests::setup::config;
+use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
 
 const SOON: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 20;
@@ -15,8 +16,8 @@ const MISDEEDS: [(&str, &str); 4] =
 /// A memory limit that is soon reached.
 const PLUGINS: &str = "[plugins]\nmemory_mib_max = 16\n";
 
-fn misbehaving(name: &str, receiver: &TestReceiver, misdeed: &str) -> Hook {
-    Hook::new(name, &receiver.url(&format!("/{name}"))).filter("hostile", &format!("{{ do = {misdeed:?} }}"))
+fn misbehaving(name: &str, receiver: &TestReceiver, misdeed: &str) -> Webhook {
+    Webhook::to(name, &receiver.url(&format!("/{name}"))).filter("hostile", &format!("{{ do = {misdeed:?} }}"))
 }
 
 #[tokio::test]
@@ -53,11 +54,11 @@ async fn with_pass_each_fault_is_counted_by_its_kind_and_its_event_goes_on() {
 /// with the events, the neighbour has received each once and every fault is counted by its kind.
 async fn all_misdeeds(policy: &str) -> (TestDaemon, TestReceiver) {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let mut hooks = vec![Hook::new("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#)];
+    let mut hooks = vec![Webhook::to("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#)];
     for (misdeed, _) in MISDEEDS {
-        hooks.push(misbehaving(misdeed, &receiver, misdeed).set("on_plugin_error", &format!("{policy:?}")));
+        hooks.push(misbehaving(misdeed, &receiver, misdeed).subscribed_with("on_plugin_error", &format!("{policy:?}")));
     }
-    let config = with_hooks(&hooks) + PLUGINS;
+    let config = config("", &hooks) + PLUGINS;
     let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
     nats.publish_orders("events.orders.created", 0..EVENTS).await;
 
@@ -75,9 +76,9 @@ async fn all_misdeeds(policy: &str) -> (TestDaemon, TestReceiver) {
 #[tokio::test]
 async fn a_transform_that_fails_costs_only_the_events_that_it_fails_on() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let trap = Hook::new("crm", &receiver.url("/hook"))
+    let trap = Webhook::to("crm", &receiver.url("/hook"))
         .transform("hostile", r#"{ do = "trap", when_type = "orders.cursed" }"#);
-    let config = with_hooks(&[trap]);
+    let config = config("", &[trap]);
     let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
     for round in 0..5 {
         nats.publish_orders("events.orders.created", round * 10..round * 10 + 9).await;
@@ -90,10 +91,34 @@ async fn a_transform_that_fails_costs_only_the_events_that_it_fails_on() {
 }
 
 #[tokio::test]
+async fn a_transform_that_gives_too_much_is_at_fault_and_its_event_is_kept_as_it_came() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let transform = |(misdeed, amount): (&str, u64)| {
+        let config = format!("{{ do = {misdeed:?}, amount = {amount} }}");
+        Webhook::new(misdeed, &receiver).transform("hostile", &config)
+    };
+    // Just above the defaults of 1 MiB and 100 outputs.
+    let misdeeds = [("big-output", 1_100_000), ("many-outputs", 101)];
+    let config = config("[plugins]\ncall_deadline_ms = 5000\n", &misdeeds.map(transform));
+    let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
+    nats.publish("events.orders.created", order(7)).await;
+    for (misdeed, _) in misdeeds {
+        assert_eq!(daemon.accounted(misdeed, 1).await.failed, 1, "{misdeed}");
+        daemon.wait_metric("sluiced_plugin_faults_total", &[("subscription", misdeed), ("kind", "output")], 1.0).await;
+        let path = format!("/api/v1/subscriptions/{misdeed}/dead-letters");
+        let letter = daemon.request("GET", &path, None).await.json()["dead_letters"][0].clone();
+        assert_eq!((letter["class"].as_str(), letter["attempts"].as_u64()), (Some("plugin"), Some(0)), "{letter}");
+        assert_eq!(letter["body"].as_str().map(str::as_bytes), Some(&order(7)[..]), "{misdeed}");
+    }
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    assert_eq!(receiver.counts().requests, 0);
+}
+
+#[tokio::test]
 async fn while_a_plugin_is_busy_with_its_loop_its_neighbour_receives_everything() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let neighbour = Hook::new("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#);
-    let config = with_hooks(&[neighbour, misbehaving("looping", &receiver, "loop")])
+    let neighbour = Webhook::to("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#);
+    let config = config("", &[neighbour, misbehaving("looping", &receiver, "loop")])
         + "[plugins]\ncall_deadline_ms = 2000\n[server]\ndrain_timeout = \"10s\"\n";
     let mut daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
     nats.publish_orders("events.orders.created", 0..1_000).await;

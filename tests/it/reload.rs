@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::fs;
 use std::time::Duration;
 
-use sluiced_tests::config::with_hooks;
 use sluiced_tests::events::order;
 use sluiced_tests::paths::plugin_dir;
-use sluiced_tests::{Behaviour, Hook, Received, TestDaemon, TestNats, TestReceiver, daemon, wait_until};
+use sluiced_tests::setup::config;
+use sluiced_tests::{Behaviour, Received, TestDaemon, TestNats, TestReceiver, Webhook, daemon, wait_until};
 
 mod broken;
 
@@ -17,11 +17,6 @@ const RELOADED: &str = "configuration reloaded";
 /// Waits until the daemon's log has a text.
 async fn logged(daemon: &TestDaemon, text: &str) {
     wait_until(&format!("the log has {text:?}"), SOON, async || daemon.log().contains(text)).await;
-}
-
-/// A subscription that has its path to itself.
-fn hook(name: &str, receiver: &TestReceiver) -> Hook {
-    Hook::new(name, &receiver.url(&format!("/{name}")))
 }
 
 /// The order numbers that came in at the path of a subscription, in ascending order.
@@ -51,8 +46,8 @@ async fn a_new_subscription_to_types_that_nobody_asked_for_begins_now_too() {
 /// Adds a subscription to `orders.>` while orders are published, to a daemon whose other subscription has those types.
 async fn begins_now_without_a_gap(types_of_other: &str) {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let other = hook("other", &receiver).types(&[types_of_other]);
-    let daemon = TestDaemon::start(&nats, &with_hooks(std::slice::from_ref(&other))).await;
+    let other = Webhook::new("other", &receiver).types(&[types_of_other]);
+    let daemon = TestDaemon::start(&nats, &config("", std::slice::from_ref(&other))).await;
     let (published, stop) = (Cell::new(0), Cell::new(false));
     let publish = async {
         while !stop.get() {
@@ -63,7 +58,7 @@ async fn begins_now_without_a_gap(types_of_other: &str) {
     let reload = async {
         wait_until("there is some history", SOON, async || published.get() >= 100).await;
         let before = published.get();
-        daemon.write_config(&with_hooks(&[other, hook("late", &receiver)]));
+        daemon.write_config(&config("", &[other, Webhook::new("late", &receiver)]));
         logged(&daemon, RELOADED).await;
         let after = published.get() + 10;
         wait_until("more is published", SOON, async || published.get() >= after + 100).await;
@@ -88,13 +83,14 @@ async fn begins_now_without_a_gap(types_of_other: &str) {
 #[tokio::test]
 async fn a_changed_subscription_goes_on_where_it_was() {
     let (nats, old, new) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
-    let before = hook("crm", &old).webhook("max_in_flight", "4");
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[before])).await;
-    old.set(Behaviour::Slow(Duration::from_millis(20)));
+    let before = Webhook::new("crm", &old).with("max_in_flight", "4");
+    let daemon = TestDaemon::start(&nats, &config("", &[before])).await;
+    // At this pace the old endpoint would need 7 seconds for all of them.
+    old.set(Behaviour::Slow(Duration::from_millis(100)));
     nats.publish_orders("events.orders.created", 0..300).await;
-    old.wait_for(50, SOON).await;
-    let after = hook("crm", &new).filter("jq", r#"{ expr = ".amount != 250" }"#);
-    daemon.write_config(&with_hooks(&[after]));
+    old.wait_for(20, SOON).await;
+    let after = Webhook::new("crm", &new).filter("jq", r#"{ expr = ".amount != 250" }"#);
+    daemon.write_config(&config("", &[after]));
 
     wait_for_numbers_of("crm", &new, &[299]).await;
     nats.wait_drained("EVENTS", "sluiced", SOON).await;
@@ -110,15 +106,39 @@ async fn a_changed_subscription_goes_on_where_it_was() {
 async fn a_parked_delivery_goes_to_the_changed_endpoint() {
     let (nats, old, new) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
     old.set(Behaviour::Status(500));
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook("crm", &old).retry_after(&["1s", "1h"])])).await;
+    let daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &old).retry_after(&["1s", "1h"])])).await;
     nats.publish("events.orders.created", order(1)).await;
     assert_eq!(daemon.accounted("crm", 1).await.parked, 1);
-    daemon.write_config(&with_hooks(&[hook("crm", &new)]));
+    daemon.write_config(&config("", &[Webhook::new("crm", &new)]));
     logged(&daemon, RELOADED).await;
 
     new.wait_for(1, SOON).await;
     daemon.wait_metric("sluiced_parked", &[], 0.0).await;
     assert_eq!((old.counts().requests, new.received()[0].attempt()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_reload_does_not_wait_for_an_endpoint_that_hangs() {
+    let (nats, hanging, working) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
+    hanging.set(Behaviour::Hang);
+    let patient = Webhook::new("crm", &hanging).with("timeout", "\"2m\"").with("max_in_flight", "4");
+    let mut daemon = TestDaemon::start(&nats, &config("[server]\ndrain_timeout = \"1s\"", &[patient])).await;
+    // More than its lane takes, and there is no other subscription that could go on: the stream is the queue.
+    nats.publish_orders("events.orders.created", 0..500).await;
+    hanging.wait_for(4, SOON).await;
+    let both = [Webhook::new("crm", &working), Webhook::new("new", &working).types(&["stock.>"])];
+    daemon.write_config(&config("[server]\ndrain_timeout = \"1s\"", &both));
+
+    logged(&daemon, RELOADED).await;
+    wait_for_numbers_of("crm", &working, &(4..500).collect::<Vec<_>>()).await;
+    nats.publish("events.stock.low", order(500)).await;
+    wait_for_numbers_of("new", &working, &[500]).await;
+    // The attempts that still hang are cut short and parked, and made at the new endpoint.
+    assert_eq!(daemon.terminate().await.code(), Some(0));
+    daemon.restart().await;
+    wait_for_numbers_of("crm", &working, &(0..501).collect::<Vec<_>>()).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    assert_eq!(numbers_of("crm", &working).len(), 501, "each once");
 }
 
 #[tokio::test]
@@ -128,11 +148,11 @@ async fn a_removed_subscription_gets_nothing_more_and_leaves_nothing_unacked() {
         delay: Duration::from_millis(if request.path == "/gone" { 400 } else { 0 }),
         ..Default::default()
     }));
-    let gone = hook("gone", &receiver).webhook("max_in_flight", "1");
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook("stays", &receiver), gone])).await;
+    let gone = Webhook::new("gone", &receiver).with("max_in_flight", "1");
+    let daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("stays", &receiver), gone])).await;
     nats.publish_orders("events.orders.created", 0..20).await;
     wait_for_numbers_of("gone", &receiver, &[0]).await;
-    daemon.write_config(&with_hooks(&[hook("stays", &receiver)]));
+    daemon.write_config(&config("", &[Webhook::new("stays", &receiver)]));
     logged(&daemon, RELOADED).await;
     nats.publish_orders("events.orders.created", 20..40).await;
 
@@ -145,12 +165,12 @@ async fn a_removed_subscription_gets_nothing_more_and_leaves_nothing_unacked() {
 #[tokio::test]
 async fn a_subscription_that_comes_back_begins_now() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let (stays, leaves) = (hook("stays", &receiver), hook("leaves", &receiver));
-    let both = with_hooks(&[stays.clone(), leaves]);
+    let (stays, leaves) = (Webhook::new("stays", &receiver), Webhook::new("leaves", &receiver));
+    let both = config("", &[stays.clone(), leaves]);
     let daemon = TestDaemon::start(&nats, &both).await;
     nats.publish_orders("events.orders.created", 0..10).await;
     assert_eq!(daemon.accounted("leaves", 10).await.delivered, 10);
-    daemon.write_config(&with_hooks(&[stays]));
+    daemon.write_config(&config("", &[stays]));
     logged(&daemon, "subscription removed").await;
     nats.publish_orders("events.orders.created", 10..20).await;
     assert_eq!(daemon.accounted("stays", 20).await.delivered, 20);
@@ -169,14 +189,14 @@ async fn a_subscription_that_comes_back_begins_now() {
 #[tokio::test]
 async fn a_signal_reloads_a_file_that_cannot_be_watched() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let mut daemon = TestDaemon::start(&nats, &with_hooks(&[hook("one", &receiver)])).await;
+    let mut daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("one", &receiver)])).await;
     // The folder of the link is watched, not that of the file behind it.
     let elsewhere = tempfile::tempdir().expect("a folder");
     let file = elsewhere.path().join("real.toml");
     fs::copy(daemon.config_path(), &file).expect("copied");
     fs::remove_file(daemon.config_path()).expect("removed");
     std::os::unix::fs::symlink(&file, daemon.config_path()).expect("a link");
-    let two = with_hooks(&[hook("one", &receiver), hook("two", &receiver)]);
+    let two = config("", &[Webhook::new("one", &receiver), Webhook::new("two", &receiver)]);
     fs::write(&file, daemon::complete(&two, &daemon.data_dir(), &nats.url(), &plugin_dir())).expect("written");
     daemon.reload();
     logged(&daemon, "subscription added").await;

@@ -14,11 +14,12 @@ type_prefix = "events."
 create = true
 "#;
 
-/// A webhook subscription to every type, as configuration text.
+/// A webhook subscription, to every type unless it is told otherwise, as configuration text.
 #[derive(Debug, Clone)]
 pub struct Webhook {
     name: String,
     url: String,
+    types: Vec<String>,
     plugins: String,
     settings: String,
 }
@@ -26,8 +27,38 @@ pub struct Webhook {
 impl Webhook {
     /// A subscription that delivers every event to `receiver`, signed with [`SECRET`].
     pub fn new(name: &str, receiver: &TestReceiver) -> Self {
-        let url = receiver.url(&format!("/{name}"));
-        Self { name: name.to_owned(), url, plugins: String::new(), settings: String::new() }
+        Self::to(name, &receiver.url(&format!("/{name}")))
+    }
+
+    /// A subscription that delivers every event to a URL, signed with [`SECRET`].
+    pub fn to(name: &str, url: &str) -> Self {
+        let (plugins, settings) = (String::new(), String::new());
+        Self { name: name.to_owned(), url: url.to_owned(), types: vec![">".to_owned()], plugins, settings }
+    }
+
+    /// Only events of these types.
+    #[must_use]
+    pub fn types(mut self, types: &[&str]) -> Self {
+        self.types = types.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// A filter: a plugin and its configuration, a TOML table.
+    #[must_use]
+    pub fn filter(self, plugin: &str, config: &str) -> Self {
+        self.subscribed_with("filters", format_args!("[{{ plugin = {plugin:?}, config = {config} }}]"))
+    }
+
+    /// A transform: a plugin and its configuration, a TOML table.
+    #[must_use]
+    pub fn transform(self, plugin: &str, config: &str) -> Self {
+        self.subscribed_with("transforms", format_args!("[{{ plugin = {plugin:?}, config = {config} }}]"))
+    }
+
+    /// One attempt at once and one after each of these waits, to the millisecond.
+    #[must_use]
+    pub fn retry_after(self, waits: &[&str]) -> Self {
+        self.with("retry", format_args!("{{ schedule = {waits:?}, jitter = 0 }}"))
     }
 
     /// Sets a key of the webhook, with its value as TOML.
@@ -46,9 +77,9 @@ impl Webhook {
 
     /// The table of the configuration.
     pub fn toml(&self) -> String {
-        let Self { name, url, plugins, settings } = self;
+        let Self { name, url, types, plugins, settings } = self;
         format!(
-            "\n[[subscription]]\nname = {name:?}\ntypes = [\">\"]\n{plugins}[subscription.webhook]\nurl = {url:?}\n\
+            "\n[[subscription]]\nname = {name:?}\ntypes = {types:?}\n{plugins}[subscription.webhook]\nurl = {url:?}\n\
              secret = {SECRET:?}\n{settings}"
         )
     }

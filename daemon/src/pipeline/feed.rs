@@ -81,11 +81,7 @@ impl Feed {
                         }
                     }
                 }
-                Some(ask) = self.retarget.recv() => {
-                    let result = self.live.retarget(&ask.types).await;
-                    // Whoever asked may have gone: then nobody needs the answer.
-                    let _ = ask.done.send(result);
-                }
+                Some(ask) = self.retarget.recv() => self.take_types(ask).await,
                 _ = housekeeping.tick() => self.keep_house(&mut checkpoint).await,
             }
         }
@@ -93,7 +89,7 @@ impl Feed {
 
     /// One event: received, matched, offered. Plugins, attempt and record follow in each lane's worker, and the token
     /// is settled when all of them are through.
-    async fn carry(&self, received: Received, found: &mut Vec<u32>) {
+    async fn carry(&mut self, received: Received, found: &mut Vec<u32>) {
         let Received { event, token } = received;
         self.metrics.received.inc();
         let routes = self.routes.load();
@@ -116,10 +112,12 @@ impl Feed {
     }
 
     /// Back-pressure: waits until every lane has taken the event. A lane that stays full while others could go on is
-    /// held instead, so that nobody waits for it.
-    async fn wait_for_room(&self, routes: &Routes, event: &Arc<Event>, mut blocked: Vec<Blocked>) {
+    /// held instead, so that nobody waits for it. Other event types are taken meanwhile: what changes may be the very
+    /// endpoint that is waited for.
+    async fn wait_for_room(&mut self, routes: &Routes, event: &Arc<Event>, mut blocked: Vec<Blocked>) {
+        let has_room = Arc::clone(&self.room);
         loop {
-            let room = self.room.notified();
+            let room = has_room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             let mut still = Vec::new();
@@ -137,11 +135,21 @@ impl Feed {
             }
             blocked = still;
             let look_again = Instant::now() + (self.hold_after / IMPATIENCE).max(Duration::from_millis(1));
-            tokio::select! {
-                () = room => {}
-                () = tokio::time::sleep_until(look_again) => {}
+            let ask = tokio::select! {
+                () = room => None,
+                () = tokio::time::sleep_until(look_again) => None,
+                ask = self.retarget.recv() => ask,
+            };
+            if let Some(ask) = ask {
+                self.take_types(ask).await;
             }
         }
+    }
+
+    async fn take_types(&mut self, ask: Retarget) {
+        let result = self.live.retarget(&ask.types).await;
+        // Whoever asked may have gone: then nobody needs the answer.
+        let _ = ask.done.send(result);
     }
 
     async fn keep_house(&self, checkpoint: &mut u64) {

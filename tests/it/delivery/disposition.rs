@@ -14,11 +14,11 @@ struct Case {
 
 impl Case {
     /// Publishes order 1 to a receiver with that behaviour, with two attempts 50 ms apart unless the change says otherwise.
-    async fn new(behaviour: Behaviour, change: impl FnOnce(Hook) -> Hook) -> Self {
+    async fn new(behaviour: Behaviour, change: impl FnOnce(Webhook) -> Webhook) -> Self {
         let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
         receiver.set(behaviour);
-        let hook = change(Hook::new("crm", &receiver.url("/hook")).retry_after(&["50ms"]));
-        let daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+        let hook = change(Webhook::to("crm", &receiver.url("/hook")).retry_after(&["50ms"]));
+        let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
         nats.publish("events.orders.created", order(1)).await;
         Self { nats, receiver, daemon }
     }
@@ -30,6 +30,14 @@ impl Case {
         self.daemon.wait_metric("sluiced_in_flight", &[("subscription", "crm")], 0.0).await;
         self.daemon.wait_metric("sluiced_parked", &[("subscription", "crm")], 0.0).await;
         self.daemon.accounted("crm", 1).await
+    }
+
+    /// The one dead letter, as the API shows it.
+    async fn dead_letter(&self) -> Value {
+        let page = self.daemon.request("GET", "/api/v1/subscriptions/crm/dead-letters", None).await.json();
+        let letters = page["dead_letters"].as_array().unwrap_or_else(|| panic!("no dead letters: {page}"));
+        assert_eq!(letters.len(), 1, "{page}");
+        letters[0].clone()
     }
 
     async fn attempts(&self, result: &str) -> f64 {
@@ -82,6 +90,9 @@ async fn a_final_answer_makes_a_dead_letter_at_once() {
         let case = Case::new(answer, |hook| hook).await;
         assert_eq!(case.ended().await.failed, 1, "{shown}");
         case.daemon.wait_metric("sluiced_dead_letters", &[], 1.0).await;
+        let letter = case.dead_letter().await;
+        assert_eq!((letter["class"].as_str(), letter["attempts"].as_u64()), (Some("status"), Some(1)), "{letter}");
+        assert_eq!(letter["body"].as_str().map(str::as_bytes), Some(&order(1)[..]), "{shown}");
         assert_eq!(case.receiver.counts().requests, 1, "{shown} is neither tried again nor followed");
     }
 }
@@ -91,6 +102,9 @@ async fn what_fails_to_the_end_is_a_dead_letter() {
     let case = Case::new(Behaviour::Status(500), |hook| hook).await;
     assert_eq!(case.ended().await.failed, 1);
     case.daemon.wait_metric("sluiced_dead_letters", &[], 1.0).await;
+    let letter = case.dead_letter().await;
+    assert_eq!((letter["status"].as_u64(), letter["attempts"].as_u64()), (Some(500), Some(2)), "{letter}");
+    assert_eq!(letter["id"].as_str(), Some(&*delivery_id("crm", "EVENTS", 1, 0)), "{letter}");
     assert_eq!(case.receiver.received().iter().map(Received::attempt).collect::<Vec<_>>(), [1, 2]);
 }
 
@@ -112,11 +126,29 @@ async fn a_receiver_that_asks_for_patience_gets_it() {
 }
 
 #[tokio::test]
+async fn the_patience_that_one_answer_asks_for_holds_for_the_whole_endpoint() {
+    let behaviour = Behaviour::custom(|request| match (request.number(), request.attempt()) {
+        (Some(1), 1) => Reply::status(503).header("retry-after", "1"),
+        _ => Reply::default(),
+    });
+    let case = Case::new(behaviour, |hook| hook).await;
+    assert_eq!(case.daemon.accounted("crm", 1).await.parked, 1);
+    case.nats.publish_orders("events.orders.created", 2..12).await;
+    case.receiver.wait_for_numbers(1..12, SOON).await;
+    let asked_at = case.receiver.received()[0].at;
+    let too_early = |request: &&Received| request.at - asked_at < Duration::from_millis(950);
+    assert_eq!(case.receiver.received().iter().skip(1).filter(too_early).count(), 0);
+    case.nats.wait_drained("EVENTS", CONSUMER, SOON).await;
+    assert_eq!(case.daemon.accounted("crm", 11).await.delivered, 11);
+    assert_eq!(case.receiver.counts().requests, 12, "none came twice");
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_a_passing_failure() {
     let (nats, mut receiver) = (TestNats::start().await, TestReceiver::start());
     receiver.stop();
-    let hook = Hook::new("crm", &receiver.url("/hook")).retry_after(&["500ms", "500ms", "500ms", "500ms", "500ms"]);
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["500ms", "500ms", "500ms", "500ms", "500ms"]);
+    let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish("events.orders.created", order(1)).await;
     assert_eq!(daemon.accounted("crm", 1).await.parked, 1);
     receiver.resume();
@@ -134,7 +166,7 @@ async fn a_broken_connection_is_a_passing_failure() {
 
 #[tokio::test]
 async fn no_answer_in_time_is_a_passing_failure() {
-    let timed = |hook: Hook| hook.webhook("timeout", "\"300ms\"").webhook("connect_timeout", "\"300ms\"");
+    let timed = |hook: Webhook| hook.with("timeout", "\"300ms\"").with("connect_timeout", "\"300ms\"");
     let case = Case::new(Behaviour::Hang, timed).await;
     assert_eq!(case.ended().await.failed, 1);
     assert_eq!(case.attempts("timeout").await, 2.0);
@@ -177,14 +209,16 @@ async fn a_receiver_that_is_gone_disables_its_subscription_and_later_events_wait
 #[tokio::test]
 async fn what_cannot_be_understood_is_a_dead_letter() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let hook = Hook::new("crm", &receiver.url("/hook")).filter("jq", r#"{ expr = "true" }"#);
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+    let hook = Webhook::to("crm", &receiver.url("/hook")).filter("jq", r#"{ expr = "true" }"#);
+    let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     let mut headers = HeaderMap::new();
     headers.insert("Content-Type", "application/cloudevents+json");
-    nats.publish_with("events.orders.created", headers, r#"{ "specversion": "1.0", "id": "#).await;
+    const BROKEN: &str = r#"{ "specversion": "1.0", "id": "#;
+    nats.publish_with("events.orders.created", headers, BROKEN).await;
     let case = Case { nats, receiver, daemon };
     assert_eq!(case.ended().await.failed, 1);
-    case.daemon.wait_metric("sluiced_dead_letters", &[], 1.0).await;
+    let letter = case.dead_letter().await;
+    assert_eq!((letter["class"].as_str(), letter["body"].as_str()), (Some("undecodable"), Some(BROKEN)), "{letter}");
     assert_eq!(case.receiver.counts().requests, 0);
 }
 
@@ -193,7 +227,7 @@ async fn an_address_of_this_machine_is_refused_unless_it_is_allowed() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     let url = receiver.url("/address");
     let by_name = format!("http://localhost:{}/name", receiver.address().port());
-    let hooks = with_hooks(&[Hook::new("address", &url), Hook::new("name", &by_name)]);
+    let hooks = config("", &[Webhook::to("address", &url), Webhook::to("name", &by_name)]);
     let refusing = TestDaemon::start(&nats, &format!("{hooks}[delivery]\nallow_cidrs = []\n")).await;
     nats.publish("events.orders.created", order(1)).await;
     for name in ["address", "name"] {

@@ -7,14 +7,14 @@ fn basket(parts: u64) -> String {
     json!({ "items": (0..parts).map(|part| json!({ "number": part })).collect::<Vec<_>>() }).to_string()
 }
 
-fn splitting(url: &str) -> Hook {
-    Hook::new("items", url).transform("jq", r#"{ expr = ".items[]" }"#)
+fn splitting(url: &str) -> Webhook {
+    Webhook::to("items", url).transform("jq", r#"{ expr = ".items[]" }"#)
 }
 
 #[tokio::test]
 async fn each_part_is_delivered_once_under_its_own_id() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[splitting(&receiver.url("/hook"))])).await;
+    let daemon = TestDaemon::start(&nats, &config("", &[splitting(&receiver.url("/hook"))])).await;
     nats.publish("events.baskets.sold", basket(5)).await;
     nats.publish("events.baskets.sold", basket(0)).await;
 
@@ -37,7 +37,7 @@ async fn a_part_that_fails_is_tried_again_alone_also_after_a_restart() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     receiver.set(Behaviour::custom(|request| Reply::status(if request.number() == Some(2) { 500 } else { 200 })));
     let hook = splitting(&receiver.url("/hook")).retry_after(&["1s", "1h"]);
-    let mut daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+    let mut daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish("events.baskets.sold", basket(4)).await;
 
     receiver.wait_for_numbers(0..4, SOON).await;
@@ -60,7 +60,7 @@ async fn a_part_that_fails_is_tried_again_alone_also_after_a_restart() {
 async fn one_part_can_end_as_a_dead_letter_while_the_others_arrive() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     receiver.set(Behaviour::custom(|request| Reply::status(if request.number() == Some(1) { 422 } else { 200 })));
-    let daemon = TestDaemon::start(&nats, &with_hooks(&[splitting(&receiver.url("/hook"))])).await;
+    let daemon = TestDaemon::start(&nats, &config("", &[splitting(&receiver.url("/hook"))])).await;
     nats.publish("events.baskets.sold", basket(3)).await;
 
     nats.wait_drained("EVENTS", CONSUMER, SOON).await;

@@ -35,8 +35,8 @@ async fn a_retry_that_fell_due_while_the_daemon_was_down_happens_at_its_start() 
 async fn the_retry_happens_after(end: impl AsyncFnOnce(&mut TestDaemon, Instant)) {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
     receiver.set(Behaviour::Status(503));
-    let hook = Hook::new("crm", &receiver.url("/hook")).retry_after(&["3s", "1h"]);
-    let mut daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["3s", "1h"]);
+    let mut daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish("events.orders.created", order(7)).await;
     assert_eq!(daemon.accounted("crm", 1).await.parked, 1);
     nats.wait_drained("EVENTS", CONSUMER, SOON).await;
@@ -63,8 +63,8 @@ async fn the_retry_happens_after(end: impl AsyncFnOnce(&mut TestDaemon, Instant)
 #[tokio::test]
 async fn what_is_on_record_is_not_sent_again_after_a_kill() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let hook = Hook::new("crm", &receiver.url("/hook"));
-    let mut daemon = TestDaemon::start(&nats, &with_hooks(&[hook])).await;
+    let hook = Webhook::to("crm", &receiver.url("/hook"));
+    let mut daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish_orders("events.orders.created", 0..100).await;
     assert_eq!(daemon.accounted("crm", 100).await.delivered, 100);
 

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use sluiced_tests::config::EVENTS;
 use sluiced_tests::paths::sluiced_binary;
 
 use super::*;
 
-const FILTER_LINE: usize = 9;
+const FILTER_LINE: usize = 12;
 
 /// A configuration whose filter stands in [`FILTER_LINE`].
 fn with_filter(filter: &str, receiver: &TestReceiver) -> String {
-    let text = format!("{EVENTS}{}", hook("crm", receiver).set("filters", &format!("[{{ {filter} }}]")));
+    let text =
+        config("", &[Webhook::new("crm", receiver).subscribed_with("filters", format_args!("[{{ {filter} }}]"))]);
     assert!(text.lines().nth(FILTER_LINE - 1).is_some_and(|line| line.starts_with("filters")), "{text}");
     text
 }
@@ -82,11 +82,11 @@ async fn a_start_with_a_plugin_that_cannot_be_used_ends_with_64() {
 #[tokio::test]
 async fn a_broken_file_leaves_the_running_set_in_place_and_says_why() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let mut daemon = TestDaemon::start(&nats, &with_hooks(&[hook("crm", &receiver)])).await;
+    let mut daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &receiver)])).await;
     let file = daemon.config_path().display().to_string();
     let mut number = 0;
     let not_toml = "[[stream]\n".to_owned();
-    let wrong_key = with_hooks(&[hook("crm", &receiver).set("filtres", "[]")]);
+    let wrong_key = config("", &[Webhook::new("crm", &receiver).subscribed_with("filtres", "[]")]);
     let refused = with_filter(REFUSED[4].0, &receiver);
     for (config, said) in [
         (&not_toml, format!("{file}:2: not valid TOML")),
@@ -104,7 +104,7 @@ async fn a_broken_file_leaves_the_running_set_in_place_and_says_why() {
     }
     assert!(!daemon.log().contains(RELOADED));
 
-    daemon.write_config(&with_hooks(&[hook("crm", &receiver), hook("new", &receiver)]));
+    daemon.write_config(&config("", &[Webhook::new("crm", &receiver), Webhook::new("new", &receiver)]));
     logged(&daemon, RELOADED).await;
     nats.publish("events.orders.created", order(number + 1)).await;
     wait_for_numbers_of("new", &receiver, &[number + 1]).await;

@@ -9,6 +9,11 @@ use super::records::{PositionRecord, Recorded, Recovered};
 use super::{Error, codec};
 use crate::domain::{StreamName, SubscriptionId};
 
+/// How many of the last flushes are read at least. A held subscription's outcomes lie below the floors, and its position
+/// tells of them only from its own next flush on: what was flushed since is read from the log. A position follows its
+/// outcomes by a flush or two; this leaves room for a daemon that was short of time. Reading them takes some milliseconds.
+const TAIL_FLUSHES_MIN: u64 = 256;
+
 type Places = BTreeMap<(SubscriptionId, StreamName), Recovered>;
 
 /// Reads the tail of the log and the held positions. The second is how many flushes were read.
@@ -42,7 +47,8 @@ struct Floor {
     void: Option<u64>,
 }
 
-/// Reads backwards until a flush says that nothing above the floors can come before it.
+/// Reads backwards until a flush says that nothing above the floors can come before it, and where subscriptions are held,
+/// at least [`TAIL_FLUSHES_MIN`].
 fn read_tail(engine: &Engine, floors: &[(StreamName, u64)], places: &mut Places) -> Result<u64, Error> {
     let mut wanted: HashMap<&StreamName, Floor> = HashMap::new();
     for (stream, sequence) in floors {
@@ -59,7 +65,7 @@ fn read_tail(engine: &Engine, floors: &[(StreamName, u64)], places: &mut Places)
                 floor.void.is_some_and(|void| flush <= void)
                     || group.running.iter().find(|(s, _)| s == *stream).is_none_or(|(_, max)| *max <= floor.sequence)
             });
-            if done {
+            if done && (groups > TAIL_FLUSHES_MIN || places.values().all(|place| place.position.is_none())) {
                 return Ok(groups);
             }
             read_group(&mut group, flush, &wanted, places)?;
@@ -81,9 +87,11 @@ fn read_group(
             continue;
         }
         let subscription = SubscriptionId::parse(section.subscription).map_err(|_| Error::Record { what: "log" })?;
+        let held = places.get(&(subscription.clone(), stream.clone())).and_then(|place| place.position.as_ref());
+        let from = held.map_or(floor.sequence + 1, |held| held.position.sequence.min(floor.sequence + 1));
         while let Some(entry) = section.entry(&subscription, stream)? {
             let sequence = entry.position.sequence;
-            if sequence > floor.sequence {
+            if sequence >= from {
                 let recorded = Recorded { sequence, part: entry.part, parts: entry.parts };
                 place(places, subscription.clone(), stream.clone()).recorded.push(recorded);
             }

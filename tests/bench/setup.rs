@@ -26,7 +26,7 @@ pub(crate) const SENT_KEY: &str = "\"sent_us\":";
 /// How much of the daemon's log an error shows.
 const LOG_LINES: usize = 20;
 
-/// The configuration that each case builds on: the stream, and no log line per event.
+/// The configuration that each case builds on: the stream, and the defaults.
 pub(crate) fn base() -> String {
     format!("[[stream]]\nname = {STREAM:?}\nsubjects = [\"bench.>\"]\ntype_prefix = \"bench.\"\n")
 }

@@ -2,12 +2,15 @@
 
 mod config;
 mod crash;
+mod delivery;
 mod dev;
 mod docs;
+mod faults;
 mod harness;
 mod hold;
 mod nats;
 mod plugins;
+mod reload;
 mod sse;
 mod stop;
 mod tidy;

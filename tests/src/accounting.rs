@@ -21,13 +21,14 @@ impl Accounting {
     /// Reads the books of `subscription`; all 0 when it has seen nothing.
     pub fn of(metrics: &Metrics, subscription: &str) -> Self {
         let name = ("subscription", subscription);
+        let events = |metric| whole(metrics.sum(metric, &[name]));
         let deliveries = |outcome| whole(metrics.sum("sluiced_deliveries_total", &[name, ("outcome", outcome)]));
         Self {
-            received: whole(metrics.sum("sluiced_events_received_total", &[name])),
+            received: events("sluiced_events_received_total"),
             delivered: deliveries("delivered"),
-            filtered: whole(metrics.sum("sluiced_events_filtered_total", &[name])),
+            filtered: events("sluiced_events_filtered_total") + events("sluiced_events_dropped_total"),
             failed: deliveries("failed"),
-            parked: whole(metrics.sum("sluiced_parked", &[name])),
+            parked: events("sluiced_parked"),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The real daemon as a process under a test's control.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::accounting::Accounting;
 use crate::http::{Answer, try_request};
 use crate::metrics::Metrics;
 use crate::nats::TestNats;
-use crate::paths::{plugin_dir, sluiced_binary};
+use crate::paths::{link_all_plugins, plugin_cache, plugin_dir, sluiced_binary};
 use crate::process::Process;
 use crate::wait::{comes_true, wait_until};
 
@@ -50,6 +51,7 @@ impl TestDaemon {
         let dir = tempfile::Builder::new().prefix("sluiced-test-").tempdir().expect("a temporary folder");
         let (listen, plugins, env) = (String::new(), plugin_dir(), Vec::new());
         let daemon = Self { process: None, listen, nats_url: nats.url(), plugins, env, dir };
+        daemon.share_plugin_cache();
         daemon.write_config(config);
         Builder { daemon }
     }
@@ -190,6 +192,19 @@ impl TestDaemon {
         wait_until(&format!("{subscription} {what}"), timeout, state).await;
     }
 
+    /// Waits until the sum of a metric's samples with these labels is `value`.
+    ///
+    /// # Panics
+    /// With what it was last, when it is not within 20 seconds.
+    pub async fn wait_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let mut last = f64::NAN;
+        let reached = comes_true(BALANCE_TIMEOUT, async || {
+            last = self.metrics().await.sum(name, labels);
+            last == value
+        });
+        assert!(reached.await, "{name}{labels:?} is {last}, not {value}");
+    }
+
     /// Resident memory in bytes.
     pub fn rss_bytes(&self) -> u64 {
         self.process.as_ref().map_or(0, Process::rss_bytes)
@@ -212,6 +227,11 @@ impl TestDaemon {
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("the daemon runs")
     }
+
+    fn share_plugin_cache(&self) {
+        DirBuilder::new().mode(0o700).create(self.data_dir()).expect("the data directory can be made");
+        symlink(plugin_cache(), self.data_dir().join("plugin-cache")).expect("a link can be made");
+    }
 }
 
 impl Builder {
@@ -220,6 +240,15 @@ impl Builder {
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.daemon.env.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Offers the hostile plugins too.
+    #[must_use]
+    pub fn hostile_plugins(self, config: &str) -> Self {
+        let folder = self.daemon.dir.path().join("plugins");
+        fs::create_dir(&folder).expect("a folder can be made");
+        link_all_plugins(&folder);
+        self.plugins(&folder, config)
     }
 
     /// Takes the plugins from another folder.

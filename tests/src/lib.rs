@@ -5,6 +5,7 @@
 //! Every process is ended by its id when its handle is dropped.
 
 pub mod accounting;
+pub mod config;
 pub mod daemon;
 pub mod events;
 pub mod http;
@@ -20,6 +21,7 @@ pub mod sse;
 pub mod wait;
 
 pub use accounting::Accounting;
+pub use config::Hook;
 pub use daemon::{ADMIN_KEY, TestDaemon};
 pub use events::SECRET;
 pub use metrics::Metrics;

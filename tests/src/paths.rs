@@ -1,6 +1,8 @@
 //! Where the parts under test lie. A missing one panics with the command that makes it.
 
 use std::env;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 const REMEDY: &str = "run `cargo xtask test` once: it builds and gets every part";
@@ -36,6 +38,23 @@ pub fn plugin_dir() -> PathBuf {
 /// The folder of the hostile plugins of the tests, `NAME.wasm`.
 pub fn test_plugin_dir() -> PathBuf {
     existing(target().join("test-plugins"))
+}
+
+/// Links every plugin, the standard and the hostile ones, into a folder.
+pub fn link_all_plugins(folder: &Path) {
+    for dir in [plugin_dir(), test_plugin_dir()] {
+        for entry in fs::read_dir(dir).expect("a folder of plugins can be listed") {
+            let path = entry.expect("a folder of plugins can be listed").path();
+            symlink(&path, folder.join(path.file_name().expect("a file has a name"))).expect("a link can be made");
+        }
+    }
+}
+
+/// Where the compiled plugins of all tests lie: compiling one takes most of a second.
+pub fn plugin_cache() -> PathBuf {
+    let dir = target().join("tmp/plugin-cache");
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir).expect("the folder of compiled plugins can be made");
+    dir
 }
 
 /// Cargo's target directory: the one that this executable was built into.

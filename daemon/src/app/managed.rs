@@ -156,7 +156,8 @@ impl Managed {
         let log_path = config.data_dir.join("nats-server.log");
         let log = locked_log(&log_path, &store).await?;
         let launcher = Launcher { binary, store, ports, log, log_path, port: config.port };
-        let (server, port) = launcher.launch().await?;
+        let mut server = launcher.spawn()?;
+        let port = launcher.ready(&mut server).await?;
         let url = format!("nats://127.0.0.1:{port}");
         info!(url, version, pid = server.child.id(), "nats-server started");
         Ok(Self { server, launcher: Launcher { port: Some(port), ..launcher }, url })
@@ -171,8 +172,8 @@ impl Managed {
     /// has still to be acked needs it.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut delay = RESTART_DELAY.0;
+        let mut since = Instant::now();
         loop {
-            let since = Instant::now();
             tokio::select! {
                 status = self.server.child.wait() => {
                     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -184,8 +185,28 @@ impl Managed {
                 delay = RESTART_DELAY.0;
             }
             tokio::select! {
-                server = self.launcher.relaunch(&mut delay) => self.server = server,
+                () = sleep(delay) => delay = (delay * 2).min(RESTART_DELAY.1),
                 () = stop.cancelled() => return,
+            }
+            since = Instant::now();
+            tokio::select! {
+                () = self.restart() => {}
+                () = stop.cancelled() => return self.server.stop().await,
+            }
+        }
+    }
+
+    /// Starts the server again. When that fails there is no running server, which the next look finds.
+    async fn restart(&mut self) {
+        match self.launcher.spawn() {
+            Ok(server) => self.server = server,
+            Err(error) => return warn!(error = %chain(&error), "nats-server could not be started again"),
+        }
+        match self.launcher.ready(&mut self.server).await {
+            Ok(_) => info!(pid = self.server.child.id(), "nats-server is back"),
+            Err(error) => {
+                warn!(error = %chain(&error), "nats-server could not be started again");
+                self.server.stop().await;
             }
         }
     }
@@ -204,25 +225,13 @@ struct Launcher {
 }
 
 impl Launcher {
-    /// Starts the server until one start works, with growing waits.
-    async fn relaunch(&self, delay: &mut Duration) -> Server {
-        loop {
-            sleep(*delay).await;
-            *delay = (*delay * 2).min(RESTART_DELAY.1);
-            match self.launch().await {
-                Ok((server, _)) => {
-                    info!(pid = server.child.id(), "nats-server is back");
-                    return server;
-                }
-                Err(error) => warn!(error = %chain(&error), "nats-server could not be started again"),
-            }
-        }
+    fn spawn(&self) -> Result<Server, Error> {
+        self.clear_ports().map_err(|source| Error::Dir { path: self.ports.clone(), source })?;
+        self.spawn_shell().map_err(Error::Spawn)
     }
 
-    /// Starts the server and waits until it accepts connections; returns its port.
-    async fn launch(&self) -> Result<(Server, u16), Error> {
-        self.clear_ports().map_err(|source| Error::Dir { path: self.ports.clone(), source })?;
-        let mut server = self.spawn().map_err(Error::Spawn)?;
+    /// Waits until a server that was just started accepts connections; returns its port.
+    async fn ready(&self, server: &mut Server) -> Result<u16, Error> {
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -231,14 +240,14 @@ impl Launcher {
             if let Some(port) = self.port_taken()
                 && matches!(timeout(START_TIMEOUT, greets(port)).await, Ok(Ok(true)))
             {
-                return Ok((server, port));
+                return Ok(port);
             }
             sleep(POLL).await;
         }
         Err(Error::NotReady { log: self.log_path.clone() })
     }
 
-    fn spawn(&self) -> std::io::Result<Server> {
+    fn spawn_shell(&self) -> std::io::Result<Server> {
         let port = self.port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SHELL, "nats-server"]).arg(&self.binary);

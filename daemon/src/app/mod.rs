@@ -18,8 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use parts::check_plugins;
+pub use parts::{check_plugins, plugin_cache_dir};
 pub use reload::Reloader;
+
+use self::managed::Managed;
 
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server};
@@ -59,6 +61,18 @@ pub enum Error {
     /// The store cannot be opened, read or written.
     #[error("the store failed")]
     Store(#[from] store::Error),
+    /// A stream forgets what is acked, so that a subscription that was held could not read it again.
+    #[error(
+        "stream {stream} has work-queue or interest retention and forgets what is acked: sluiced needs limits retention, \
+         so that a subscription whose endpoint fails can read on later"
+    )]
+    Retention {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// A nats-server of the daemon's own cannot be had.
+    #[error("nats-server cannot be run")]
+    Managed(#[from] managed::Error),
     /// NATS cannot be reached or used.
     #[error("nats failed")]
     Ingest(#[from] ingest::Error),
@@ -86,7 +100,6 @@ pub enum Error {
 struct OpenStream {
     name: StreamName,
     live: Live,
-    keeps_acked: bool,
 }
 
 /// The daemon, built and not yet running.
@@ -104,6 +117,7 @@ pub struct App {
     hub: Hub,
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
+    broker: Option<Managed>,
 }
 
 impl App {
@@ -121,7 +135,16 @@ impl App {
         let host = Host::new(parts::plugins(&config))?;
         let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &config)?;
         let client = crate::deliver::Client::new(&parts::client(&config))?;
-        let nats = connect(parts::nats(&config, &specs)).await?;
+        let broker = match config.nats.managed {
+            true => Some(Managed::start(parts::managed(&config)).await?),
+            false => None,
+        };
+        let mut to = parts::nats(&config, &specs);
+        if let Some(broker) = &broker {
+            to.urls = vec![broker.url().to_owned()];
+            announce(&config.data_dir, "nats-url", broker.url())?;
+        }
+        let nats = connect(to).await?;
         let mut streams = Vec::new();
         let mut floors = Vec::new();
         for stream in nats.streams() {
@@ -141,9 +164,24 @@ impl App {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
         let server = Server::bind(parts::api(&config), state, subscriptions::routes(access)).await?;
-        announce(&config.data_dir, server.local_addr())?;
+        announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
-        Ok(Self { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server, routes })
+        Ok(Self {
+            config,
+            metrics,
+            health,
+            store,
+            nats,
+            host,
+            client,
+            specs,
+            streams,
+            recovered,
+            hub,
+            server,
+            routes,
+            broker,
+        })
     }
 
     /// Where the API listens.
@@ -184,10 +222,10 @@ fn make_data_dir(dir: &Path) -> Result<(), Error> {
     made.map_err(|source| Error::DataDir { dir: dir.to_owned(), source })
 }
 
-/// Says where the API listens: in the log, and in a file for those who asked for any free port.
-fn announce(data_dir: &Path, address: SocketAddr) -> Result<(), Error> {
-    info!(%address, "listening");
-    let written = std::fs::write(data_dir.join("listen"), format!("{address}\n"));
+/// Says where something listens: in the log, and in a file of that name for those who asked for any free port.
+fn announce(data_dir: &Path, what: &'static str, address: &str) -> Result<(), Error> {
+    info!(what, address, "bound");
+    let written = std::fs::write(data_dir.join(what), format!("{address}\n"));
     written.map_err(|source| Error::DataDir { dir: data_dir.to_owned(), source })
 }
 
@@ -217,13 +255,10 @@ async fn open_stream(
         warn!(stream = %stream.name, "the stream was made anew, what the store knew of the old one no longer counts");
     }
     if !facts.keeps_acked {
-        warn!(
-            stream = %stream.name,
-            "the stream does not keep acked messages, so a slow subscription delays the others of this stream"
-        );
+        return Err(Error::Retention { stream: stream.name.clone() });
     }
     let checkpoint = store.checkpoint(&stream.name)?;
     let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
     let floor = live.floor_before().max(checkpoint.unwrap_or(0));
-    Ok((OpenStream { name: stream.name.clone(), live, keeps_acked: facts.keeps_acked }, floor))
+    Ok((OpenStream { name: stream.name.clone(), live }, floor))
 }

@@ -1,8 +1,10 @@
 //! From the configuration to each stage's own.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Error, managed};
 use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
 use crate::deliver::{attempt, breaker};
@@ -35,7 +37,12 @@ pub(super) fn plugins(config: &Config) -> plugin::Config {
         output_bytes_max: (config.plugins.output_kib_max as usize) << 10,
         ..Limits::default()
     };
-    plugin::Config { dir: config.plugins.dir.clone(), cache_dir: config.data_dir.join("plugin-cache"), limits }
+    plugin::Config { dir: config.plugins.dir.clone(), cache_dir: plugin_cache_dir(config), limits }
+}
+
+/// The nats-server that the daemon runs itself, on any free port of loopback.
+pub(super) fn managed(config: &Config) -> managed::Config {
+    managed::Config { binary: config.nats.server_binary.clone(), data_dir: config.data_dir.clone(), port: None }
 }
 
 pub(super) fn client(config: &Config) -> attempt::Config {
@@ -156,12 +163,19 @@ pub(super) fn plugin_problems(host: &Host, config: &Config, index: usize, subscr
     problems
 }
 
-/// The plugins of a configuration, checked without a daemon: `sluiced check`.
+/// Where the daemon keeps compiled plugins.
+pub fn plugin_cache_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("plugin-cache")
+}
+
+/// The plugins of a configuration, checked without a daemon: `sluiced check`. Compiled plugins are taken from `cache_dir`
+/// and kept there. Blocks.
 ///
 /// # Errors
-/// With every problem found.
-pub fn check_plugins(host: &Host, config: &Config) -> Result<(), config::Error> {
+/// [`Error::Config`] with every problem found, or when the plugin host cannot be set up.
+pub fn check_plugins(config: &Config, cache_dir: PathBuf) -> Result<(), Error> {
+    let host = Host::new(plugin::Config { cache_dir, ..plugins(config) })?;
     let all = config.subscriptions.iter().enumerate();
-    let problems: Vec<Problem> = all.flat_map(|(index, s)| plugin_problems(host, config, index, s)).collect();
-    if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }) }
+    let problems: Vec<Problem> = all.flat_map(|(index, s)| plugin_problems(&host, config, index, s)).collect();
+    if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }.into()) }
 }

@@ -1,8 +1,10 @@
 //! The daemon at work, and the order in which it stops.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,14 +14,16 @@ use super::reload::{Reloader, Watch};
 use super::{App, Error, parts};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
+use crate::ingest::Nats;
 use crate::pipeline::Shared;
-use crate::pipeline::feed::Feed;
+use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::plugin::Host;
-use crate::store::Recorder;
+use crate::store::{self, Recorder, Store};
 use crate::stream::Hub;
-use crate::telemetry;
-use crate::telemetry::health::Condition;
+use crate::telemetry::health::{Condition, Health};
+use crate::telemetry::metrics::StoreMetrics;
+use crate::{api, telemetry};
 
 /// How often the parts are asked how they are.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,128 +38,212 @@ struct Stops {
     front: CancellationToken,
     workers: CancellationToken,
     acks: CancellationToken,
+    /// A nats-server of the daemon's own.
+    broker: CancellationToken,
+}
+
+/// The tasks of each stage.
+#[derive(Default)]
+struct Tasks {
+    feeds: TaskTracker,
+    front: TaskTracker,
+    workers: TaskTracker,
+    acks: TaskTracker,
+    broker: TaskTracker,
+}
+
+/// The daemon at work.
+struct Running {
+    config: Config,
+    health: Health,
+    gauges: StoreMetrics,
+    store: Store,
+    nats: Nats,
+    host: Host,
+    hub: Hub,
+    routes: Arc<ArcSwap<Routes>>,
+    shared: Shared,
+    subscriptions: Subscriptions,
+    recorder: Recorder<Token>,
+    writer: JoinHandle<()>,
+    stops: Stops,
+    tasks: Tasks,
+    serving: tokio::task::JoinHandle<Result<(), api::Error>>,
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
-    let App { config, metrics, health, store, nats, host, client, specs, streams, recovered, hub, server, routes } =
-        app;
-    let store_metrics = metrics.store();
-    let gauges = store_metrics.clone();
-    let (recorder, writer) = Recorder::start(store.clone(), move |tokens: Vec<Token>, result| {
-        let durable = result.is_ok();
-        store_metrics.changes.inc_by(tokens.len() as u64);
-        if durable {
-            store_metrics.flushes.inc()
-        } else {
-            store_metrics.failures.inc()
-        };
-        if let Err(error) = result {
-            error!(error = %telemetry::chain(&error), "the store cannot write, nothing is acked until it can");
-        }
-        lane::completed(tokens, durable);
-    })?;
-    let pipeline = parts::pipeline(&config);
-    let shared = Shared {
-        client,
-        recorder: recorder.clone(),
-        store: store.clone(),
-        nats: nats.clone(),
-        readers: Arc::new(Semaphore::new(pipeline.readers_max)),
-        background: TaskTracker::new(),
-        config: Arc::new(pipeline.clone()),
-    };
-    let stops = Stops::default();
-    let (room, workers) = (Arc::new(Notify::new()), TaskTracker::new());
-    let mut subscriptions = Subscriptions::new(
-        shared.clone(),
-        metrics.clone(),
-        Arc::clone(&routes),
-        Arc::clone(&room),
-        workers.clone(),
-        stops.workers.clone(),
-    );
-    let (feeds, acks) = (TaskTracker::new(), TaskTracker::new());
-    let mut links = Vec::new();
-    let mut ready = Vec::new();
-    for stream in streams {
-        let (retarget, asked) = mpsc::channel(1);
-        links.push(StreamLink {
-            name: stream.name.clone(),
-            delivered_before: stream.live.delivered_before(),
-            retarget,
-        });
-        acks.spawn(stream.live.acks().run(stops.acks.clone()));
-        ready.push(Feed {
-            metrics: metrics.stream(stream.name.as_str()),
-            live: stream.live,
-            routes: Arc::clone(&routes),
-            room: Arc::clone(&room),
-            hold_after: pipeline.hold_after,
-            keeps_acked: stream.keeps_acked,
-            recorder: recorder.clone(),
-            retarget: asked,
-        });
-    }
-    subscriptions.start(links, specs, recovered).await?;
-    for feed in ready {
-        feeds.spawn(feed.run(stops.ingest.clone()));
-    }
-    let front = TaskTracker::new();
-    front.spawn(hub.clone().run(stops.front.clone()));
-    let mut serving = front.spawn(server.run(stops.front.clone()));
-    info!("running");
-
     let mut watch = Watch::new(reloader)?;
-    let mut running_config = config;
+    let mut running = start(app).await?;
+    info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            loaded = watch.next() => {
-                let parts = Reloaded { host: &host, hub: &hub, subscriptions: &mut subscriptions };
-                reload(loaded, &mut running_config, parts).await;
-            }
-            served = &mut serving => {
+            loaded = watch.next() => running.reload(loaded).await,
+            served = &mut running.serving => {
                 if let Ok(Err(error)) = served {
                     error!(error = %telemetry::chain(&error), "the api has ended, stopping");
                 }
                 break;
             }
-            _ = health_check.tick() => {
-                let connected = nats.is_connected();
-                health.set("nats", if connected { Condition::Ready } else { Condition::Failing("not connected".into()) });
-                health.set("store", Condition::of(&store.writable()));
-                gauges.dead_letters.set(i64::try_from(store.totals().dead).unwrap_or(i64::MAX));
-                gauges.bytes.set(store.size_on_disk().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
-            }
+            _ = health_check.tick() => running.look_after(),
         }
     }
-
-    // The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack
-    // it; leave.
-    info!("stopping");
-    let patience = pipeline.drain_timeout + STOP_MARGIN;
-    stops.ingest.cancel();
-    stops.front.cancel();
-    ended("feeds", &feeds, STOP_MARGIN).await;
-    stops.workers.cancel();
-    ended("workers", &workers, patience).await;
-    ended("api", &front, patience).await;
-    ended("readers", &shared.background, STOP_MARGIN).await;
-    drop((subscriptions, shared));
-    recorder.close();
-    let joined = tokio::task::spawn_blocking(move || writer.join()).await;
-    if !matches!(joined, Ok(Ok(()))) {
-        error!("the store's writer did not end well");
-    }
-    for lane in &routes.load().lanes {
-        lane.let_go();
-    }
-    stops.acks.cancel();
-    ended("acks", &acks, STOP_MARGIN).await;
-    nats.flush().await;
-    info!("stopped");
+    running.stop().await;
     Ok(())
+}
+
+/// Starts every part's work.
+async fn start(app: App) -> Result<Running, Error> {
+    let (stops, tasks) = (Stops::default(), Tasks::default());
+    if let Some(broker) = app.broker {
+        tasks.broker.spawn(broker.run(stops.broker.clone()));
+    }
+    let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
+    let pipeline = parts::pipeline(&app.config);
+    let shared = Shared {
+        client: app.client,
+        recorder: recorder.clone(),
+        store: app.store.clone(),
+        nats: app.nats.clone(),
+        readers: Arc::new(Semaphore::new(pipeline.readers_max)),
+        background: TaskTracker::new(),
+        config: Arc::new(pipeline.clone()),
+    };
+    let room = Arc::new(Notify::new());
+    let mut subscriptions = Subscriptions::new(
+        shared.clone(),
+        app.metrics.clone(),
+        Arc::clone(&app.routes),
+        Arc::clone(&room),
+        tasks.workers.clone(),
+        stops.workers.clone(),
+    );
+    let (mut links, mut feeds) = (Vec::new(), Vec::new());
+    for stream in app.streams {
+        let (retarget, asked) = mpsc::channel(1);
+        let delivered_before = stream.live.delivered_before();
+        links.push(StreamLink { name: stream.name.clone(), delivered_before, retarget });
+        tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
+        feeds.push(Feed {
+            metrics: app.metrics.stream(stream.name.as_str()),
+            live: stream.live,
+            routes: Arc::clone(&app.routes),
+            room: Arc::clone(&room),
+            hold_after: pipeline.hold_after,
+            recorder: recorder.clone(),
+            retarget: asked,
+        });
+    }
+    subscriptions.start(links, app.specs, app.recovered).await?;
+    for feed in feeds {
+        tasks.feeds.spawn(feed.run(stops.ingest.clone()));
+    }
+    tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
+    let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
+    Ok(Running {
+        gauges: app.metrics.store(),
+        config: app.config,
+        health: app.health,
+        store: app.store,
+        nats: app.nats,
+        host: app.host,
+        hub: app.hub,
+        routes: app.routes,
+        shared,
+        subscriptions,
+        recorder,
+        writer,
+        stops,
+        tasks,
+        serving,
+    })
+}
+
+fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Token>, JoinHandle<()>), store::Error> {
+    Recorder::start(store.clone(), move |tokens: Vec<Token>, result| {
+        metrics.changes.inc_by(tokens.len() as u64);
+        match &result {
+            Ok(()) => drop(metrics.flushes.inc()),
+            Err(error) => {
+                metrics.failures.inc();
+                error!(error = %telemetry::chain(error), "the store cannot write, nothing is acked until it can");
+            }
+        }
+        lane::completed(tokens, result.is_ok());
+    })
+}
+
+impl Running {
+    /// Asks the parts how they are.
+    fn look_after(&self) {
+        let nats = match self.nats.is_connected() {
+            true => Condition::Ready,
+            false => Condition::Failing("not connected".to_owned()),
+        };
+        self.health.set("nats", nats);
+        self.health.set("store", Condition::of(&self.store.writable()));
+        self.gauges.dead_letters.set(i64::try_from(self.store.totals().dead).unwrap_or(i64::MAX));
+        let bytes = self.store.size_on_disk().unwrap_or(0);
+        self.gauges.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Puts a configuration that was read again into effect, as far as that goes without a restart. A broken one changes
+    /// nothing.
+    async fn reload(&mut self, loaded: Result<Config, config::Error>) {
+        let new = match loaded {
+            Ok(new) => new,
+            Err(error) => return refuse(&error),
+        };
+        for section in config::restart_needed(&self.config, &new) {
+            warn!(
+                section,
+                "this section has changed and is read only at start, restart the daemon to put it into effect"
+            );
+        }
+        let (compiler, checked) = (self.host.clone(), new.clone());
+        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &checked)).await;
+        let prepared = match prepared {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(error)) => return refuse(&error),
+            Err(panic) => return error!(%panic, "the configuration was not reloaded"),
+        };
+        if let Err(error) = self.subscriptions.update(prepared.webhooks).await {
+            return error!(error = %telemetry::chain(&error), "the configuration was not reloaded");
+        }
+        self.hub.update(prepared.named);
+        info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
+        self.config = new;
+    }
+
+    /// The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack
+    /// it; leave.
+    async fn stop(self) {
+        info!("stopping");
+        let (stops, tasks) = (&self.stops, &self.tasks);
+        let patience = self.shared.config.drain_timeout + STOP_MARGIN;
+        stops.ingest.cancel();
+        stops.front.cancel();
+        ended("feeds", &tasks.feeds, STOP_MARGIN).await;
+        stops.workers.cancel();
+        ended("workers", &tasks.workers, patience).await;
+        ended("api", &tasks.front, patience).await;
+        ended("readers", &self.shared.background, STOP_MARGIN).await;
+        self.recorder.close();
+        let writer = self.writer;
+        if !matches!(tokio::task::spawn_blocking(move || writer.join()).await, Ok(Ok(()))) {
+            error!("the store's writer did not end well");
+        }
+        for lane in &self.routes.load().lanes {
+            lane.let_go();
+        }
+        stops.acks.cancel();
+        ended("acks", &tasks.acks, STOP_MARGIN).await;
+        self.nats.flush().await;
+        stops.broker.cancel();
+        ended("nats-server", &tasks.broker, patience).await;
+        info!("stopped");
+    }
 }
 
 /// Waits for the tasks of one stage to end, but not for ever.
@@ -164,38 +252,6 @@ async fn ended(stage: &'static str, tasks: &TaskTracker, patience: Duration) {
     if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
         error!(stage, left = tasks.len(), "did not end in time");
     }
-}
-
-/// What a reload works on.
-struct Reloaded<'a> {
-    host: &'a Host,
-    hub: &'a Hub,
-    subscriptions: &'a mut Subscriptions,
-}
-
-/// Puts a configuration that was read again into effect, as far as that goes without a restart. A broken one changes
-/// nothing.
-async fn reload(loaded: Result<Config, config::Error>, running: &mut Config, parts: Reloaded<'_>) {
-    let new = match loaded {
-        Ok(new) => new,
-        Err(error) => return refuse(&error),
-    };
-    for section in config::restart_needed(running, &new) {
-        warn!(section, "this section has changed and is read only at start, restart the daemon to put it into effect");
-    }
-    let (compiler, checked) = (parts.host.clone(), new.clone());
-    let prepared = tokio::task::spawn_blocking(move || super::parts::prepare(&compiler, &checked)).await;
-    let prepared = match prepared {
-        Ok(Ok(prepared)) => prepared,
-        Ok(Err(error)) => return refuse(&error),
-        Err(panic) => return error!(%panic, "the configuration was not reloaded"),
-    };
-    if let Err(error) = parts.subscriptions.update(prepared.webhooks).await {
-        return error!(error = %telemetry::chain(&error), "the configuration was not reloaded");
-    }
-    parts.hub.update(prepared.named);
-    info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
-    *running = new;
 }
 
 fn refuse(error: &config::Error) {

@@ -1,3 +1,5 @@
+//! Layers, places, bounds and what a dump shows.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

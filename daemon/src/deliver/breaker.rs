@@ -80,6 +80,14 @@ impl Breaker {
         std::mem::replace(&mut self.state, State::Closed) != State::Closed
     }
 
+    /// An attempt could not be carried out by our own fault: it says nothing of the receiver, and an open breaker waits as
+    /// long again.
+    pub fn not_tried(&mut self, now: Instant) {
+        if let State::Open { until, delay } = self.state {
+            self.state = State::Open { until: until.max(now + delay), delay };
+        }
+    }
+
     /// An attempt failed by the receiver's fault, and perhaps the receiver asked to be left alone for a while. True when
     /// this opens a closed breaker.
     pub fn failed(&mut self, now: Instant, retry_after: Option<Duration>) -> bool {
@@ -133,6 +141,8 @@ mod tests {
         assert_eq!(breaker.permit(now + SECOND), Permit::None { until: now + SECOND * 3 });
         breaker.failed(now + SECOND * 3, None);
         assert_eq!(breaker.permit(now + SECOND * 3), Permit::None { until: now + SECOND * 6 });
+        breaker.not_tried(now + SECOND * 6);
+        assert_eq!(breaker.permit(now + SECOND * 6), Permit::None { until: now + SECOND * 9 });
         assert!(breaker.succeeded());
         assert_eq!(breaker.permit(now), Permit::All);
     }

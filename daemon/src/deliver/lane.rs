@@ -26,8 +26,11 @@ pub struct Limits {
     pub queue_events_max: usize,
 }
 
-/// A lane that was held a short while ago is held again at once when it is full.
+/// For how long after it went back to reading live a lane is held sooner when it is full again.
 const HOLD_AGAIN: Duration = Duration::from_secs(30);
+
+/// How many times sooner than after `hold_after` a lane is held that does not seem to move at all.
+pub const IMPATIENCE: u32 = 5;
 
 /// One subscription's lane.
 pub struct Lane {
@@ -50,6 +53,8 @@ pub struct State {
     unrecorded: u32,
     /// Since when the queue has not been below half.
     full_since: Option<Instant>,
+    /// When an outcome was last made durable.
+    progress_at: Option<Instant>,
     /// When it last went back to reading live.
     rejoined_at: Option<Instant>,
     /// The earliest time in milliseconds since the Unix epoch at which a parked delivery is due.
@@ -63,6 +68,8 @@ pub struct State {
     pub refused_at: Option<Instant>,
     /// Why nothing is delivered, when the subscription is disabled.
     pub disabled: Option<Box<str>>,
+    /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
+    pub removed: bool,
 }
 
 /// An outcome on its way into the store.
@@ -152,12 +159,14 @@ impl Lane {
             in_flight: 0,
             unrecorded: 0,
             full_since: None,
+            progress_at: None,
             rejoined_at: None,
             due_ms: None,
             claimed: HashSet::new(),
             lost: Vec::new(),
             refused_at: None,
             disabled: None,
+            removed: false,
         };
         Self { id, metrics, state: Mutex::new(state), wake: Notify::new(), room }
     }
@@ -217,11 +226,15 @@ impl Lane {
         Offered::Done
     }
 
-    /// Is the lane full, and has it been for `hold_after`?
+    /// Is the lane full, and has it been for `hold_after`? One that has finished nothing since it filled up, or that was
+    /// held a short while ago, is given a part of that time only.
     pub fn is_stuck(&self, hold_after: Duration) -> bool {
         let state = self.state.lock();
+        let Some(since) = state.full_since else { return false };
+        let idle = state.progress_at.is_none_or(|at| at < since);
         let again = state.rejoined_at.is_some_and(|at| at.elapsed() < HOLD_AGAIN);
-        state.full_since.is_some_and(|since| again || since.elapsed() >= hold_after)
+        let patience = if idle || again { hold_after / IMPATIENCE } else { hold_after };
+        since.elapsed() >= patience
     }
 
     /// Could the lane take live events now?
@@ -265,6 +278,7 @@ impl Lane {
         let was_full = state.in_flight >= state.limits.in_flight_max;
         state.in_flight -= 1;
         state.unrecorded -= 1;
+        state.progress_at = Some(Instant::now());
         self.metrics.in_flight.dec();
         if let Some(due) = record.due_ms {
             state.due_at(due);

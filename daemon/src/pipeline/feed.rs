@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::deliver::Lane;
-use crate::deliver::lane::{Offered, Token};
+use crate::deliver::lane::{IMPATIENCE, Offered, Token};
 use crate::domain::{AckShare, Event, Pattern};
 use crate::ingest::{Live, Received};
 use crate::route::Table;
@@ -43,8 +43,6 @@ pub struct Feed {
     pub room: Arc<Notify>,
     /// How long a lane may be full while others could go on.
     pub hold_after: Duration,
-    /// The stream keeps acked messages, so that a held subscription can read them again.
-    pub keeps_acked: bool,
     /// The stream's counters.
     pub metrics: StreamMetrics,
     /// For the checkpoint.
@@ -72,7 +70,6 @@ struct Dispatch {
     routes: Arc<ArcSwap<Routes>>,
     room: Arc<Notify>,
     hold_after: Duration,
-    keeps_acked: bool,
     metrics: StreamMetrics,
 }
 
@@ -87,8 +84,8 @@ struct Chores {
 impl Feed {
     /// Receives, matches and offers until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { mut live, routes, room, hold_after, keeps_acked, metrics, recorder, retarget } = self;
-        let dispatch = Dispatch { routes, room, hold_after, keeps_acked, metrics };
+        let Self { mut live, routes, room, hold_after, metrics, recorder, retarget } = self;
+        let dispatch = Dispatch { routes, room, hold_after, metrics };
         let housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut chores = Chores { recorder, retarget, housekeeping, checkpoint: 0 };
         let mut found = Vec::new();
@@ -201,7 +198,7 @@ impl Dispatch {
             room.as_mut().enable();
             let mut still = Vec::new();
             for Blocked { lane, share } in blocked {
-                if self.keeps_acked && lane.is_stuck(self.hold_after) && self.others_could_go_on(&lane) {
+                if lane.is_stuck(self.hold_after) && self.others_could_go_on(&lane) {
                     warn!(subscription = %lane.id(), "the lane stays full, its events wait in the stream");
                     lane.hold();
                 }
@@ -213,7 +210,7 @@ impl Dispatch {
                 return;
             }
             blocked = still;
-            let look_again = Instant::now() + self.hold_after.max(Duration::from_millis(1));
+            let look_again = Instant::now() + (self.hold_after / IMPATIENCE).max(Duration::from_millis(1));
             tokio::select! {
                 () = room => {}
                 () = tokio::time::sleep_until(look_again) => {}

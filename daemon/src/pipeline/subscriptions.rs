@@ -152,7 +152,7 @@ impl Subscriptions {
     }
 
     /// Brings the set up to date: new subscriptions begin now, changed ones go on with their state, those that are gone
-    /// end.
+    /// end. One that was gone and comes back is new, save that its parked deliveries and dead letters are still its own.
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
@@ -161,6 +161,10 @@ impl Subscriptions {
         let mut begun = Vec::new();
         let mut registrations = HashMap::new();
         for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
+            // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
+            if self.shared.store.registration(id)?.is_some() {
+                self.shared.store.remove_registration(id)?;
+            }
             registrations.insert(id.clone(), self.register(id).await?);
         }
         let gone: Vec<SubscriptionId> =
@@ -168,6 +172,7 @@ impl Subscriptions {
         for id in gone {
             if let Some(running) = self.running.remove(&id) {
                 info!(subscription = %id, "subscription removed");
+                running.lane.state().removed = true;
                 running.stop.cancel();
             }
         }

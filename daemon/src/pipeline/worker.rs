@@ -27,6 +27,9 @@ use crate::telemetry::{self, clock};
 
 /// How many parked deliveries are taken from the store at a time.
 const DUE_PAGE: usize = 64;
+/// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
+/// endpoint cannot take.
+const PROBES_PER_EVENT_MAX: u32 = 20;
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
 /// How long to wait, in milliseconds, before a reading of the store that failed is tried again.
@@ -49,8 +52,8 @@ pub struct Worker {
     catch_up: CatchUp,
     /// Up to where history is read once the page has been worked through.
     through: Option<(usize, u64)>,
-    /// An event that went back to the reader has been counted already.
-    counted: Option<Position>,
+    /// The event that went back to the reader last, and how many probes failed with it. It has been counted already.
+    given_back: Option<(Position, u32)>,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
 }
@@ -75,7 +78,7 @@ impl Worker {
             ready: VecDeque::new(),
             catch_up: CatchUp::default(),
             through: None,
-            counted: None,
+            given_back: None,
             parked_next: true,
         }
     }
@@ -278,7 +281,7 @@ impl Worker {
     async fn carry(&mut self, event: Arc<Event>) {
         let spec = self.spec.load_full();
         let Some(ledger) = self.lane.state().ledger_of(&event.position.stream) else { return };
-        if self.counted.take_if(|position| *position == event.position).is_none() {
+        if self.given_back.as_ref().is_none_or(|(position, _)| *position != event.position) {
             self.lane.metrics.received.inc();
         }
         if let Some(reason) = &event.undecodable {
@@ -363,7 +366,11 @@ impl Worker {
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
         let from_reader = job.ledger.is_some() && job.parts == 1;
-        if was_probe && from_reader && matches!(outcome, Outcome::Retry(_)) {
+        if was_probe
+            && from_reader
+            && matches!(outcome, Outcome::Retry(_))
+            && self.probes_of(&job) < PROBES_PER_EVENT_MAX
+        {
             return self.give_back(&job);
         }
         let spec = self.spec.load();
@@ -391,6 +398,9 @@ impl Worker {
         if failed.class == FailureClass::Gone {
             return self.disable("the endpoint answered 410 Gone");
         }
+        if failed.class == FailureClass::Internal {
+            self.breaker.not_tried(Instant::now());
+        }
         let blames = matches!(outcome, Outcome::Retry(_)) && failed.class != FailureClass::Internal;
         let retry_after = failed.retry_after_ms.map(Duration::from_millis);
         if blames && self.breaker.failed(Instant::now(), retry_after) {
@@ -416,9 +426,13 @@ impl Worker {
         self.lane.hold();
     }
 
+    fn probes_of(&self, job: &Job) -> u32 {
+        self.given_back.as_ref().filter(|(position, _)| *position == job.position).map_or(0, |(_, probes)| *probes)
+    }
+
     /// A probe that failed leaves no record: its event stays in the stream, and the reader will bring it again.
     fn give_back(&mut self, job: &Job) {
-        self.counted = Some(job.position.clone());
+        self.given_back = Some((job.position.clone(), self.probes_of(job) + 1));
         self.through = None;
         self.close_reader();
         let mut state = self.lane.state();
@@ -466,7 +480,7 @@ impl Worker {
 
     fn save_positions(&self) {
         let mut state = self.lane.state();
-        if state.refused_at.is_some() {
+        if state.refused_at.is_some() || state.removed {
             return;
         }
         for index in 0..state.ledgers.len() {

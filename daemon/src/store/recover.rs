@@ -9,10 +9,10 @@ use super::records::{PositionRecord, Recorded, Recovered};
 use super::{Error, codec};
 use crate::domain::{StreamName, SubscriptionId};
 
-/// How many of the last flushes are read at least. A held subscription's outcomes lie below the floors, and its position
-/// tells of them only from its own next flush on: what was flushed since is read from the log. A position follows its
-/// outcomes by a flush or two; this leaves room for a daemon that was short of time. Reading them takes some milliseconds.
-const TAIL_FLUSHES_MIN: u64 = 256;
+/// How many of the last flushes are read for held subscriptions whatever the floors say. A subscription that catches up
+/// finishes events that were acked long ago; its position follows its records a flush or a few later, and what was
+/// recorded in between must be known after a crash.
+const HELD_FLUSHES: u64 = 1_024;
 
 type Places = BTreeMap<(SubscriptionId, StreamName), Recovered>;
 
@@ -47,14 +47,14 @@ struct Floor {
     void: Option<u64>,
 }
 
-/// Reads backwards until a flush says that nothing above the floors can come before it, and where subscriptions are held,
-/// at least [`TAIL_FLUSHES_MIN`].
+/// Reads backwards until a flush says that nothing above the floors can come before it.
 fn read_tail(engine: &Engine, floors: &[(StreamName, u64)], places: &mut Places) -> Result<u64, Error> {
     let mut wanted: HashMap<&StreamName, Floor> = HashMap::new();
     for (stream, sequence) in floors {
         wanted.insert(stream, Floor { sequence: *sequence, void: void(engine, stream)? });
     }
     let mut groups = 0;
+    let held = places.values().any(|place| place.position.is_some());
     for partition in engine.partitions().iter().rev() {
         for pair in partition.tree.iter().rev() {
             let (key, value) = pair.map_err(Error::read)?;
@@ -65,7 +65,7 @@ fn read_tail(engine: &Engine, floors: &[(StreamName, u64)], places: &mut Places)
                 floor.void.is_some_and(|void| flush <= void)
                     || group.running.iter().find(|(s, _)| s == *stream).is_none_or(|(_, max)| *max <= floor.sequence)
             });
-            if done && (groups > TAIL_FLUSHES_MIN || places.values().all(|place| place.position.is_none())) {
+            if done && (!held || groups > HELD_FLUSHES) {
                 return Ok(groups);
             }
             read_group(&mut group, flush, &wanted, places)?;
@@ -87,13 +87,16 @@ fn read_group(
             continue;
         }
         let subscription = SubscriptionId::parse(section.subscription).map_err(|_| Error::Record { what: "log" })?;
-        let held = places.get(&(subscription.clone(), stream.clone())).and_then(|place| place.position.as_ref());
-        let from = held.map_or(floor.sequence + 1, |held| held.position.sequence.min(floor.sequence + 1));
         while let Some(entry) = section.entry(&subscription, stream)? {
             let sequence = entry.position.sequence;
-            if sequence >= from {
+            let of = (subscription.clone(), stream.clone());
+            let held_before = || {
+                let position = places.get(&of)?.position.as_ref()?;
+                (position.position.sequence <= sequence).then_some(())
+            };
+            if sequence > floor.sequence || held_before().is_some() {
                 let recorded = Recorded { sequence, part: entry.part, parts: entry.parts };
-                place(places, subscription.clone(), stream.clone()).recorded.push(recorded);
+                place(places, of.0, of.1).recorded.push(recorded);
             }
         }
     }

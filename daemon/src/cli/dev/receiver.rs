@@ -115,8 +115,7 @@ impl Receiver {
                 () = stop.cancelled() => break,
             }
         }
-        let counts = self.shared.state.lock().counts;
-        counts
+        self.shared.state.lock().counts
     }
 }
 

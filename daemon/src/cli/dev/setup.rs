@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
+/// The configuration file; what stands between two `@` is put in.
+const TEMPLATE: &str = include_str!("demo.toml");
 /// The variable that names the plugins' folder.
 const PLUGINS_DIR: &str = "SLUICED_PLUGINS__DIR";
 
@@ -100,75 +102,14 @@ impl Values<'_> {
         // JSON's strings are TOML's too.
         let path = |path: &Path| path.to_str().map(|text| json!(text).to_string()).context("a path that is not UTF-8");
         let (data_dir, plugin_dir) = (path(self.data_dir)?, path(self.plugin_dir)?);
-        let Self { nats_url, receiver_url, admin_key, secret, .. } = self;
-        Ok(format!(
-            r#"# Written by `sluiced dev`, anew at each start. Change a [[subscription]] and save: it takes effect at once. What is
-# wrong is refused with its line, and the running subscriptions stay.
-
-data_dir = {data_dir}
-
-[server]
-listen = "127.0.0.1:0"
-drain_timeout = "5s"
-
-[auth]
-admin_key = "{admin_key}"
-
-[nats]
-url = "{nats_url}"
-
-[[stream]]
-name = "EVENTS"
-subjects = ["events.>"]
-type_prefix = "events."
-create = true
-
-[plugins]
-dir = {plugin_dir}
-
-[delivery]
-allow_cidrs = ["127.0.0.0/8"]        # the receiver is on this machine, which the address guard refuses by default
-connect_timeout = "2s"
-timeout = "3s"
-breaker_failures = 5                 # after so many failures in a row the receiver is left alone …
-breaker_probe = "2s"                 # … and tried with one event, at first after this time
-breaker_probe_max = "10s"
-
-# Orders over 100, without their card numbers.
-[[subscription]]
-name = "big-orders"
-types = ["orders.*"]
-filters = [{{ plugin = "jq", config = {{ expr = ".amount > 100" }} }}]
-transforms = [{{ plugin = "redact", config = {{ pointers = ["/card/number"] }} }}]
-
-[subscription.webhook]
-url = "{receiver_url}/big-orders"
-secret = "{secret}"
-retry = {{ schedule = ["1s", "2s", "5s", "10s", "30s"] }}
-
-# Payments as chat messages. The receiver refuses some of them at first.
-[[subscription]]
-name = "chat"
-types = ["payments.*"]
-
-[[subscription.transforms]]
-plugin = "render"
-config.content_type = "application/json"
-config.template = '''
-{{"text": {{{{ ("Payment of " ~ data.amount ~ " " ~ data.currency ~ " by " ~ data.customer ~ ": " ~ data.state) | tojson }}}}}}
-'''
-
-[subscription.webhook]
-url = "{receiver_url}/chat"
-secret = "{secret}"
-retry = {{ schedule = ["2s", "5s"], jitter = 0.1 }}
-
-# All that happens to orders, live.
-[[subscription]]
-name = "wallboard"
-types = ["orders.>"]
-sse = {{}}
-"#
-        ))
+        let values = [
+            ("\"@data_dir@\"", data_dir.as_str()),
+            ("\"@plugin_dir@\"", &plugin_dir),
+            ("@nats_url@", self.nats_url),
+            ("@receiver_url@", self.receiver_url),
+            ("@admin_key@", self.admin_key),
+            ("@secret@", self.secret),
+        ];
+        Ok(values.into_iter().fold(TEMPLATE.to_owned(), |text, (mark, value)| text.replace(mark, value)))
     }
 }

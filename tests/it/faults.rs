@@ -1,0 +1,106 @@
+//! Plugins that fail, in the running daemon: a typed fault, the subscription's policy, and neighbours that notice nothing.
+
+use std::time::Duration;
+
+use sluiced_tests::config::with_hooks;
+use sluiced_tests::{Hook, TestDaemon, TestNats, TestReceiver};
+
+const SOON: Duration = Duration::from_secs(60);
+const EVENTS: u64 = 20;
+
+/// What the plugin does wrong, and the fault's kind.
+const MISDEEDS: [(&str, &str); 4] =
+    [("loop", "deadline"), ("allocate", "memory"), ("trap", "trap"), ("error", "reported")];
+
+/// A memory limit that is soon reached.
+const PLUGINS: &str = "[plugins]\nmemory_mib_max = 16\n";
+
+fn misbehaving(name: &str, receiver: &TestReceiver, misdeed: &str) -> Hook {
+    Hook::new(name, &receiver.url(&format!("/{name}"))).filter("hostile", &format!("{{ do = {misdeed:?} }}"))
+}
+
+#[tokio::test]
+async fn with_dead_letter_each_fault_is_counted_by_its_kind_and_its_event_kept() {
+    let (daemon, receiver) = all_misdeeds("dead-letter").await;
+    for (misdeed, _) in MISDEEDS {
+        assert_eq!(daemon.accounted(misdeed, EVENTS).await.failed, EVENTS, "{misdeed}");
+    }
+    daemon.wait_metric("sluiced_dead_letters", &[], (EVENTS * 4) as f64).await;
+    assert_eq!(receiver.counts().requests, EVENTS, "only the neighbour's");
+}
+
+#[tokio::test]
+async fn with_drop_each_fault_is_counted_by_its_kind_and_its_event_dropped() {
+    let (daemon, receiver) = all_misdeeds("drop").await;
+    for (misdeed, _) in MISDEEDS {
+        assert_eq!(daemon.accounted(misdeed, EVENTS).await.filtered, EVENTS, "{misdeed}");
+        let dropped = daemon.metrics().await.sum("sluiced_events_dropped_total", &[("subscription", misdeed)]);
+        assert_eq!(dropped, EVENTS as f64, "{misdeed}");
+    }
+    assert_eq!(receiver.counts().requests, EVENTS, "only the neighbour's");
+}
+
+#[tokio::test]
+async fn with_pass_each_fault_is_counted_by_its_kind_and_its_event_goes_on() {
+    let (daemon, receiver) = all_misdeeds("pass").await;
+    for (misdeed, _) in MISDEEDS {
+        assert_eq!(daemon.accounted(misdeed, EVENTS).await.delivered, EVENTS, "{misdeed}");
+    }
+    assert_eq!(receiver.counts().requests, EVENTS * 5);
+}
+
+/// A daemon with a subscription for each misdeed under that policy and a healthy neighbour, once all of them are through
+/// with the events, the neighbour has received each once and every fault is counted by its kind.
+async fn all_misdeeds(policy: &str) -> (TestDaemon, TestReceiver) {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let mut hooks = vec![Hook::new("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#)];
+    for (misdeed, _) in MISDEEDS {
+        hooks.push(misbehaving(misdeed, &receiver, misdeed).set("on_plugin_error", &format!("{policy:?}")));
+    }
+    let config = with_hooks(&hooks) + PLUGINS;
+    let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
+    nats.publish_orders("events.orders.created", 0..EVENTS).await;
+
+    assert_eq!(daemon.accounted("neighbour", EVENTS).await.delivered, EVENTS);
+    for (misdeed, kind) in MISDEEDS {
+        let by_kind = [("subscription", misdeed), ("kind", kind)];
+        daemon.wait_metric("sluiced_plugin_faults_total", &by_kind, EVENTS as f64).await;
+        daemon.wait_metric("sluiced_plugin_faults_total", &[("subscription", misdeed)], EVENTS as f64).await;
+        daemon.accounted(misdeed, EVENTS).await;
+    }
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    (daemon, receiver)
+}
+
+#[tokio::test]
+async fn a_transform_that_fails_costs_only_the_events_that_it_fails_on() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let trap = Hook::new("crm", &receiver.url("/hook"))
+        .transform("hostile", r#"{ do = "trap", when_type = "orders.cursed" }"#);
+    let config = with_hooks(&[trap]);
+    let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
+    for round in 0..5 {
+        nats.publish_orders("events.orders.created", round * 10..round * 10 + 9).await;
+        nats.publish_orders("events.orders.cursed", round * 10 + 9..round * 10 + 10).await;
+    }
+    let books = daemon.accounted("crm", 50).await;
+    assert_eq!((books.delivered, books.failed), (45, 5));
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    assert!(receiver.numbers().keys().all(|number| number % 10 != 9));
+}
+
+#[tokio::test]
+async fn while_a_plugin_is_busy_with_its_loop_its_neighbour_receives_everything() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let neighbour = Hook::new("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#);
+    let config = with_hooks(&[neighbour, misbehaving("looping", &receiver, "loop")])
+        + "[plugins]\ncall_deadline_ms = 2000\n[server]\ndrain_timeout = \"10s\"\n";
+    let mut daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
+    nats.publish_orders("events.orders.created", 0..1_000).await;
+
+    receiver.wait_for_numbers(0..1_000, SOON).await;
+    let faults = daemon.metrics().await.sum("sluiced_plugin_faults_total", &[("subscription", "looping")]);
+    assert!(faults < 1_000.0, "a thousand loops of two seconds each are not over");
+    assert_eq!(daemon.accounted("neighbour", 1_000).await.delivered, 1_000);
+    assert_eq!(daemon.terminate().await.code(), Some(0), "a stop does not wait for all the loops");
+}

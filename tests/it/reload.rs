@@ -1,0 +1,187 @@
+//! The set of subscriptions changes while the daemon runs, and nothing is lost by it.
+
+use std::cell::Cell;
+use std::fs;
+use std::time::Duration;
+
+use sluiced_tests::config::with_hooks;
+use sluiced_tests::events::order;
+use sluiced_tests::paths::plugin_dir;
+use sluiced_tests::{Behaviour, Hook, Received, TestDaemon, TestNats, TestReceiver, daemon, wait_until};
+
+mod broken;
+
+const SOON: Duration = Duration::from_secs(30);
+const RELOADED: &str = "configuration reloaded";
+
+/// Waits until the daemon's log has a text.
+async fn logged(daemon: &TestDaemon, text: &str) {
+    wait_until(&format!("the log has {text:?}"), SOON, async || daemon.log().contains(text)).await;
+}
+
+/// A subscription that has its path to itself.
+fn hook(name: &str, receiver: &TestReceiver) -> Hook {
+    Hook::new(name, &receiver.url(&format!("/{name}")))
+}
+
+/// The order numbers that came in at the path of a subscription, in ascending order.
+fn numbers_of(name: &str, receiver: &TestReceiver) -> Vec<u64> {
+    let (path, received) = (format!("/{name}"), receiver.received());
+    let mut numbers: Vec<u64> =
+        received.iter().filter(|request| request.path == path).filter_map(Received::number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+async fn wait_for_numbers_of(name: &str, receiver: &TestReceiver, expected: &[u64]) {
+    let there = async || expected.iter().all(|number| numbers_of(name, receiver).contains(number));
+    wait_until(&format!("{name} has received {} orders", expected.len()), SOON, there).await;
+}
+
+#[tokio::test]
+async fn a_new_subscription_begins_now_and_misses_nothing_that_is_published_during_the_reload() {
+    begins_now_without_a_gap("orders.>").await;
+}
+
+#[tokio::test]
+async fn a_new_subscription_to_types_that_nobody_asked_for_begins_now_too() {
+    begins_now_without_a_gap("stock.>").await;
+}
+
+/// Adds a subscription to `orders.>` while orders are published, to a daemon whose other subscription has those types.
+async fn begins_now_without_a_gap(types_of_other: &str) {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let other = hook("other", &receiver).types(&[types_of_other]);
+    let daemon = TestDaemon::start(&nats, &with_hooks(std::slice::from_ref(&other))).await;
+    let (published, stop) = (Cell::new(0), Cell::new(false));
+    let publish = async {
+        while !stop.get() {
+            nats.publish_orders("events.orders.created", published.get()..published.get() + 10).await;
+            published.set(published.get() + 10);
+        }
+    };
+    let reload = async {
+        wait_until("there is some history", SOON, async || published.get() >= 100).await;
+        let before = published.get();
+        daemon.write_config(&with_hooks(&[other, hook("late", &receiver)]));
+        logged(&daemon, RELOADED).await;
+        let after = published.get() + 10;
+        wait_until("more is published", SOON, async || published.get() >= after + 100).await;
+        stop.set(true);
+        before..=after
+    };
+    let ((), reloading) = tokio::join!(publish, reload);
+
+    let last = published.get() - 1;
+    wait_for_numbers_of("late", &receiver, &[last]).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    let received = numbers_of("late", &receiver);
+    let first = received[0];
+    assert!(reloading.contains(&first), "it began with {first}, the reload was during {reloading:?}");
+    assert_eq!(received, (first..=last).collect::<Vec<_>>(), "each once, without a gap");
+    assert_eq!(daemon.accounted("late", last + 1 - first).await.delivered, last + 1 - first);
+    if types_of_other == "orders.>" {
+        assert_eq!(numbers_of("other", &receiver), (0..=last).collect::<Vec<_>>(), "the other one notices nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_subscription_goes_on_where_it_was() {
+    let (nats, old, new) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
+    let before = hook("crm", &old).webhook("max_in_flight", "4");
+    let daemon = TestDaemon::start(&nats, &with_hooks(&[before])).await;
+    old.set(Behaviour::Slow(Duration::from_millis(20)));
+    nats.publish_orders("events.orders.created", 0..300).await;
+    old.wait_for(50, SOON).await;
+    let after = hook("crm", &new).filter("jq", r#"{ expr = ".amount != 250" }"#);
+    daemon.write_config(&with_hooks(&[after]));
+
+    wait_for_numbers_of("crm", &new, &[299]).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    let books = daemon.accounted("crm", 300).await;
+    assert_eq!((books.delivered, books.filtered), (299, 1));
+    let mut all = numbers_of("crm", &old);
+    all.extend(numbers_of("crm", &new));
+    all.sort_unstable();
+    assert_eq!(all, (0..300).filter(|number| *number != 250).collect::<Vec<_>>(), "each once, at one or the other");
+}
+
+#[tokio::test]
+async fn a_parked_delivery_goes_to_the_changed_endpoint() {
+    let (nats, old, new) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
+    old.set(Behaviour::Status(500));
+    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook("crm", &old).retry_after(&["1s", "1h"])])).await;
+    nats.publish("events.orders.created", order(1)).await;
+    assert_eq!(daemon.accounted("crm", 1).await.parked, 1);
+    daemon.write_config(&with_hooks(&[hook("crm", &new)]));
+    logged(&daemon, RELOADED).await;
+
+    new.wait_for(1, SOON).await;
+    daemon.wait_metric("sluiced_parked", &[], 0.0).await;
+    assert_eq!((old.counts().requests, new.received()[0].attempt()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_removed_subscription_gets_nothing_more_and_leaves_nothing_unacked() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    receiver.set(Behaviour::custom(|request| sluiced_tests::Reply {
+        delay: Duration::from_millis(if request.path == "/gone" { 400 } else { 0 }),
+        ..Default::default()
+    }));
+    let gone = hook("gone", &receiver).webhook("max_in_flight", "1");
+    let daemon = TestDaemon::start(&nats, &with_hooks(&[hook("stays", &receiver), gone])).await;
+    nats.publish_orders("events.orders.created", 0..20).await;
+    wait_for_numbers_of("gone", &receiver, &[0]).await;
+    daemon.write_config(&with_hooks(&[hook("stays", &receiver)]));
+    logged(&daemon, RELOADED).await;
+    nats.publish_orders("events.orders.created", 20..40).await;
+
+    wait_for_numbers_of("stays", &receiver, &(0..40).collect::<Vec<_>>()).await;
+    nats.wait_drained("EVENTS", "sluiced", Duration::from_secs(60)).await;
+    assert_eq!(numbers_of("stays", &receiver).len(), 40, "each once");
+    assert!(numbers_of("gone", &receiver).len() <= 3, "what was under way, and not the queue behind it");
+}
+
+#[tokio::test]
+async fn a_subscription_that_comes_back_begins_now() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let (stays, leaves) = (hook("stays", &receiver), hook("leaves", &receiver));
+    let both = with_hooks(&[stays.clone(), leaves]);
+    let daemon = TestDaemon::start(&nats, &both).await;
+    nats.publish_orders("events.orders.created", 0..10).await;
+    assert_eq!(daemon.accounted("leaves", 10).await.delivered, 10);
+    daemon.write_config(&with_hooks(&[stays]));
+    logged(&daemon, "subscription removed").await;
+    nats.publish_orders("events.orders.created", 10..20).await;
+    assert_eq!(daemon.accounted("stays", 20).await.delivered, 20);
+    daemon.write_config(&both);
+    logged(&daemon, "subscription added").await;
+    wait_until("both reloads are over", SOON, async || daemon.log().matches(RELOADED).count() >= 2).await;
+    nats.publish_orders("events.orders.created", 20..30).await;
+
+    wait_for_numbers_of("leaves", &receiver, &(20..30).collect::<Vec<_>>()).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    assert_eq!(daemon.accounted("stays", 30).await.delivered, 30);
+    let expected: Vec<u64> = (0..10).chain(20..30).collect();
+    assert_eq!(numbers_of("leaves", &receiver), expected, "neither again nor what was published in between");
+}
+
+#[tokio::test]
+async fn a_signal_reloads_a_file_that_cannot_be_watched() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let mut daemon = TestDaemon::start(&nats, &with_hooks(&[hook("one", &receiver)])).await;
+    // The folder of the link is watched, not that of the file behind it.
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let file = elsewhere.path().join("real.toml");
+    fs::copy(daemon.config_path(), &file).expect("copied");
+    fs::remove_file(daemon.config_path()).expect("removed");
+    std::os::unix::fs::symlink(&file, daemon.config_path()).expect("a link");
+    let two = with_hooks(&[hook("one", &receiver), hook("two", &receiver)]);
+    fs::write(&file, daemon::complete(&two, &daemon.data_dir(), &nats.url(), &plugin_dir())).expect("written");
+    daemon.reload();
+    logged(&daemon, "subscription added").await;
+    logged(&daemon, RELOADED).await;
+    nats.publish("events.orders.created", order(1)).await;
+    wait_for_numbers_of("two", &receiver, &[1]).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+}

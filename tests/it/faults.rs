@@ -56,7 +56,7 @@ async fn all_misdeeds(policy: &str) -> (TestDaemon, TestReceiver) {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     let mut hooks = vec![Webhook::to("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#)];
     for (misdeed, _) in MISDEEDS {
-        hooks.push(misbehaving(misdeed, &receiver, misdeed).subscribed_with("on_plugin_error", &format!("{policy:?}")));
+        hooks.push(misbehaving(misdeed, &receiver, misdeed).subscribed_with("on_plugin_error", format!("{policy:?}")));
     }
     let config = config("", &hooks) + PLUGINS;
     let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;

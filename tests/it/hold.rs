@@ -191,6 +191,25 @@ async fn heavy_a_slow_endpoint_alone_slows_the_stream_and_nothing_is_sent_again_
 }
 
 #[tokio::test]
+async fn a_reload_takes_effect_while_a_hanging_endpoint_alone_keeps_the_stream_waiting() {
+    let nats = TestNats::start().await;
+    let (hanging, added) = (TestReceiver::start(), TestReceiver::start_verifying(SECRET));
+    hanging.set(Behaviour::Hang);
+    let first = Webhook::new("hanging", &hanging).with("timeout", "\"5m\"").with("max_in_flight", 2);
+    let mut daemon = TestDaemon::start(&nats, &config("", std::slice::from_ref(&first))).await;
+    nats.publish_orders("events.orders.created", 0..500).await;
+    hanging.wait_for(2, SOON).await;
+    daemon.write_config(&config("", &[first, Webhook::new("added", &added)]));
+    daemon.reload();
+    let reloaded = async || daemon.log().contains("configuration reloaded");
+    wait_until("the configuration is reloaded", SOON, reloaded).await;
+    nats.publish_orders("events.orders.created", 500..600).await;
+    added.wait_for_numbers(500..600, SOON).await;
+    assert!(added.numbers().keys().all(|number| *number >= 500), "it begins with what is published from now on");
+    daemon.wait_held("hanging", true, SOON).await;
+}
+
+#[tokio::test]
 async fn history_discarded_while_an_endpoint_is_held_is_counted_as_a_gap() {
     let all = Neighbours::start().await;
     all.bad.set(Behaviour::Status(503));

@@ -30,7 +30,7 @@ async fn heavy_a_consumer_deleted_mid_run_is_made_again_and_nothing_is_lost() {
         nats.delete_consumer("EVENTS", "sluiced").await;
     }
     assert_all_came_once(&nats, &receiver, &daemon, EVENTS).await;
-    assert!(daemon.log().contains("the consumer was deleted"));
+    assert!(daemon.log().matches("consumer is open").count() >= 3, "it was made again each time");
 }
 
 #[tokio::test]

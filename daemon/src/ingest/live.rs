@@ -1,5 +1,7 @@
 //! The daemon's one durable consumer of a stream: every event that some webhook subscription asks for, once.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use crate::domain::{AckSink, AckToken, Event, Pattern, StreamName};
 const BATCH_MESSAGES: usize = 500;
 /// How many received events are handed on at once.
 const HANDED_ON_MAX: usize = 256;
+/// How many bytes of events are read ahead, at most, while those before them wait.
+const AHEAD_BYTES_MAX: usize = 16 << 20;
 /// How long a pull waits for messages.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server tells, in a quiet time, that it is still there.
@@ -46,6 +50,9 @@ pub struct Live {
     filter: Vec<Pattern>,
     acks: Arc<Acks>,
     messages: Option<Messages>,
+    /// Events received while those before them had yet to be handed on.
+    ahead: VecDeque<Received>,
+    ahead_bytes: usize,
     /// The highest sequence that the consumer had handed out when it was first opened.
     delivered: u64,
     floor: u64,
@@ -64,7 +71,17 @@ impl Live {
         resume_after: Option<u64>,
     ) -> Result<Self, Error> {
         let filter = cover(stream.subjects_for(types));
-        let mut live = Self { nats, stream, filter, acks: Arc::default(), messages: None, delivered: 0, floor: 0 };
+        let mut live = Self {
+            nats,
+            stream,
+            filter,
+            acks: Arc::default(),
+            messages: None,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            delivered: 0,
+            floor: 0,
+        };
         let consumer = live.consumer(resume_after).await?;
         let info = consumer.cached_info();
         live.delivered = info.delivered.stream_sequence;
@@ -117,6 +134,10 @@ impl Live {
     /// The next events, at least one. Failures of the connection, the server or the consumer are waited out: this ends
     /// only with an event. Safe to cancel.
     pub async fn next(&mut self) -> Vec<Received> {
+        if !self.ahead.is_empty() {
+            self.ahead_bytes = 0;
+            return std::mem::take(&mut self.ahead).into();
+        }
         loop {
             let Some(messages) = &mut self.messages else {
                 self.reopen().await;
@@ -151,6 +172,30 @@ impl Live {
                         tokio::time::sleep(REOPEN_DELAY).await;
                     }
                 },
+                None => self.messages = None,
+            }
+        }
+    }
+
+    /// Receives what comes while events before it cannot be handed on, up to a bound of bytes: what is received is
+    /// reported to JetStream as in progress, and what waited in the client's buffer would be sent again for its lateness.
+    /// Never ends. Safe to cancel.
+    pub async fn read_ahead(&mut self) -> Infallible {
+        loop {
+            let has_room = self.ahead_bytes < AHEAD_BYTES_MAX;
+            let Some(messages) = self.messages.as_mut().filter(|_| has_room) else {
+                return std::future::pending().await;
+            };
+            match messages.next().await {
+                Some(Ok(message)) => {
+                    self.ahead_bytes += message.message.length;
+                    self.ahead.extend(self.receive(message.message));
+                }
+                // Opened again when the next event is asked for.
+                Some(Err(error)) => {
+                    warn!(stream = %self.stream.name, %error, "reading ahead failed, opening the consumer again later");
+                    self.messages = None;
+                }
                 None => self.messages = None,
             }
         }

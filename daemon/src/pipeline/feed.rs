@@ -1,5 +1,6 @@
 //! A stream's feed: it receives events, matches them, and offers each to the lanes that it concerns.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,32 +65,109 @@ struct Blocked {
     share: AckShare,
 }
 
+/// The part of a feed that hands events on: apart from the live tail, so that one can wait while the other reads ahead.
+struct Dispatch {
+    routes: Arc<ArcSwap<Routes>>,
+    room: Arc<Notify>,
+    hold_after: Duration,
+    metrics: StreamMetrics,
+}
+
+/// The part of a feed that is done now and then.
+struct Chores {
+    recorder: Recorder<Token>,
+    retarget: mpsc::Receiver<Retarget>,
+    housekeeping: tokio::time::Interval,
+    checkpoint: u64,
+}
+
 impl Feed {
     /// Receives, matches and offers until told to stop.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut checkpoint = 0;
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { mut live, routes, room, hold_after, metrics, recorder, retarget } = self;
+        let dispatch = Dispatch { routes, room, hold_after, metrics };
+        let housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut chores = Chores { recorder, retarget, housekeeping, checkpoint: 0 };
         let mut found = Vec::new();
         loop {
-            tokio::select! {
+            let batch = tokio::select! {
                 () = stop.cancelled() => return,
-                batch = self.live.next() => {
-                    for received in batch {
-                        tokio::select! {
-                            () = stop.cancelled() => return,
-                            () = self.carry(received, &mut found) => {}
-                        }
+                batch = live.next() => batch,
+                chore = chores.next() => {
+                    chores.carry_out(chore, &mut live, &dispatch).await;
+                    continue;
+                }
+            };
+            for received in batch {
+                let mut carry = pin!(dispatch.carry(received, &mut found));
+                // While a full lane keeps the event waiting, everything else goes on.
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = &mut carry => break,
+                        chore = chores.next() => chores.carry_out(chore, &mut live, &dispatch).await,
+                        never = live.read_ahead() => match never {},
                     }
                 }
-                Some(ask) = self.retarget.recv() => self.take_types(ask).await,
-                _ = housekeeping.tick() => self.keep_house(&mut checkpoint).await,
             }
         }
     }
+}
 
+enum Chore {
+    Retarget(Retarget),
+    KeepHouse,
+}
+
+impl Chores {
+    /// The next thing to do. Safe to cancel.
+    async fn next(&mut self) -> Chore {
+        tokio::select! {
+            Some(ask) = self.retarget.recv() => Chore::Retarget(ask),
+            _ = self.housekeeping.tick() => Chore::KeepHouse,
+        }
+    }
+
+    async fn carry_out(&mut self, chore: Chore, live: &mut Live, dispatch: &Dispatch) {
+        match chore {
+            Chore::Retarget(ask) => {
+                let result = live.retarget(&ask.types).await;
+                // Whoever asked may have gone: then nobody needs the answer.
+                let _ = ask.done.send(result);
+            }
+            Chore::KeepHouse => self.keep_house(live, dispatch).await,
+        }
+    }
+
+    async fn keep_house(&mut self, live: &Live, dispatch: &Dispatch) {
+        let acks = live.acks();
+        dispatch.metrics.unacked.set(i64::try_from(acks.open()).unwrap_or(i64::MAX));
+        let floor = match acks.confirmed_floor().await {
+            Ok(floor) => floor,
+            Err(error) => {
+                return debug!(error = %telemetry::chain(&error), "could not read the ack floor");
+            }
+        };
+        if floor <= self.checkpoint {
+            return;
+        }
+        self.checkpoint = floor;
+        let stream = live.stream().name.clone();
+        for lane in &dispatch.routes.load().lanes {
+            let mut state = lane.state();
+            if let Some(ledger) = state.ledger_of(&stream) {
+                state.ledgers[ledger].forget_through(floor);
+            }
+        }
+        self.recorder.submit(Change::Checkpoint { stream, ack_floor: floor }, Token::Nobody);
+    }
+}
+
+impl Dispatch {
     /// One event: received, matched, offered. Plugins, attempt and record follow in each lane's worker, and the token
     /// is settled when all of them are through.
-    async fn carry(&mut self, received: Received, found: &mut Vec<u32>) {
+    async fn carry(&self, received: Received, found: &mut Vec<u32>) {
         let Received { event, token } = received;
         self.metrics.received.inc();
         let routes = self.routes.load();
@@ -107,22 +185,20 @@ impl Feed {
         }
         token.done();
         if !blocked.is_empty() {
-            self.wait_for_room(&routes, &event, blocked).await;
+            self.wait_for_room(&event, blocked).await;
         }
     }
 
     /// Back-pressure: waits until every lane has taken the event. A lane that stays full while others could go on is
-    /// held instead, so that nobody waits for it. Other event types are taken meanwhile: what changes may be the very
-    /// endpoint that is waited for.
-    async fn wait_for_room(&mut self, routes: &Routes, event: &Arc<Event>, mut blocked: Vec<Blocked>) {
-        let has_room = Arc::clone(&self.room);
+    /// held instead, so that nobody waits for it.
+    async fn wait_for_room(&self, event: &Arc<Event>, mut blocked: Vec<Blocked>) {
         loop {
-            let room = has_room.notified();
+            let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             let mut still = Vec::new();
             for Blocked { lane, share } in blocked {
-                if lane.is_stuck(self.hold_after) && others_could_go_on(routes, &lane) {
+                if lane.is_stuck(self.hold_after) && self.others_could_go_on(&lane) {
                     warn!(subscription = %lane.id(), "the lane stays full, its events wait in the stream");
                     lane.hold();
                 }
@@ -135,48 +211,16 @@ impl Feed {
             }
             blocked = still;
             let look_again = Instant::now() + (self.hold_after / IMPATIENCE).max(Duration::from_millis(1));
-            let ask = tokio::select! {
-                () = room => None,
-                () = tokio::time::sleep_until(look_again) => None,
-                ask = self.retarget.recv() => ask,
-            };
-            if let Some(ask) = ask {
-                self.take_types(ask).await;
+            tokio::select! {
+                () = room => {}
+                () = tokio::time::sleep_until(look_again) => {}
             }
         }
     }
 
-    async fn take_types(&mut self, ask: Retarget) {
-        let result = self.live.retarget(&ask.types).await;
-        // Whoever asked may have gone: then nobody needs the answer.
-        let _ = ask.done.send(result);
+    /// Is there a lane besides this one that could take live events? Asked of the set as it is now, which may have changed
+    /// since the event came.
+    fn others_could_go_on(&self, stuck: &Arc<Lane>) -> bool {
+        self.routes.load().lanes.iter().any(|lane| !Arc::ptr_eq(lane, stuck) && lane.could_go_on())
     }
-
-    async fn keep_house(&self, checkpoint: &mut u64) {
-        let acks = self.live.acks();
-        self.metrics.unacked.set(i64::try_from(acks.open()).unwrap_or(i64::MAX));
-        let floor = match acks.confirmed_floor().await {
-            Ok(floor) => floor,
-            Err(error) => {
-                return debug!(error = %telemetry::chain(&error), "could not read the ack floor");
-            }
-        };
-        if floor <= *checkpoint {
-            return;
-        }
-        *checkpoint = floor;
-        let stream = self.live.stream().name.clone();
-        for lane in &self.routes.load().lanes {
-            let mut state = lane.state();
-            if let Some(ledger) = state.ledger_of(&stream) {
-                state.ledgers[ledger].forget_through(floor);
-            }
-        }
-        self.recorder.submit(Change::Checkpoint { stream, ack_floor: floor }, Token::Nobody);
-    }
-}
-
-/// Is there a lane besides this one that could take live events?
-fn others_could_go_on(routes: &Routes, stuck: &Arc<Lane>) -> bool {
-    routes.lanes.iter().any(|lane| !Arc::ptr_eq(lane, stuck) && lane.could_go_on())
 }

@@ -34,6 +34,19 @@ fn only_the_tail_is_read() {
 }
 
 #[test]
+fn what_a_held_subscription_recorded_after_its_position_is_found_below_the_floor() {
+    let dir = TempDir::new().expect("tempdir");
+    let store = open(&dir);
+    let position = PositionRecord { position: at(8), recorded_above: Default::default() };
+    store.commit(&[finished("crm", 7), Change::Hold { subscription: sub("crm"), position }]).expect("commit");
+    store.commit(&[finished("crm", 9), finished("wall", 20)]).expect("commit");
+    store.commit(&[finished("crm", 8), finished("wall", 21)]).expect("commit");
+    drop(store);
+    let found = recorded(&open(&dir), &[(stream("EVENTS"), 20)]);
+    assert_eq!(found, [("crm".to_owned(), vec![8, 9]), ("wall".to_owned(), vec![21])]);
+}
+
+#[test]
 fn a_late_old_record_does_not_end_the_search_too_early() {
     let dir = TempDir::new().expect("tempdir");
     let store = open(&dir);

@@ -48,7 +48,7 @@ fn the_defaults_are_those_of_the_domain() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.delivery.retry, RetryPolicy::default());
     assert_eq!(config.delivery.hold_after, Duration::from_millis(250));
-    assert_eq!(config.plugins.call_deadline, Duration::from_millis(250));
+    assert_eq!(config.plugins.call_deadline, Duration::from_millis(50));
     assert_eq!(config.nats.login, NatsLogin::Anonymous);
     assert!(config.plugins.dir.ends_with("plugins") && config.plugins.dir.is_absolute(), "beside the file");
     assert!(config.subscriptions.is_empty() && config.auth.admin_key.is_none());

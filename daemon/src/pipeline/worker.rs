@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::catchup::{Ask, CatchUp, PAGE_EVENTS};
 use super::job::{InAir, Job, Landed, failure};
 use super::{Shared, Spec};
+use crate::deliver::Prepared;
 use crate::deliver::breaker::{Breaker, Permit};
 use crate::deliver::lane::{Lane, Record, Token, position_change};
 use crate::deliver::ledger::Shares;
@@ -45,6 +46,8 @@ pub struct Worker {
     shared: Shared,
     /// Told when the lane has room again.
     room: Arc<Notify>,
+    /// The endpoint that the breaker watches.
+    endpoint: Arc<Prepared>,
     breaker: Breaker,
     in_air: FuturesUnordered<InAir>,
     /// Jobs whose plugins have run and which wait for a slot: the parts of one event, or parked deliveries that are due.
@@ -68,11 +71,13 @@ impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
     pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
         let breaker = Breaker::new(shared.config.breaker);
+        let endpoint = Arc::clone(&spec.load().endpoint);
         Self {
             lane,
             spec,
             shared,
             room,
+            endpoint,
             breaker,
             in_air: FuturesUnordered::new(),
             ready: VecDeque::new(),
@@ -102,6 +107,7 @@ impl Worker {
 
     /// Starts whatever slots, breaker and store allow.
     async fn start_work(&mut self) {
+        self.forgive_changed_endpoint();
         if !self.resubmit() {
             return;
         }
@@ -125,6 +131,15 @@ impl Worker {
                 Some(Next::Event(event)) => self.carry(event).await,
                 None => return,
             }
+        }
+    }
+
+    /// What was learnt of an endpoint does not hold for the one that a reload put in its place.
+    fn forgive_changed_endpoint(&mut self) {
+        let spec = self.spec.load();
+        if !Arc::ptr_eq(&spec.endpoint, &self.endpoint) {
+            self.endpoint = Arc::clone(&spec.endpoint);
+            self.breaker = Breaker::new(self.shared.config.breaker);
         }
     }
 

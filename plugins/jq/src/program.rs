@@ -54,7 +54,7 @@ struct Place<'a> {
     found: &'a str,
 }
 
-fn first<'a, E>(errors: load::Errors<&'a str, (), E>) -> Option<E> {
+fn first<E>(errors: load::Errors<&str, (), E>) -> Option<E> {
     errors.into_iter().next().map(|(_file, error)| error)
 }
 

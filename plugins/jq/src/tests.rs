@@ -9,7 +9,7 @@ fn jq(expr: &str) -> Jq {
     sluiced_sdk::component::make(&json!({ "expr": expr }).to_string()).unwrap()
 }
 
-fn refusal(config: Value) -> String {
+fn refusal(config: &Value) -> String {
     sluiced_sdk::component::make::<Jq>(&config.to_string()).err().expect("the configuration is refused").to_string()
 }
 
@@ -53,20 +53,20 @@ fn a_bad_expression_names_the_place() {
         ("(.a", "`expr`: expected"),
     ];
     for (expr, message) in table {
-        let refusal = refusal(json!({ "expr": expr }));
+        let refusal = refusal(&json!({ "expr": expr }));
         assert!(refusal.starts_with(message), "{expr}: {refusal}");
     }
 }
 
 #[test]
 fn a_bad_configuration_is_refused() {
-    assert_eq!(refusal(json!({ "expression": "." })), "unknown field `expression`, expected `expr` or `vars`");
+    assert_eq!(refusal(&json!({ "expression": "." })), "unknown field `expression`, expected `expr` or `vars`");
     assert_eq!(
-        refusal(json!({ "expr": ".", "vars": { "a-b": 1 } })),
+        refusal(&json!({ "expr": ".", "vars": { "a-b": 1 } })),
         "`vars`: \"a-b\" is not the name of a variable: use letters, digits and _"
     );
     assert_eq!(
-        refusal(json!({ "expr": ".", "vars": { "event": 1 } })),
+        refusal(&json!({ "expr": ".", "vars": { "event": 1 } })),
         "`vars`: the name \"event\" is taken: use another"
     );
 }

@@ -1,11 +1,12 @@
 //! `jq`: a jq expression as a filter or as a transform, on the `jaq` interpreter.
 //!
-//! The expression is compiled once, when the instance is configured. The payload is read by jaq's own JSON reader
-//! straight into jaq's values, and `$event` is built only for expressions that name it: most calls do nothing but read
+//! The expression is compiled once, when the instance is configured. The payload is read straight into jaq's
+//! values, and `$event` is built only for expressions that name it: most calls do nothing but read
 //! the payload and run the expression.
 
 mod meta;
 mod program;
+mod read;
 mod write;
 
 use jaq_json::Val;
@@ -57,8 +58,7 @@ impl Plugin for Jq {
 impl Jq {
     /// Runs the expression and hands each output over, until `take` says that it has enough.
     fn run(&self, event: &Event, mut take: impl FnMut(Val) -> Result<Flow, Error>) -> Result<(), Error> {
-        let input = jaq_json::read::parse_single(&event.data)
-            .map_err(|error| Error::from(error).context("the payload is not JSON"))?;
+        let input = read::json(&event.data).context("the payload is not JSON")?;
         let event = if self.names_event { meta::event(event) } else { Val::Null };
         let vars = std::iter::once(event).chain(self.vars.iter().cloned());
         for output in self.program.run(input, vars) {

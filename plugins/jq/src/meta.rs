@@ -23,7 +23,7 @@ pub(crate) fn event(event: &Event) -> Val {
 
 /// A value of the configuration, as jaq has it.
 pub(crate) fn value(value: &serde_json::Value) -> Result<Val, Error> {
-    Ok(jaq_json::read::parse_single(value.to_string().as_bytes())?)
+    Ok(crate::read::json(value.to_string().as_bytes())?)
 }
 
 /// The headers by lower-case name; the values of a repeated one are joined by a comma, as HTTP has it.

@@ -73,7 +73,7 @@ fn a_bad_configuration_is_refused() {
 
 #[test]
 fn errors_of_an_event_say_what_is_wrong() {
-    assert_eq!(outputs(".", "{\"a\": }").unwrap_err(), "the payload is not JSON: byte offset 6: value expected");
+    assert_eq!(outputs(".", "{\"a\": }").unwrap_err(), "the payload is not JSON: expected a value at byte 6");
     assert_eq!(outputs(".a + 1", r#"{"a": "x"}"#).unwrap_err(), "cannot calculate \"x\" + 1");
     assert_eq!(outputs("halt", "1").unwrap_err(), "the expression called halt, which has no meaning here");
     assert_eq!(outputs("tobytes", "\"x\"").unwrap_err(), "the expression gave a byte string, which JSON does not have");
@@ -92,6 +92,7 @@ fn output_is_strict_json() {
     for output in outputs("infinite, -infinite, 1e400, 1e17 * 3", "0").unwrap() {
         serde_json::from_str::<Box<serde_json::value::RawValue>>(&output).unwrap();
     }
+    assert_eq!(outputs("(\"+1.5\", \"01.5\" | fromjson), 00.5", "0").unwrap(), ["1.5", "1.5", "0.5"]);
     assert_eq!(outputs(".", r#"{"z": 1, "a": [true, {}]}"#).unwrap(), [r#"{"z":1,"a":[true,{}]}"#]);
 }
 

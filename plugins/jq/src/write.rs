@@ -55,9 +55,19 @@ fn num(out: &mut Vec<u8>, number: &Num) -> Result<(), Error> {
         // 3.0 is written 3, as jq does.
         #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and within the range that is exact")]
         Num::Float(x) if x.fract() == 0.0 && x.abs() < WHOLE_MAX => write!(out, "{}", *x as i64)?,
-        // Digits as they stood in the payload. The reader lets a leading + pass.
-        Num::Dec(digits) => out.extend_from_slice(digits.strip_prefix('+').unwrap_or(digits).as_bytes()),
+        // Digits as they stood in the payload or in the expression.
+        Num::Dec(digits) => dec(out, digits)?,
         other => write!(out, "{other}")?,
+    }
+    Ok(())
+}
+
+/// The digits may come from `fromjson` or from the expression, where jaq lets a plus sign and leading zeros pass.
+fn dec(out: &mut Vec<u8>, digits: &str) -> Result<(), Error> {
+    let unsigned = digits.strip_prefix('-').unwrap_or(digits);
+    match unsigned.as_bytes() {
+        [b'0'] | [b'0', b'.' | b'e' | b'E', ..] | [b'1'..=b'9', ..] => out.extend_from_slice(digits.as_bytes()),
+        _ => num(out, &Num::from_dec_str(digits))?,
     }
     Ok(())
 }

@@ -57,6 +57,9 @@ impl Plugin for Render {
     fn new(config: Config) -> Result<Self, Error> {
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        // Costs nothing until something is wrong; then the error names the expression. By itself it is on in debug
+        // builds only.
+        templates.set_debug(true);
         let escape = config.escape.unwrap_or(match config.content_type.trim_start() {
             html if html.starts_with("text/html") || html.starts_with("application/xhtml") => Escape::Html,
             _ => Escape::None,

@@ -53,7 +53,7 @@ fn html_is_escaped_by_itself() {
 #[test]
 fn a_typing_mistake_is_an_error_with_its_line() {
     let error = render(&json!({ "template": "a\n{{ data.amuont }}" }), r#"{"amount": 1}"#).unwrap_err();
-    assert!(error.starts_with("`template`, line 2: undefined value"), "{error}");
+    assert!(error.starts_with("`template`, line 2: undefined value: `data.amuont` is undefined"), "{error}");
     let error = render(&json!({ "template": "{% if dta.x %}{% endif %}" }), "{}").unwrap_err();
     assert!(error.starts_with("`template`, line 1: undefined value"), "{error}");
     let config = json!({ "template": "x", "headers": { "X-A": "{{ event.nope }}" } });

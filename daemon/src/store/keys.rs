@@ -9,7 +9,6 @@ pub(super) mod kind {
     pub(in crate::store) const HELD: u8 = b'H';
     pub(in crate::store) const BY_ID: u8 = b'I';
     pub(in crate::store) const CHECKPOINT: u8 = b'K';
-    pub(in crate::store) const META: u8 = b'M';
     pub(in crate::store) const PARKED: u8 = b'P';
     pub(in crate::store) const REGISTRATION: u8 = b'R';
     pub(in crate::store) const STREAM: u8 = b'S';

@@ -94,7 +94,7 @@ fn child() {
             // Where the limit left room for a little, the store may be open again already.
             assert!(felt, "the limit is felt");
             limit_file_bytes(None);
-            wait_until_writable(&store);
+            wait_until_writable(store);
         }
     });
     recorder.close();

@@ -34,6 +34,8 @@
 //! write closes the database, and the recorder opens it again, at once and then with growing pauses; recovery finds
 //! what was durable. A full disk, a quota, a passing device error thus heal without a restart. A file system that was
 //! remounted read-only heals when it is writable again. Until then reads and changes fail with [`Error::Unavailable`].
+//! One thing no program can heal: after a failed `fdatasync` the kernel may show, until the next power cut, pages that
+//! the device never took.
 
 mod bodies;
 mod codec;

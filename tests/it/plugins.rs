@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sluiced::domain::{Event, Header, OnPluginError, PluginRef, Position, StreamName, SubscriptionId};
 use sluiced::plugin::{Chain, Config, Error, Fault, FaultKind, Host, Limits, Passed, Ran};
+use sluiced_tests::paths::{plugin_dir, test_plugin_dir};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -53,13 +54,10 @@ impl Lab {
     }
 }
 
-/// A built plugin's file.
-// To be replaced by the harness's `plugin_dir()` and `test_plugin_dir()`.
+/// A built plugin's file: a standard one, or one of the tests' own.
 fn built(file: &str) -> PathBuf {
-    let dir = std::env::var_os("SLUICED_PLUGIN_DIR").expect("SLUICED_PLUGIN_DIR names the directory of built plugins");
-    let path = Path::new(&dir).join(file);
-    assert!(path.exists(), "{} is missing: run `cargo xtask build`", path.display());
-    path
+    let standard = plugin_dir().join(file);
+    if standard.exists() { standard } else { test_plugin_dir().join(file) }
 }
 
 fn with(plugin: &str, config: &Value) -> PluginRef {

@@ -7,8 +7,14 @@ const DEADLINE_MS: u64 = 100;
 /// How long a call that is cut off at its deadline may take on a machine that does a lot besides.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn hostile(mode: &str) -> PluginRef {
-    with("hostile", &json!({ "mode": mode }))
+/// The plugin that does that to events of the type `a`, and passes on all others as they are.
+fn hostile(misdeed: &str) -> PluginRef {
+    let amount = match misdeed {
+        "big-output" => json!(2 << 20),
+        "many-outputs" | "log-flood" => json!(1_000),
+        _ => json!(null),
+    };
+    with("hostile", &json!({ "do": misdeed, "when_type": "a", "amount": amount }))
 }
 
 fn lab() -> Lab {
@@ -36,9 +42,8 @@ async fn fault_in(lab: &Lab, mode: &str) -> FaultKind {
     let chain = lab.chain(&[], &[hostile(mode)]);
     let first = fault(chain.run(&event("a", &json!({}))).await);
     assert_eq!(&*first.plugin, "hostile");
-    // The plugin gives no output for an event of the type `fine`.
     let fine = chain.run(&event("fine", &json!({}))).await;
-    assert!(matches!(fine.passed, Passed::Dropped { .. }), "after a fault the next call works: {fine:?}");
+    assert!(matches!(fine.passed, Passed::Kept(_)), "after a fault the next call works: {fine:?}");
     first.kind
 }
 
@@ -106,7 +111,7 @@ async fn output_is_limited_in_size_and_number() {
 
 #[tokio::test]
 async fn what_the_plugin_reports_is_passed_on() {
-    assert_eq!(fault_of("error").await, FaultKind::Reported { message: "cannot do it".into() });
+    assert_eq!(fault_of("error").await, FaultKind::Reported { message: "an error, as asked".into() });
 }
 
 #[tokio::test]
@@ -123,18 +128,18 @@ async fn with_pass_a_failed_filter_keeps_and_a_failed_transform_changes_nothing(
 async fn faults_in_configure_are_found_at_load() {
     let lab = lab();
     let refuse = |mode| lab.try_chain(&[hostile(mode)], &[], OnPluginError::Drop).expect_err("refused");
-    let looping = refuse("configure-loop");
+    let looping = refuse("loop-in-configure");
     let Error::Configure(fault) = &looping else { panic!("{looping:?}") };
     assert_eq!(fault.kind, FaultKind::Deadline { limit_ms: 200 });
-    assert!(matches!(refuse("configure-trap"), Error::Configure(Fault { kind: FaultKind::Trap { .. }, .. })));
-    let error = refuse("configure-error").to_string();
-    assert_eq!(error, "the plugin `hostile` refuses its configuration: not like this");
+    assert!(matches!(refuse("trap-in-configure"), Error::Configure(Fault { kind: FaultKind::Trap { .. }, .. })));
+    let error = refuse("refuse-config").to_string();
+    assert_eq!(error, "the plugin `hostile` refuses its configuration: refused, as asked");
 }
 
 #[tokio::test]
 async fn log_lines_beyond_the_rate_are_dropped() {
     let lab = lab();
-    let chain = lab.chain(&[], &[hostile("log")]);
+    let chain = lab.chain(&[], &[hostile("log-flood")]);
     chain.run(&event("a", &json!({}))).await;
     assert!(lab.host.stats().log_lines_dropped > 0);
 }
@@ -148,5 +153,5 @@ async fn a_call_that_is_given_up_leaves_the_chain_usable() {
     assert!(cut_short.is_err(), "given up in the middle of the call");
     assert_eq!(lab.host.stats().instances, 0, "the instance went with the call");
     let fine = chain.run(&event("fine", &json!({}))).await;
-    assert!(matches!(fine.passed, Passed::Dropped { .. }));
+    assert!(matches!(fine.passed, Passed::Kept(_)));
 }

@@ -49,6 +49,8 @@ pub enum Misdeed {
     BadHeaders,
     /// Logs `amount` lines, then behaves.
     LogFlood,
+    /// Sleeps for an hour: no time of its own passes, and no slice is ever used up.
+    Sleep,
     /// Computes for `amount` thousand rounds, then behaves.
     Slow,
     /// Counts its calls and reports the count: shows whether an instance is fresh.
@@ -136,6 +138,7 @@ impl Hostile {
             Misdeed::BigError => return Err(Error::new("x".repeat(amount.unwrap_or(MANY)))),
             Misdeed::BadHeaders => return Ok(Answer::BadHeaders),
             Misdeed::LogFlood => (0..amount.unwrap_or(MANY)).for_each(|i| sluiced_sdk::warn!("line {i}")),
+            Misdeed::Sleep => std::thread::sleep(std::time::Duration::from_secs(3_600)),
             Misdeed::Slow => {
                 (0..amount.unwrap_or(MANY).saturating_mul(1000)).for_each(|i| {
                     black_box(i);

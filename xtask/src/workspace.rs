@@ -8,9 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The folder of the root `Cargo.toml`.
+/// The folder of the root `Cargo.toml`: of the checkout that cargo runs this for, since checkouts that share a target
+/// directory share this program.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies below the workspace").to_owned()
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).parent().expect("xtask lies below the workspace").to_owned()
 }
 
 /// Cargo's target directory, absolute: `CARGO_TARGET_DIR`, else `target` in the workspace.

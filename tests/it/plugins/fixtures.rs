@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sluiced::domain::Output;
+use sluiced_tests::paths::workspace;
 
 use super::*;
 
@@ -23,7 +24,7 @@ async fn fixtures_of_render() {
 
 async fn run(plugin: &str) {
     let lab = Lab::new(&[plugin]);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(plugin).join("fixtures");
+    let folder = workspace().join("plugins").join(plugin).join("fixtures");
     let mut ran = 0;
     for entry in fs::read_dir(&folder).expect("the folder of fixtures") {
         let input = entry.expect("an entry").path();

@@ -273,6 +273,9 @@ impl Lane {
         if !durable {
             state.lost.push(record);
             state.refused_at = Some(Instant::now());
+            drop(state);
+            // Nothing else may happen in this lane: its worker has to set itself a time to hand the record in again.
+            self.wake();
             return Shares::new();
         }
         let was_full = state.in_flight >= state.limits.in_flight_max;

@@ -221,14 +221,12 @@ impl Worker {
     fn drop_what_was_read_ahead(&mut self) {
         let rewound = self.lane.state().take_rewound();
         if rewound {
-            self.through = None;
-            self.close_reader();
+            self.drop_page();
         }
     }
 
     fn rejoined(&mut self, all_live: bool) {
-        self.through = None;
-        self.close_reader();
+        self.drop_page();
         if all_live {
             self.lane.metrics.held.set(0);
             info!(subscription = %self.lane.id(), "caught up, reading live again");
@@ -236,7 +234,9 @@ impl Worker {
         self.room.notify_waiters();
     }
 
-    fn close_reader(&mut self) {
+    /// Forgets the page and what was to follow on it, and closes the reader, whose permit another subscription may wait for.
+    fn drop_page(&mut self) {
+        self.through = None;
         if let Some(close) = self.catch_up.reset() {
             self.shared.background.spawn(close);
         }
@@ -436,8 +436,7 @@ impl Worker {
     }
 
     fn hold(&mut self) {
-        self.through = None;
-        self.close_reader();
+        self.drop_page();
         self.lane.hold();
     }
 
@@ -448,8 +447,7 @@ impl Worker {
     /// A probe that failed leaves no record: its event stays in the stream, and the reader will bring it again.
     fn give_back(&mut self, job: &Job) {
         self.given_back = Some((job.position.clone(), self.probes_of(job) + 1));
-        self.through = None;
-        self.close_reader();
+        self.drop_page();
         let mut state = self.lane.state();
         state.give_slot_back();
         if let Some(ledger) = job.ledger {
@@ -519,11 +517,11 @@ impl Worker {
     fn timer(&self) -> Option<Instant> {
         let now = Instant::now();
         let state = self.lane.state();
+        let resubmit = state.refused_at.map(|at| at + RESUBMIT_DELAY);
         if state.disabled.is_some() {
-            return None;
+            return resubmit;
         }
         let due = state.due_ms.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
-        let resubmit = state.refused_at.map(|at| at + RESUBMIT_DELAY);
         match self.breaker.permit(now) {
             Permit::None { until } => Some(until).into_iter().chain(resubmit).min(),
             // With no slot free, the end of an attempt wakes the worker.

@@ -136,7 +136,9 @@ fn a_record_that_the_store_refused_keeps_its_slot_and_is_handed_in_again() {
     let b = bench(vec![Ledger::live(a.clone(), 0)]);
     b.offer(&a, 1);
     let record = b.record(1);
+    assert!(b.was_woken(), "by the offer");
     completed(vec![Token::Record(Arc::clone(&b.lane), record)], false);
+    assert!(b.was_woken(), "or nobody would hand it in again in a lane where nothing else happens");
     assert!(b.lane.state().refused_at.is_some() && b.lane.state().in_flight() == 1);
     let lost = b.lane.state().take_lost();
     assert_eq!(b.settled(), []);

@@ -1,43 +1,38 @@
 //! A subscription's worker: it takes events, carries them through plugins and attempt, and records what becomes of them.
+//!
+//! Here is what it does in which order; [`next`] is where work comes from, [`outcome`] what follows from an attempt, and
+//! [`finish`] its positions and its end.
 
-use std::collections::{HashSet, VecDeque};
+mod finish;
+mod next;
+mod outcome;
+
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, warn};
 
-use super::catchup::{Ask, CatchUp, PAGE_EVENTS};
-use super::job::{InAir, Job, Landed, failure};
+use super::catchup::CatchUp;
+use super::job::{InAir, Job, failure};
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
 use crate::deliver::breaker::{Breaker, Permit};
-use crate::deliver::lane::{Lane, Record, Token, position_change};
+use crate::deliver::lane::Lane;
 use crate::deliver::ledger::Shares;
-use crate::domain::{DeliveryId, Event, FailureClass, OnPluginError, Outcome, Position};
+use crate::domain::{Event, FailureClass, OnPluginError, Position};
 use crate::plugin::Passed;
-use crate::store::{self, Change};
-use crate::telemetry::{self, clock};
+use crate::telemetry::clock;
 
-/// How many parked deliveries are taken from the store at a time.
-const DUE_PAGE: usize = 64;
-/// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
-/// endpoint cannot take.
-const PROBES_PER_EVENT_MAX: u32 = 20;
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
-/// How long to wait, in milliseconds, before a reading of the store that failed is tried again.
-const REREAD_DELAY_MS: u64 = 1_000;
-
-/// How long a stop waits at least for the last outcomes and positions to be durable.
-const SETTLE_TIME_MIN: Duration = Duration::from_secs(2);
 
 /// The worker of one lane.
 pub struct Worker {
@@ -143,155 +138,6 @@ impl Worker {
         }
     }
 
-    /// The next piece of work: a job that waits for a slot, a parked delivery that is due, a live event, or one that the
-    /// reader brings.
-    fn next(&mut self, probe: bool) -> Option<Next> {
-        if let Some(job) = self.ready.pop_front() {
-            return Some(Next::Job(Box::new(job)));
-        }
-        self.parked_next = !self.parked_next;
-        let due_max = if probe { 1 } else { DUE_PAGE };
-        if (self.parked_next || probe) && self.load_due(due_max) {
-            return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
-        }
-        if let Some(event) = self.next_live() {
-            return Some(Next::Event(event));
-        }
-        if let Some(event) = self.next_history(probe) {
-            return Some(Next::Event(event));
-        }
-        if self.load_due(due_max) {
-            return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
-        }
-        None
-    }
-
-    fn next_live(&mut self) -> Option<Arc<Event>> {
-        let (event, relieved) = self.lane.state().pop()?;
-        if relieved {
-            self.room.notify_waiters();
-        }
-        Some(event)
-    }
-
-    /// The next event of the catch-up page that is still to be worked on; asks for a page when there is none, and goes
-    /// back to reading live when all that was skipped has been read.
-    fn next_history(&mut self, probe: bool) -> Option<Arc<Event>> {
-        self.drop_what_was_read_ahead();
-        loop {
-            let mut state = self.lane.state();
-            let ledger = state.ledgers.iter().position(|ledger| ledger.is_held())?;
-            if self.catch_up.is_empty()
-                && let Some((of, through)) = self.through.take()
-            {
-                state.ledgers[of].read_through(through);
-            }
-            if !self.breaker.is_open() && state.ledgers[ledger].try_rejoin() {
-                state.rejoined();
-                let all_live = !state.ledgers.iter().any(|ledger| ledger.is_held());
-                drop(state);
-                self.rejoined(all_live);
-                continue;
-            }
-            if let Some(event) = self.catch_up.next_event() {
-                let of = state.ledger_of(&event.position.stream)?;
-                if state.ledgers[of].read(event.position.sequence) {
-                    return Some(event);
-                }
-                continue;
-            }
-            if !self.catch_up.is_reading() && self.catch_up.not_before().is_none() {
-                let cursor = state.ledgers[ledger].cursor()?;
-                let target = state.ledgers[ledger].target();
-                if self.breaker.is_open() && cursor > target {
-                    return None;
-                }
-                let stream = state.ledgers[ledger].stream().clone();
-                drop(state);
-                let types = self.spec.load().types.clone();
-                let events_max = if probe { 1 } else { PAGE_EVENTS };
-                self.catch_up.ask(&self.shared, Ask { ledger, stream, types, cursor, target, events_max });
-            }
-            return None;
-        }
-    }
-
-    /// The cursor may have gone back without the worker: a feed holds a lane that is full, also one that catches up in
-    /// another stream. The page then no longer follows on the cursor.
-    fn drop_what_was_read_ahead(&mut self) {
-        let rewound = self.lane.state().take_rewound();
-        if rewound {
-            self.drop_page();
-        }
-    }
-
-    fn rejoined(&mut self, all_live: bool) {
-        self.drop_page();
-        if all_live {
-            self.lane.metrics.held.set(0);
-            info!(subscription = %self.lane.id(), "caught up, reading live again");
-        }
-        self.room.notify_waiters();
-    }
-
-    /// Forgets the page and what was to follow on it, and closes the reader, whose permit another subscription may wait for.
-    fn drop_page(&mut self) {
-        self.through = None;
-        if let Some(close) = self.catch_up.reset() {
-            self.shared.background.spawn(close);
-        }
-    }
-
-    /// Loads parked deliveries that are due into `ready`, at most so many. True when there is one.
-    fn load_due(&mut self, due_max: usize) -> bool {
-        let now = clock::now_ms();
-        let claimed = {
-            let mut state = self.lane.state();
-            // Taken out before the store is read: what is parked meanwhile puts its own time there.
-            if state.due_ms.take_if(|due| *due <= now).is_none() {
-                return false;
-            }
-            state.claimed()
-        };
-        let later = match self.load_unclaimed(now, due_max, &claimed) {
-            Ok(later) => later,
-            Err(error) => {
-                error!(subscription = %self.lane.id(), error = %telemetry::chain(&error), "cannot read what is parked");
-                Some(now + REREAD_DELAY_MS)
-            }
-        };
-        if let Some(later) = later {
-            self.lane.state().due_at(later);
-        }
-        !self.ready.is_empty()
-    }
-
-    /// Reads on in the store past what is claimed. Returns when the first delivery that it left is due.
-    fn load_unclaimed(
-        &mut self,
-        now: u64,
-        due_max: usize,
-        claimed: &HashSet<DeliveryId>,
-    ) -> Result<Option<u64>, store::Error> {
-        let mut after = None;
-        loop {
-            let limit = claimed.len() + due_max + 1;
-            let page = self.shared.store.parked_page(self.lane.id(), after.as_ref(), u64::MAX, limit)?;
-            let Some((last, _)) = page.last() else { return Ok(None) };
-            after = Some(last.clone());
-            for (key, parked) in page {
-                if claimed.contains(&key.delivery) {
-                    continue;
-                }
-                if key.due_ms > now || self.ready.len() >= due_max {
-                    return Ok(Some(key.due_ms));
-                }
-                self.lane.state().claim(key.delivery);
-                self.ready.push_back(Job::parked(parked));
-            }
-        }
-    }
-
     /// Carries one event on: decoded, through the plugins, and each output to an attempt.
     async fn carry(&mut self, event: Arc<Event>) {
         let spec = self.spec.load_full();
@@ -367,152 +213,6 @@ impl Worker {
         self.in_air.push(InAir::new(self.shared.client.clone(), &self.spec.load(), Arc::new(job)));
     }
 
-    /// Takes in an attempt that ended, and all others that have.
-    fn land_all(&mut self, first: Landed) {
-        self.land(first);
-        while let Some(Some(landed)) = self.in_air.next().now_or_never() {
-            self.land(landed);
-        }
-    }
-
-    fn land(&mut self, landed: Landed) {
-        let Landed { job, outcome, took } = landed;
-        self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
-        let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
-        self.judge(&job, &outcome);
-        let from_reader = job.ledger.is_some() && job.parts == 1;
-        if was_probe
-            && from_reader
-            && matches!(outcome, Outcome::Retry(_))
-            && self.probes_of(&job) < PROBES_PER_EVENT_MAX
-        {
-            return self.give_back(&job);
-        }
-        let spec = self.spec.load();
-        let record = job.conclude(&spec, &outcome, rand::random::<f64>());
-        self.submit(record);
-    }
-
-    /// Counts the outcome, and tells the breaker what it says of the endpoint.
-    fn judge(&mut self, job: &Job, outcome: &Outcome) {
-        let failed = match outcome {
-            Outcome::Delivered { .. } => {
-                self.lane.metrics.attempted("delivered");
-                if self.breaker.succeeded() {
-                    info!(subscription = %self.lane.id(), "the endpoint works again");
-                }
-                return;
-            }
-            Outcome::Retry(failure) | Outcome::Final(failure) => failure,
-        };
-        self.lane.metrics.attempted(failed.class.as_str());
-        debug!(
-            subscription = %self.lane.id(), delivery = %job.delivery, attempt = job.attempt, class = failed.class.as_str(),
-            status = failed.status, reason = %failed.message, "an attempt failed"
-        );
-        if failed.class == FailureClass::Gone {
-            return self.disable("the endpoint answered 410 Gone");
-        }
-        if failed.class == FailureClass::Internal {
-            self.breaker.not_tried(Instant::now());
-        }
-        let blames = matches!(outcome, Outcome::Retry(_)) && failed.class != FailureClass::Internal;
-        let retry_after = failed.retry_after_ms.map(Duration::from_millis);
-        if blames && self.breaker.failed(Instant::now(), retry_after) {
-            warn!(
-                subscription = %self.lane.id(), reason = %failed.message,
-                "the endpoint is left alone for a while, its events wait in the stream"
-            );
-            self.hold();
-        }
-    }
-
-    fn disable(&mut self, reason: &str) {
-        error!(subscription = %self.lane.id(), reason, "the subscription is disabled");
-        self.lane.state().disabled = Some(reason.into());
-        let subscription = self.lane.id().clone();
-        self.shared.recorder.submit(Change::Disable { subscription, reason: reason.into() }, Token::Nobody);
-        self.hold();
-    }
-
-    fn hold(&mut self) {
-        self.drop_page();
-        self.lane.hold();
-    }
-
-    fn probes_of(&self, job: &Job) -> u32 {
-        self.given_back.as_ref().filter(|(position, _)| *position == job.position).map_or(0, |(_, probes)| *probes)
-    }
-
-    /// A probe that failed leaves no record: its event stays in the stream, and the reader will bring it again.
-    fn give_back(&mut self, job: &Job) {
-        self.given_back = Some((job.position.clone(), self.probes_of(job) + 1));
-        self.drop_page();
-        let mut state = self.lane.state();
-        state.give_slot_back();
-        if let Some(ledger) = job.ledger {
-            state.ledgers[ledger].step_back(job.position.sequence);
-        }
-        drop(state);
-        self.lane.metrics.in_flight.dec();
-        self.lane.metrics.held.set(1);
-    }
-
-    fn record_unattempted(&self, record: Record) {
-        self.lane.state().take_slot();
-        self.lane.metrics.in_flight.inc();
-        self.submit(record);
-    }
-
-    fn submit(&self, record: Record) {
-        let hurry = self.lane.state().submitted();
-        let change = record.change.clone();
-        self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));
-        if hurry {
-            self.shared.recorder.hurry();
-        }
-    }
-
-    /// Hands in again what the store refused, after a pause. False while the store is not to be bothered: then no attempt
-    /// is begun either, so that a store that is full or broken does not make duplicates.
-    fn resubmit(&mut self) -> bool {
-        let lost = {
-            let mut state = self.lane.state();
-            match state.refused_at {
-                None => return true,
-                Some(at) if at.elapsed() < RESUBMIT_DELAY => return false,
-                Some(_) => state.take_lost(),
-            }
-        };
-        for record in lost {
-            let change = record.change.clone();
-            self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));
-        }
-        true
-    }
-
-    fn save_positions(&self) {
-        let mut state = self.lane.state();
-        if state.refused_at.is_some() || state.removed {
-            return;
-        }
-        for index in 0..state.ledgers.len() {
-            let ledger = &mut state.ledgers[index];
-            if let Some(change) = ledger.position_change() {
-                let change = position_change(self.lane.id(), ledger.stream(), change);
-                let token = Token::Position { lane: Arc::clone(&self.lane), ledger: index };
-                self.shared.recorder.submit(change, token);
-            }
-        }
-    }
-
-    fn brought(&mut self, brought: super::catchup::Brought) {
-        self.through = brought.through.map(|through| (brought.ledger, through));
-        if let Some(gap) = brought.gap {
-            self.lane.metrics.gap_events.inc_by(gap.available - gap.from);
-        }
-    }
-
     /// When to look again although nothing happens.
     fn timer(&self) -> Option<Instant> {
         let now = Instant::now();
@@ -527,49 +227,6 @@ impl Worker {
             // With no slot free, the end of an attempt wakes the worker.
             _ if state.free_slots() == 0 => resubmit,
             _ => due.into_iter().chain(resubmit).chain(self.catch_up.not_before()).min(),
-        }
-    }
-
-    /// The end: no new work; attempts under way may end, and what does not end in time is parked.
-    async fn drain(mut self) {
-        self.catch_up.reset();
-        self.ready.clear();
-        self.lane.state().clear_queue();
-        let deadline = Instant::now() + self.shared.config.drain_timeout;
-        while !self.in_air.is_empty() {
-            tokio::select! {
-                Some(landed) = self.in_air.next() => self.land(landed),
-                () = tokio::time::sleep_until(deadline) => break,
-            }
-        }
-        let cut_short = failure(FailureClass::Internal, "the daemon was stopped during the attempt");
-        for in_air in self.in_air.iter() {
-            let job = &in_air.job;
-            info!(subscription = %self.lane.id(), delivery = %job.delivery, "parked an attempt that the stop cut short");
-            self.submit(job.park(job.attempt - 1, clock::now_ms(), &cut_short));
-        }
-        self.settle_positions(deadline).await;
-    }
-
-    /// Waits until the last outcomes are durable, and then the positions that tell of them: a daemon that starts later
-    /// reads the log above the ack floor only.
-    async fn settle_positions(&mut self, deadline: Instant) {
-        let deadline = deadline.max(Instant::now() + SETTLE_TIME_MIN);
-        loop {
-            self.resubmit();
-            self.save_positions();
-            if self.lane.state().is_settled() {
-                return;
-            }
-            self.shared.recorder.hurry();
-            let look_again = Instant::now() + RESUBMIT_DELAY;
-            tokio::select! {
-                () = self.lane.woken() => {}
-                () = tokio::time::sleep_until(look_again.min(deadline)) => {}
-            }
-            if Instant::now() >= deadline {
-                return warn!(subscription = %self.lane.id(), "the store did not take the last outcomes in time");
-            }
         }
     }
 }

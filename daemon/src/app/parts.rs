@@ -46,7 +46,11 @@ pub(super) fn managed(config: &Config) -> managed::Config {
 }
 
 pub(super) fn client(config: &Config) -> attempt::Config {
-    attempt::Config { allow_cidrs: config.delivery.allow_cidrs.clone(), ..attempt::Config::default() }
+    attempt::Config {
+        allow_cidrs: config.delivery.allow_cidrs.clone(),
+        retry_after_max: config.delivery.retry_after_max,
+        ..attempt::Config::default()
+    }
 }
 
 pub(super) fn pipeline(config: &Config) -> pipeline::Config {

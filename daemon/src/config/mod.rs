@@ -5,8 +5,8 @@
 //! as far as a file alone can tell; whether the plugins exist and take their configuration is for the plugin host to say,
 //! and [`Config::locate`] names the place to report.
 //!
-//! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription` and
-//! `webhook` check them, `places` finds the line of a key, `problem` is what the caller sees.
+//! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription`,
+//! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
 mod dump;
 mod layers;
@@ -14,6 +14,7 @@ mod places;
 pub mod problem;
 mod raw;
 mod report;
+mod request;
 mod shape;
 mod subscription;
 mod valid;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Pattern, RetryPolicy, StreamName, Subscription};
+use crate::domain::{Pattern, RetryPolicy, StatusRules, StreamName, Subscription};
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -172,6 +173,12 @@ pub struct Delivery {
     pub total_timeout: Duration,
     /// Attempts at a time of one webhook.
     pub in_flight_max: NonZeroU32,
+    /// Which statuses are tried again and which fail at once.
+    pub statuses: StatusRules,
+    /// The longest wait that a receiver can ask for.
+    pub retry_after_max: Duration,
+    /// How much of an answer's body is kept, in bytes.
+    pub capture_bytes_max: usize,
     /// How long a subscription may keep all others waiting before it is held.
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.
@@ -284,7 +291,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let delivery = |config: &Config| {
         let delivery = &config.delivery;
         let breaker = (delivery.breaker_failures, delivery.breaker_probe, delivery.breaker_probe_max);
-        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max, breaker)
+        (delivery.allow_cidrs.clone(), delivery.retry_after_max, delivery.hold_after, delivery.readers_max, breaker)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

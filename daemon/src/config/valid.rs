@@ -14,7 +14,7 @@ use super::report::Report;
 use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
 };
-use super::{raw, shape, subscription, webhook};
+use super::{raw, request, shape, subscription, webhook};
 use crate::domain::{Pattern, StreamName};
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
@@ -47,6 +47,12 @@ pub mod bounds {
     pub const TOTAL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
     /// `max_in_flight` of `[delivery]` and of a webhook
     pub const IN_FLIGHT: RangeInclusive<i64> = 1..=1024;
+    /// `delivery.retry_after_max`
+    pub const RETRY_AFTER: RangeInclusive<Duration> = SECOND..=Duration::from_secs(24 * 3600);
+    /// `capture_bytes_max` of `[delivery]` and of a webhook, in bytes
+    pub const CAPTURE_BYTES: RangeInclusive<i64> = 0..=65_536;
+    /// `cloudevents_source` of a webhook, in bytes
+    pub const CLOUDEVENTS_SOURCE_BYTES_MAX: usize = 1024;
     /// `delivery.hold_after`
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`
@@ -94,10 +100,12 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
-    let defaults = delivery
-        .as_ref()
-        .zip(raw_delivery.as_ref())
-        .map(|(valid, raw)| webhook::Defaults { retry: &raw.retry.0, valid });
+    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults {
+        retry: &raw.retry.0,
+        retry_statuses: &raw.retry_statuses,
+        fail_statuses: &raw.fail_statuses,
+        valid,
+    });
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
     shape::nothing_left(&values, &KEYS, &mut report);
@@ -361,6 +369,9 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let total_timeout = report.duration(&at.key("timeout"), &raw.timeout, &bounds::TOTAL_TIMEOUT);
     let connect_timeout = webhook::connect_within_total(&at, connect_timeout, total_timeout, report);
     let in_flight_max = webhook::in_flight(&at, raw.max_in_flight, report);
+    let statuses = request::statuses(&at, &raw.retry_statuses, &raw.fail_statuses, report);
+    let retry_after_max = report.duration(&at.key("retry_after_max"), &raw.retry_after_max, &bounds::RETRY_AFTER);
+    let capture_bytes_max = request::capture(&at, raw.capture_bytes_max, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
     let breaker_failures = report.int(&at.key("breaker_failures"), raw.breaker_failures, &bounds::BREAKER_FAILURES);
@@ -373,6 +384,9 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
         in_flight_max: in_flight_max?,
+        statuses: statuses?,
+        retry_after_max: retry_after_max?,
+        capture_bytes_max: capture_bytes_max?,
         hold_after: hold_after?,
         readers_max: readers_max?,
         breaker_failures: breaker_failures?,

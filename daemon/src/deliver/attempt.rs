@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tokio::time::Sleep;
 
 use crate::deliver::address::Policy;
+use crate::deliver::capture::Capture;
 use crate::deliver::classify;
 use crate::deliver::connect::{self, TimeoutLayer};
 use crate::deliver::prepared::{Prepared, Request};
@@ -31,8 +32,6 @@ pub struct Config {
     pub connect_timeout_max: Duration,
     /// How much of a response's body is read, in bytes. A longer one ends the connection.
     pub response_bytes_max: usize,
-    /// How much of a refusal's body goes into the failure's message, in bytes.
-    pub response_capture_bytes_max: usize,
     /// The most connections kept open to one host while they have nothing to do.
     pub idle_connections_per_host_max: usize,
     /// How long a connection is kept open with nothing to do.
@@ -48,7 +47,6 @@ impl Default for Config {
             user_agent: concat!("sluiced/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout_max: Duration::from_secs(10),
             response_bytes_max: 64 * 1024,
-            response_capture_bytes_max: 200,
             idle_connections_per_host_max: 64,
             idle_timeout: Duration::from_secs(30),
             retry_after_max: Duration::from_secs(3_600),
@@ -73,7 +71,6 @@ pub struct Client {
     http: reqwest::Client,
     policy: Policy,
     response_bytes_max: usize,
-    response_capture_bytes_max: usize,
     retry_after_max: Duration,
 }
 
@@ -99,7 +96,6 @@ impl Client {
             http,
             policy,
             response_bytes_max: config.response_bytes_max,
-            response_capture_bytes_max: config.response_capture_bytes_max,
             retry_after_max: config.retry_after_max,
         })
     }
@@ -113,8 +109,9 @@ impl Client {
             return classify::refused(&target.host, refused);
         }
         let mut http = reqwest::Request::new(Method::POST, target.url.clone());
-        *http.headers_mut() = target.headers(&request);
-        *http.body_mut() = Some(request.body.into());
+        let message = target.message(&request);
+        *http.headers_mut() = message.headers;
+        *http.body_mut() = Some(message.body.into());
         let mut deadline = std::pin::pin!(tokio::time::sleep(target.total_timeout));
         let answer = tokio::select! {
             biased;
@@ -130,52 +127,26 @@ impl Client {
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| classify::retry_after_ms(status, value.as_bytes(), request.now_ms, self.retry_after_max));
-        // A value of the endpoint's headers that begins within the part that is shown must be seen whole to be redacted.
-        let capture = if status.is_success() || self.response_capture_bytes_max == 0 {
-            0
-        } else {
-            self.response_capture_bytes_max + target.header_bytes_max()
-        };
-        let said = self.read(response, capture, deadline).await;
-        let said = if said.is_empty() { String::new() } else { self.shown(target, &said) };
-        classify::answered(&target.host, status, retry_after_ms, &said)
+        let mut capture = Capture::of(target, response.headers());
+        self.read(response, &mut capture, deadline).await;
+        classify::answered(&target.host, status, &target.answer.statuses, retry_after_ms, capture.finish())
     }
 
-    /// Reads the body to its end, the cap or the deadline, and returns its first `capture_bytes`.
-    async fn read(
-        &self,
-        mut response: reqwest::Response,
-        capture_bytes: usize,
-        mut deadline: Pin<&mut Sleep>,
-    ) -> Vec<u8> {
-        let mut captured = Vec::new();
+    /// Reads the body to its end, the cap or the deadline.
+    async fn read(&self, mut response: reqwest::Response, capture: &mut Capture<'_>, mut deadline: Pin<&mut Sleep>) {
         let mut left = self.response_bytes_max;
         loop {
             let chunk = tokio::select! {
                 biased;
                 chunk = response.chunk() => chunk,
-                () = &mut deadline => break,
+                () = &mut deadline => return,
             };
-            let Ok(Some(chunk)) = chunk else { break };
-            let wanted = capture_bytes.saturating_sub(captured.len()).min(chunk.len());
-            captured.extend_from_slice(&chunk[..wanted]);
-            let Some(rest) = left.checked_sub(chunk.len()) else { break };
+            let Ok(chunk) = chunk else { return };
+            let Some(chunk) = chunk else { return capture.ended() };
+            capture.push(&chunk);
+            let Some(rest) = left.checked_sub(chunk.len()) else { return };
             left = rest;
         }
-        captured
-    }
-
-    /// What a receiver said, as it may go into a message: on one line, without what it was sent in confidence, and short.
-    fn shown(&self, target: &Prepared, said: &[u8]) -> String {
-        let said = target.redacted(String::from_utf8_lossy(said).into_owned());
-        let mut shown = String::new();
-        for c in said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }) {
-            if shown.len() + c.len_utf8() > self.response_capture_bytes_max {
-                break;
-            }
-            shown.push(c);
-        }
-        shown
     }
 }
 

@@ -3,16 +3,21 @@
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed.
-//! - [`attempt`]: one request, on [`prepared`] endpoints, [`signing`], vetted [`address`]es and [`classify`].
+//! - [`attempt`]: one request, on [`prepared`] endpoints, in its body `format`, with [`signing`] and [`ed25519`], to a
+//!   vetted [`address`], and [`classify`] for its answer.
 
 pub mod address;
 pub mod attempt;
 pub mod breaker;
+pub mod capture;
 pub mod classify;
 mod connect;
+pub mod ed25519;
+mod format;
 pub mod lane;
 pub mod ledger;
 pub mod prepared;
+mod redact;
 mod resolve;
 pub mod signing;
 

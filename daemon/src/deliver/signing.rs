@@ -1,4 +1,5 @@
-//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
+//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, with `v1a`
+//! of [`super::ed25519`] beside it; and the older style, a header with the HMAC of the body alone.
 
 use base64::Engine;
 use base64::alphabet;
@@ -9,7 +10,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use smallvec::SmallVec;
 
-use crate::domain::WebhookSecret;
+use crate::deliver::ed25519;
+use crate::domain::{BodyKey, Ed25519Key, WebhookSecret};
 
 /// What the text of a secret begins with.
 const PREFIX: &str = "whsec_";
@@ -19,7 +21,7 @@ const GENERATED_BYTES: usize = 32;
 const SIGNATURE_BYTES: usize = 3 + 44;
 
 /// Padding is left out by some tools that make secrets, and means nothing.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
@@ -57,16 +59,29 @@ pub fn generate() -> (WebhookSecret, String) {
     (secret, text)
 }
 
-/// Signs with one secret, or with several while one takes the place of another. The keyed state is computed once.
+/// The text of a secret, with padding.
+fn text_of(secret: &WebhookSecret) -> String {
+    format!("{PREFIX}{}", STANDARD.encode(secret.bytes()))
+}
+
+/// Signs with one secret, or with several while one takes the place of another, and perhaps with a private key. The keyed
+/// state is computed once.
 #[derive(Clone)]
-pub struct Signer(SmallVec<[Hmac<Sha256>; 1]>);
+pub struct Signer {
+    keyed: SmallVec<[Hmac<Sha256>; 1]>,
+    ed25519: Option<Box<ed25519::Signer>>,
+}
 
 impl Signer {
     /// A signer that makes one signature for each secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a WebhookSecret>) -> Self {
-        let keyed =
-            |secret: &WebhookSecret| Hmac::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
-        Self(secrets.into_iter().map(keyed).collect())
+        Self { keyed: secrets.into_iter().map(|secret| keyed(secret.bytes())).collect(), ed25519: None }
+    }
+
+    /// The same, with a `v1a` signature after the others when there is a key for it.
+    #[must_use]
+    pub fn and_ed25519(self, key: Option<&Ed25519Key>) -> Self {
+        Self { ed25519: key.map(|key| Box::new(ed25519::Signer::new(key))), ..self }
     }
 
     /// The value of `webhook-signature` for a message of that id, sent at that time in seconds since the Unix epoch.
@@ -78,14 +93,16 @@ impl Signer {
 
     /// How many bytes the signatures have in all.
     pub(super) fn len(&self) -> usize {
-        self.0.len() * (SIGNATURE_BYTES + 1)
+        let of_key = if self.ed25519.is_some() { ed25519::SIGNATURE_BYTES + 1 } else { 0 };
+        self.keyed.len() * (SIGNATURE_BYTES + 1) + of_key
     }
 
     /// Appends the value of `webhook-signature` to `out`: the signatures, a space between each two.
     pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], body: &[u8], out: &mut BytesMut) {
-        for (n, keyed) in self.0.iter().enumerate() {
+        let parts = [id, b".", timestamp_s, b".", body];
+        for (n, keyed) in self.keyed.iter().enumerate() {
             let mut mac = keyed.clone();
-            for part in [id, b".", timestamp_s, b".", body] {
+            for part in parts {
                 mac.update(part);
             }
             let mut encoded = [0; SIGNATURE_BYTES - 3];
@@ -97,7 +114,38 @@ impl Signer {
             out.extend_from_slice(b"v1,");
             out.extend_from_slice(&encoded);
         }
+        if let Some(signer) = &self.ed25519 {
+            if !self.keyed.is_empty() {
+                out.extend_from_slice(b" ");
+            }
+            out.extend_from_slice(signer.sign(&parts).as_bytes());
+        }
     }
+}
+
+/// Signs bodies in the older style: `sha256=` and the hexadecimal HMAC-SHA256 of the body.
+#[derive(Clone)]
+pub struct BodySigner(Hmac<Sha256>);
+
+impl BodySigner {
+    /// A signer with one secret: there is room for one value only, so it is the newest.
+    pub fn new(secret: &WebhookSecret, key: BodyKey) -> Self {
+        Self(match key {
+            BodyKey::Bytes => keyed(secret.bytes()),
+            BodyKey::Text => keyed(text_of(secret).as_bytes()),
+        })
+    }
+
+    /// The header's value for a body.
+    pub fn sign(&self, body: &[u8]) -> String {
+        let mut mac = self.0.clone();
+        mac.update(body);
+        format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+    }
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
 /// What a receiver was sent: the body and the three headers that belong to it.
@@ -137,6 +185,18 @@ pub enum Unverified {
 /// # Errors
 /// When the message must not be believed.
 pub fn verify(secret: &WebhookSecret, signed: &Signed<'_>, now_s: u64, tolerance_s: u64) -> Result<(), Unverified> {
+    check_time(signed, now_s, tolerance_s)?;
+    let mut mac = keyed(secret.bytes());
+    for part in [signed.id.as_bytes(), b".", signed.timestamp.as_bytes(), b".", signed.body] {
+        mac.update(part);
+    }
+    let decoded = signed.signatures.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok());
+    let matches = decoded.into_iter().any(|signature| mac.clone().verify_slice(&signature).is_ok());
+    if matches { Ok(()) } else { Err(Unverified::Signature) }
+}
+
+/// Was it sent within `tolerance_s` seconds of now?
+pub(super) fn check_time(signed: &Signed<'_>, now_s: u64, tolerance_s: u64) -> Result<(), Unverified> {
     let timestamp_s: u64 = signed.timestamp.parse().map_err(|_| Unverified::Timestamp)?;
     if timestamp_s.saturating_add(tolerance_s) < now_s {
         return Err(Unverified::Old);
@@ -144,13 +204,7 @@ pub fn verify(secret: &WebhookSecret, signed: &Signed<'_>, now_s: u64, tolerance
     if timestamp_s > now_s.saturating_add(tolerance_s) {
         return Err(Unverified::Future);
     }
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
-    for part in [signed.id.as_bytes(), b".", signed.timestamp.as_bytes(), b".", signed.body] {
-        mac.update(part);
-    }
-    let decoded = signed.signatures.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok());
-    let matches = decoded.into_iter().any(|signature| mac.clone().verify_slice(&signature).is_ok());
-    if matches { Ok(()) } else { Err(Unverified::Signature) }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod ranges;
 pub mod retry;
 pub mod subject;
 pub mod subscription;
+pub mod webhook;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
@@ -17,3 +18,4 @@ pub use ranges::RangeSet;
 pub use retry::RetryPolicy;
 pub use subject::{Pattern, Subject};
 pub use subscription::{Endpoint, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, WebhookSecret};
+pub use webhook::{AnswerRules, BodyFormat, BodyKey, BodySignature, Ed25519Key, RequestShape, StatusRules};

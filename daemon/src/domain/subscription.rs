@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::domain::event::Header;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
+use crate::domain::webhook::{AnswerRules, RequestShape};
 
 /// The longest subscription id accepted, in bytes.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 64;
@@ -117,6 +118,10 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.
     pub total_timeout: Duration,
+    /// What its requests look like.
+    pub request: RequestShape,
+    /// What its answers mean.
+    pub answer: AnswerRules,
 }
 
 /// Where a subscription delivers.

@@ -34,6 +34,7 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("wasmtime_wasi", &["plugin"]),
     ("reqwest", &["deliver"]),
     ("hmac", &["deliver"]),
+    ("ed25519_dalek", &["deliver"]),
     ("sled", &["store"]),
     ("figment", &["config"]),
     ("toml_edit", &["config"]),

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::domain::event::Position;
+use crate::domain::event::{Header, Position};
 use crate::domain::subscription::SubscriptionId;
 
 /// Names a delivery: a pure function of subscription, stream, sequence and part, so that the same delivery has the same
@@ -106,6 +107,24 @@ impl FailureClass {
     }
 }
 
+/// What a receiver answered besides its status, as far as it was captured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Response {
+    /// Headers worth keeping.
+    pub headers: Vec<Header>,
+    /// The body's beginning: as much of it as the endpoint's capture cap allows.
+    pub body: Bytes,
+    /// Whether the body went on after that.
+    pub truncated: bool,
+}
+
+impl Response {
+    /// How many bytes it takes to keep it.
+    pub fn size_bytes(&self) -> usize {
+        self.headers.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>() + self.body.len()
+    }
+}
+
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -117,6 +136,8 @@ pub struct Failure {
     pub message: Box<str>,
     /// The shortest time in milliseconds that the receiver asked to be left alone (`Retry-After`, capped).
     pub retry_after_ms: Option<u64>,
+    /// What the receiver answered, where that is captured.
+    pub response: Option<Box<Response>>,
 }
 
 /// How one attempt ended.
@@ -126,6 +147,8 @@ pub enum Outcome {
     Delivered {
         /// The receiver's status.
         status: u16,
+        /// What the receiver answered, where that is captured.
+        response: Option<Box<Response>>,
     },
     /// It may work later.
     Retry(Failure),

@@ -107,14 +107,15 @@ impl FailureClass {
     }
 }
 
-/// What a receiver answered besides its status, as far as it was captured.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What a receiver answered besides its status, as far as it is kept: bounded, and without the values that it was sent in
+/// confidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Response {
-    /// Headers worth keeping.
+    /// Its headers: a bounded few.
     pub headers: Vec<Header>,
-    /// The body's beginning: as much of it as the endpoint's capture cap allows.
+    /// The beginning of its body, as it came: neither decompressed nor decoded.
     pub body: Bytes,
-    /// Whether the body went on after that.
+    /// The body went on, or broke off, after what is kept.
     pub truncated: bool,
 }
 
@@ -136,7 +137,7 @@ pub struct Failure {
     pub message: Box<str>,
     /// The shortest time in milliseconds that the receiver asked to be left alone (`Retry-After`, capped).
     pub retry_after_ms: Option<u64>,
-    /// What the receiver answered, where that is captured.
+    /// What the receiver answered, when it did and its endpoint keeps answers.
     pub response: Option<Box<Response>>,
 }
 
@@ -147,7 +148,7 @@ pub enum Outcome {
     Delivered {
         /// The receiver's status.
         status: u16,
-        /// What the receiver answered, where that is captured.
+        /// What it answered, when its endpoint keeps answers.
         response: Option<Box<Response>>,
     },
     /// It may work later.

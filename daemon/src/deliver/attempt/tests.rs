@@ -150,10 +150,6 @@ async fn attempt(act: Act) -> Outcome {
     attempt_at(&receiver.url, &["127.0.0.0/8"]).await
 }
 
-fn delivered(status: u16) -> Outcome {
-    Outcome::Delivered { status, response: None }
-}
-
 /// The failure of an outcome, and whether it is worth another attempt.
 fn failure(outcome: Outcome) -> (bool, Failure) {
     match outcome {
@@ -161,6 +157,11 @@ fn failure(outcome: Outcome) -> (bool, Failure) {
         Outcome::Final(failure) => (false, failure),
         Outcome::Delivered { status, .. } => panic!("delivered with {status}"),
     }
+}
+
+/// The outcome of a delivery of which no answer is kept.
+fn delivered(status: u16) -> Outcome {
+    Outcome::Delivered { status, response: None }
 }
 
 async fn class_of(act: Act) -> (bool, FailureClass) {

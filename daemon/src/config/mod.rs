@@ -10,6 +10,7 @@
 
 mod dump;
 mod layers;
+mod pace;
 mod places;
 pub mod problem;
 mod raw;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Pattern, RetryPolicy, StatusRules, StreamName, Subscription};
+use crate::domain::{Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subscription};
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -179,6 +180,8 @@ pub struct Delivery {
     pub retry_after_max: Duration,
     /// How much of an answer's body is kept, in bytes.
     pub capture_bytes_max: usize,
+    /// Attempts a time of one webhook; `None` is no limit.
+    pub rate_limit: Option<RateLimit>,
     /// How long a subscription may keep all others waiting before it is held.
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.

@@ -14,7 +14,7 @@ use super::report::Report;
 use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
 };
-use super::{raw, request, shape, subscription, webhook};
+use super::{pace, raw, request, shape, subscription, webhook};
 use crate::domain::{Pattern, StreamName};
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
@@ -53,6 +53,10 @@ pub mod bounds {
     pub const CAPTURE_BYTES: RangeInclusive<i64> = 0..=65_536;
     /// `cloudevents_source` of a webhook, in bytes
     pub const CLOUDEVENTS_SOURCE_BYTES_MAX: usize = 1024;
+    /// `rate` and `burst` of a rate limit; a rate of 0 is none
+    pub const RATE_TOKENS: RangeInclusive<i64> = 0..=crate::domain::rate::TOKENS_MAX as i64;
+    /// `per` of a rate limit
+    pub const RATE_SPAN: RangeInclusive<Duration> = crate::domain::rate::SPAN_MIN..=crate::domain::rate::SPAN_MAX;
     /// `delivery.hold_after`
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`
@@ -104,6 +108,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
         retry: &raw.retry.0,
         retry_statuses: &raw.retry_statuses,
         fail_statuses: &raw.fail_statuses,
+        rate_limit: &raw.rate_limit.0,
         valid,
     });
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
@@ -372,6 +377,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let statuses = request::statuses(&at, &raw.retry_statuses, &raw.fail_statuses, report);
     let retry_after_max = report.duration(&at.key("retry_after_max"), &raw.retry_after_max, &bounds::RETRY_AFTER);
     let capture_bytes_max = request::capture(&at, raw.capture_bytes_max, report);
+    let rate_limit = pace::rate_limit(&at.key("rate_limit"), &raw.rate_limit.0, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
     let breaker_failures = report.int(&at.key("breaker_failures"), raw.breaker_failures, &bounds::BREAKER_FAILURES);
@@ -387,6 +393,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         statuses: statuses?,
         retry_after_max: retry_after_max?,
         capture_bytes_max: capture_bytes_max?,
+        rate_limit: rate_limit?,
         hold_after: hold_after?,
         readers_max: readers_max?,
         breaker_failures: breaker_failures?,

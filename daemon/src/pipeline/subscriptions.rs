@@ -79,6 +79,7 @@ pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error>
         endpoint: Arc::new(prepared),
         retry: endpoint.retry.clone(),
         in_flight_max: endpoint.in_flight_max.get(),
+        rate_limit: endpoint.rate_limit,
     })))
 }
 
@@ -328,5 +329,5 @@ fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64>
 
 fn limits(spec: &Spec) -> Limits {
     let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
-    Limits { in_flight_max: spec.in_flight_max, queue_events_max }
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit }
 }

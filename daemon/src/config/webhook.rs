@@ -12,7 +12,7 @@ use url::Url;
 use super::places::KeyPath;
 use super::report::{Report, short};
 use super::valid::{all, bounds};
-use super::{Delivery, raw};
+use super::{Delivery, health, raw};
 use crate::domain::retry::Error as RetryError;
 use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
 
@@ -44,6 +44,7 @@ const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "sluiced-", "proxy-"];
 /// What a webhook falls back to: `[delivery]`.
 pub(super) struct Defaults<'a> {
     pub(super) retry: &'a raw::Retry,
+    pub(super) breaker: &'a raw::Breaker,
     pub(super) valid: &'a Delivery,
 }
 
@@ -73,6 +74,7 @@ pub(super) fn endpoint(
         Some(own) => connect_within_total(at, own, total_timeout, report),
         None => total_timeout.map(|total| defaults.valid.connect_timeout.min(total)),
     };
+    let health = health::of_webhook(at, raw.breaker, raw.disable_after.as_deref(), defaults, report);
     Some(Endpoint {
         url: url?,
         secret: secret?,
@@ -81,6 +83,7 @@ pub(super) fn endpoint(
         in_flight_max: own_in_flight.unwrap_or(Some(defaults.valid.in_flight_max))?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
+        health: health?,
     })
 }
 

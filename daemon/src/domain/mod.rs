@@ -5,6 +5,7 @@
 pub mod ack;
 pub mod delivery;
 pub mod event;
+pub mod health;
 pub mod ranges;
 pub mod retry;
 pub mod subject;
@@ -13,6 +14,7 @@ pub mod subscription;
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
+pub use health::{BreakerPolicy, HealthPolicy};
 pub use ranges::RangeSet;
 pub use retry::RetryPolicy;
 pub use subject::{Pattern, Subject};

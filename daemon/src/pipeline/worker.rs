@@ -65,7 +65,7 @@ enum Next {
 impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
     pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
-        let breaker = Breaker::new(shared.config.breaker);
+        let breaker = Breaker::new(spec.load().health.breaker);
         let endpoint = Arc::clone(&spec.load().endpoint);
         Self {
             lane,
@@ -106,17 +106,19 @@ impl Worker {
         if !self.resubmit() {
             return;
         }
+        self.give_way();
         loop {
             let permit = self.breaker.permit(Instant::now());
             let (free, in_flight) = {
                 let state = self.lane.state();
                 if state.disabled.is_some() {
-                    return;
+                    drop(state);
+                    return self.stop_reading();
                 }
                 (state.free_slots(), state.in_flight())
             };
             match permit {
-                Permit::None { .. } => return,
+                Permit::None { .. } => return self.stop_reading(),
                 Permit::One if in_flight > 0 => return,
                 _ if free == 0 => return,
                 _ => {}
@@ -134,7 +136,7 @@ impl Worker {
         let spec = self.spec.load();
         if !Arc::ptr_eq(&spec.endpoint, &self.endpoint) {
             self.endpoint = Arc::clone(&spec.endpoint);
-            self.breaker = Breaker::new(self.shared.config.breaker);
+            self.breaker = Breaker::new(spec.health.breaker);
         }
     }
 
@@ -225,8 +227,10 @@ impl Worker {
         match self.breaker.permit(now) {
             Permit::None { until } => Some(until).into_iter().chain(resubmit).min(),
             // With no slot free, the end of an attempt wakes the worker.
-            _ if state.free_slots() == 0 => resubmit,
-            _ => due.into_iter().chain(resubmit).chain(self.catch_up.not_before()).min(),
+            _ if state.free_slots() == 0 => resubmit.into_iter().chain(self.catch_up.turn_end()).min(),
+            _ => {
+                due.into_iter().chain(resubmit).chain(self.catch_up.not_before()).chain(self.catch_up.turn_end()).min()
+            }
         }
     }
 }

@@ -120,6 +120,7 @@ fn endpoint(url: &str) -> Endpoint {
         in_flight_max: NonZeroU32::MIN,
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

@@ -20,6 +20,7 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         in_flight_max: NonZeroU32::MIN,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod catchup;
 pub mod feed;
 pub mod job;
+mod pace;
 pub mod readers;
 pub mod subscriptions;
 pub mod worker;
@@ -24,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use self::readers::Readers;
 use crate::deliver::{Client, Prepared, Token};
-use crate::domain::{HealthPolicy, Pattern, RetryPolicy};
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -73,4 +74,6 @@ pub struct Spec {
     pub health: HealthPolicy,
     /// The most attempts at a time.
     pub in_flight_max: u32,
+    /// How many attempts a time may be made.
+    pub rate_limit: Option<RateLimit>,
 }

@@ -12,7 +12,7 @@ use url::Url;
 use super::places::KeyPath;
 use super::report::{Report, short};
 use super::valid::{all, bounds};
-use super::{Delivery, pace, raw, request};
+use super::{Delivery, health, pace, raw, request};
 use crate::domain::retry::Error as RetryError;
 use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
 
@@ -46,6 +46,7 @@ pub(super) struct Defaults<'a> {
     pub(super) retry: &'a raw::Retry,
     pub(super) retry_statuses: &'a [String],
     pub(super) fail_statuses: &'a [String],
+    pub(super) breaker: &'a raw::Breaker,
     pub(super) rate_limit: &'a raw::RateLimit,
     pub(super) valid: &'a Delivery,
 }
@@ -84,6 +85,7 @@ pub(super) fn endpoint(
         Some(own) => connect_within_total(at, own, total_timeout, report),
         None => total_timeout.map(|total| defaults.valid.connect_timeout.min(total)),
     };
+    let health = health::of_webhook(at, raw.breaker, raw.disable_after.as_deref(), defaults, report);
     Some(Endpoint {
         url: url?,
         secret: secret?,
@@ -95,6 +97,7 @@ pub(super) fn endpoint(
         total_timeout: total_timeout?,
         request: shape?,
         answer: answer?,
+        health: health?,
     })
 }
 

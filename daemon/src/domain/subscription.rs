@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::event::Header;
+use crate::domain::health::HealthPolicy;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
@@ -125,6 +126,8 @@ pub struct Endpoint {
     pub request: RequestShape,
     /// What its answers mean.
     pub answer: AnswerRules,
+    /// When it is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// Where a subscription delivers.

@@ -127,6 +127,7 @@ fn endpoint(url: &str) -> Endpoint {
         total_timeout: Duration::from_secs(20),
         request: RequestShape::default(),
         answer: AnswerRules::default(),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

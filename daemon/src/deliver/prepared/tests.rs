@@ -23,6 +23,7 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         total_timeout: Duration::from_secs(15),
         request: RequestShape::default(),
         answer: AnswerRules::default(),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

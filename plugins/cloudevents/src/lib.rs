@@ -121,7 +121,7 @@ impl CloudEvents {
 }
 
 fn raw(event: &Event) -> Result<Output, Error> {
-    let read: Read<'_> = serde_json::from_slice(&event.data)
+    let mut read: Read<'_> = serde_json::from_slice(&event.data)
         .map_err(|error| Error::from(error).context("the payload is not a structured CloudEvent"))?;
     if read.specversion != "1.0" {
         return Err(Error::new(format!("the CloudEvent is of version {}, not 1.0", read.specversion)));
@@ -139,6 +139,7 @@ fn raw(event: &Event) -> Result<Output, Error> {
     };
     let mut output = Output::bytes(data);
     output = output.content_type(read.datacontenttype.as_deref().unwrap_or("application/json"));
+    read.attributes.insert("specversion".to_owned(), read.specversion.into());
     for (name, value) in &read.attributes {
         let text = match value {
             serde_json::Value::String(text) => text.clone(),
@@ -153,7 +154,7 @@ fn raw(event: &Event) -> Result<Output, Error> {
     if output.type_.is_none() {
         return Err(Error::new("the CloudEvent has no `type`"));
     }
-    Ok(output.header("ce-specversion", "1.0"))
+    Ok(output)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod hold;
 mod nats;
 mod plugins;
 mod reload;
+mod secrets;
 mod sse;
 mod stop;
 mod tidy;

@@ -81,6 +81,14 @@ pub(super) struct Delivery {
     pub(super) breaker_failures: i64,
     pub(super) breaker_probe: String,
     pub(super) breaker_probe_max: String,
+    pub(super) secret_overlap: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secrets {
+    pub(super) master_key: Option<String>,
+    pub(super) master_key_file: Option<String>,
 }
 
 /// A complete retry policy: the defaults have every key but `schedule`, which wins where it is given.
@@ -164,6 +172,7 @@ pub(super) struct PluginRef {
 pub(super) struct Webhook {
     pub(super) url: String,
     pub(super) secret: Option<String>,
+    pub(super) secret_overlap: Option<String>,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     pub(super) max_in_flight: Option<i64>,

@@ -12,10 +12,12 @@ use super::layers::Layers;
 use super::places::KeyPath;
 use super::report::Report;
 use super::{
-    Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
+    Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
+    Store, Stream,
 };
 use super::{raw, shape, subscription, webhook};
 use crate::domain::{Pattern, StreamName};
+use crate::store::MasterKey;
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
 pub mod bounds {
@@ -55,6 +57,8 @@ pub mod bounds {
     pub const BREAKER_FAILURES: RangeInclusive<i64> = 1..=1000;
     /// `delivery.breaker_probe` and `delivery.breaker_probe_max`
     pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+    /// `secret_overlap` of `[delivery]` and of a webhook
+    pub const SECRET_OVERLAP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
     /// `store.cache_mib`, in MiB
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
@@ -72,8 +76,20 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 11] =
-    ["data_dir", "server", "auth", "limits", "nats", "stream", "plugins", "delivery", "store", "log", "subscription"];
+const KEYS: [&str; 12] = [
+    "data_dir",
+    "server",
+    "auth",
+    "secrets",
+    "limits",
+    "nats",
+    "stream",
+    "plugins",
+    "delivery",
+    "store",
+    "log",
+    "subscription",
+];
 
 /// Checks all layers' values.
 pub(super) fn config(layers: Layers) -> Result<Config, Error> {
@@ -85,6 +101,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let server = shape::table(&mut values, "server", &mut report).and_then(|raw| server(&raw, &mut report));
     let auth = shape::table(&mut values, "auth", &mut report).and_then(|raw| auth(raw, &mut report));
     public_needs_key(server.as_ref(), auth.as_ref(), &mut report);
+    let secrets = shape::table(&mut values, "secrets", &mut report).and_then(|raw| secrets(raw, &mut report));
     let limits = shape::table(&mut values, "limits", &mut report).and_then(|raw| limits(&raw, &mut report));
     let nats = shape::table(&mut values, "nats", &mut report).and_then(|raw| nats(raw, &mut report));
     let streams = streams(shape::tables(&mut values, "stream", &mut report), &mut report);
@@ -107,6 +124,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             data_dir: data_dir?,
             server: server?,
             auth: auth?,
+            secrets: secrets?,
             limits: limits?,
             nats: nats?,
             streams: streams?,
@@ -162,6 +180,22 @@ fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
     report
         .check(&KeyPath::top("auth").key("admin_key"), key.ok_or_else(reason))
         .map(|admin_key| Auth { admin_key: Some(admin_key) })
+}
+
+fn secrets(raw: raw::Secrets, report: &mut Report<'_>) -> Option<MasterKeySource> {
+    let at = KeyPath::top("secrets");
+    match (raw.master_key, raw.master_key_file) {
+        (None, None) => Some(MasterKeySource::DataDir),
+        (Some(text), None) => {
+            let key = MasterKey::parse(&text).map(|_| MasterKeySource::Given(Secret(text.into())));
+            report.check(&at.key("master_key"), key)
+        }
+        (None, Some(file)) => report.path(&at.key("master_key_file"), &file).map(MasterKeySource::File),
+        (Some(_), Some(_)) => {
+            report.problem(&at.key("master_key_file"), "stands beside `master_key`: give one of them");
+            None
+        }
+    }
 }
 
 /// Whoever can reach a public address could otherwise publish, read and register everything.
@@ -367,6 +401,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let breaker_probe = report.duration(&at.key("breaker_probe"), &raw.breaker_probe, &bounds::BREAKER_PROBE);
     let breaker_probe_max =
         report.duration(&at.key("breaker_probe_max"), &raw.breaker_probe_max, &bounds::BREAKER_PROBE);
+    let secret_overlap = report.duration(&at.key("secret_overlap"), &raw.secret_overlap, &bounds::SECRET_OVERLAP);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
         retry: retry?,
@@ -378,6 +413,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         breaker_failures: breaker_failures?,
         breaker_probe: breaker_probe?,
         breaker_probe_max: breaker_probe_max?,
+        secret_overlap: secret_overlap?,
     })
 }
 

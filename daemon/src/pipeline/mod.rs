@@ -22,7 +22,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::deliver::{Client, Prepared, Token, breaker};
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Client, Prepared, Secrets, Token, breaker};
 use crate::domain::{Pattern, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub recorder: Recorder<Token>,
     /// For reading what is parked.
     pub store: Store,
+    /// What subscriptions sign with.
+    pub secrets: Secrets,
     /// For catching up.
     pub nats: Nats,
     /// Permits of the readers.
@@ -68,6 +71,8 @@ pub struct Spec {
     pub chain: Arc<Chain>,
     /// The endpoint, ready for attempts.
     pub endpoint: Arc<Prepared>,
+    /// What its definition says of its signing secret.
+    pub secret: Wanted,
     /// When to try again.
     pub retry: RetryPolicy,
     /// The most attempts at a time.

@@ -115,8 +115,7 @@ async fn a_secret_without_overlap_ends_at_once_also_over_a_restart() {
 #[tokio::test]
 async fn a_secret_that_the_daemon_makes_is_shown_once_and_rotated() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let mut daemon =
-        TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &receiver).secret(None)])).await;
+    let mut daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &receiver).secret(None)])).await;
     let made = secret_of(&daemon, "crm").await;
     assert_eq!((made["source"].as_str(), made["overlap_until"].is_null()), (Some("daemon"), true), "{made}");
     assert!(made.get("secret").is_none(), "{made}");
@@ -155,8 +154,7 @@ async fn a_secret_that_the_daemon_makes_is_shown_once_and_rotated() {
 #[tokio::test]
 async fn a_kill_during_a_rotation_leaves_the_old_secret_or_the_new_one() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let mut daemon =
-        TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &receiver).secret(None)])).await;
+    let mut daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &receiver).secret(None)])).await;
     let mut current = rotated(&daemon, "crm", Some(&json!({ "secret": SECRET, "overlap": "0s" }))).await;
     for (round, next) in [OTHER, THIRD, SECRET, OTHER].into_iter().enumerate() {
         let body = json!({ "secret": next, "overlap": "0s" });

@@ -10,9 +10,9 @@
 //! not know. A rekey writes its mark first, then the records in steps, each of which opens under one of the two keys,
 //! and at last, in one step, the new check without the mark. Cut short at any point it is repeated with the same keys.
 
-use super::codec::{Reader, Writer};
 use super::keyring::{Keyring, Opened, Purpose, wipe};
 use super::keys::{self, kind};
+use super::wire::{Reader, Writer};
 use super::{Error, Store};
 use crate::domain::{SubscriptionId, WebhookSecret};
 

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use sluiced_tests::Behaviour;
 use sluiced_tests::daemon::ADMIN_KEY;

@@ -81,6 +81,7 @@ pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> R
         endpoint: Arc::new(prepared),
         secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
+        health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
         rate_limit: endpoint.rate_limit,
     })))

@@ -12,10 +12,11 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
+use crate::deliver::ed25519;
 use crate::deliver::format::{self, CLOUDEVENTS_PREFIX};
 use crate::deliver::redact::Confidential;
-use crate::deliver::signing::{BodySigner, Signer};
-use crate::domain::{AnswerRules, BodyFormat, BodySignature, DeliveryId, Endpoint, Header, WebhookSecret};
+use crate::deliver::signing::{Signer, Signing};
+use crate::domain::{AnswerRules, BodyFormat, BodyKey, BodySignature, DeliveryId, Endpoint, Header};
 
 /// The longest endpoint URL, in bytes.
 pub const URL_BYTES_MAX: usize = 2_048;
@@ -128,8 +129,10 @@ pub struct Prepared {
     format: BodyFormat,
     cloudevents_source: Option<Box<str>>,
     headers: HeaderMap,
-    signer: Signer,
-    body_signer: Option<(HeaderName, BodySigner)>,
+    signing: Signing,
+    ed25519: Option<Box<ed25519::Signer>>,
+    /// The header of the second signature, and what it is keyed by.
+    body_signature: Option<(HeaderName, BodyKey)>,
 }
 
 /// What is sent: the signatures are of this body.
@@ -145,6 +148,14 @@ impl Prepared {
     /// When the URL is not an http or https URL with a host and without user information and fragment, or a header is
     /// invalid or reserved.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        Self::signed_by(endpoint, Signing::of(Signer::new(&endpoint.secret)))
+    }
+
+    /// The same, signed with what the handle holds at the time of each request, whatever secret the endpoint has.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn signed_by(endpoint: &Endpoint, signing: Signing) -> Result<Self, Error> {
         let url = check_url(&endpoint.url)?;
         let (name, address) = match url.host() {
             None => return Err(Error::Host),
@@ -155,7 +166,7 @@ impl Prepared {
         let host = url.port().map(|port| format!("{name}:{port}")).unwrap_or(name);
         let shape = &endpoint.request;
         let headers = check_headers(&endpoint.headers, shape.format)?;
-        let body_signer = shape.body_signature.as_ref().map(|of| body_signer(of, &endpoint.secret, &headers));
+        let body_signature = shape.body_signature.as_ref().map(|of| check_body_signature(of, &headers));
         Ok(Self {
             confidential: Confidential::new(&url, &headers),
             url,
@@ -167,8 +178,9 @@ impl Prepared {
             format: shape.format,
             cloudevents_source: shape.cloudevents_source.clone(),
             headers,
-            signer: Signer::new([&endpoint.secret]).and_ed25519(shape.ed25519_key.as_ref()),
-            body_signer: body_signer.transpose()?,
+            signing,
+            ed25519: shape.ed25519_key.as_ref().map(|key| Box::new(ed25519::Signer::new(key))),
+            body_signature: body_signature.transpose()?,
         })
     }
 
@@ -195,7 +207,7 @@ impl Prepared {
     /// Is a header of that name not for transforms to set?
     fn sets(&self, name: &HeaderName) -> bool {
         let of_format = self.format.is_cloudevents() && name.as_str().starts_with(CLOUDEVENTS_PREFIX);
-        let signs = self.body_signer.as_ref().is_some_and(|(own, _)| own == name);
+        let signs = self.body_signature.as_ref().is_some_and(|(own, _)| own == name);
         name == CONTENT_TYPE || of_format || signs || is_reserved(name) || self.headers.contains_key(name)
     }
 
@@ -215,13 +227,21 @@ impl Prepared {
     /// Adds the daemon's own headers. Their values are parts of one buffer, so that they cost one allocation.
     fn sign(&self, request: &Request<'_>, body: &[u8], headers: &mut HeaderMap) {
         let event_bytes = request.event_id.len() + request.event_type.len();
-        let mut text = BytesMut::with_capacity(80 + self.signer.len() + event_bytes);
+        let signer = self.signing.load();
+        let mut text = BytesMut::with_capacity(80 + signer.len() + event_bytes);
         let _ = write!(text, "{}", request.delivery);
         let id_end = text.len();
         let _ = write!(text, "{}", request.now_ms / 1_000);
         let timestamp_end = text.len();
-        let mut signature = BytesMut::with_capacity(self.signer.len());
-        self.signer.sign_into(&text[..id_end], &text[id_end..], body, &mut signature);
+        let mut signature = BytesMut::with_capacity(signer.len());
+        signer.sign_into(&text[..id_end], &text[id_end..], request.now_ms, body, &mut signature);
+        if let Some(signer) = &self.ed25519 {
+            if !signature.is_empty() {
+                signature.extend_from_slice(b" ");
+            }
+            let parts = [&text[..id_end], b".", &text[id_end..], b".", body];
+            signature.extend_from_slice(signer.sign(&parts).as_bytes());
+        }
         text.extend_from_slice(&signature);
         let signature_end = text.len();
         let _ = write!(text, "{}", request.attempt);
@@ -244,8 +264,10 @@ impl Prepared {
             headers.insert(name, value.expect("only visible ASCII was written"));
             start = end;
         }
-        if let Some((name, signer)) = &self.body_signer {
-            let value = HeaderValue::from_maybe_shared(Bytes::from(signer.sign(body)));
+        if let Some((name, key)) = &self.body_signature
+            && let Some(value) = signer.sign_body(*key, body)
+        {
+            let value = HeaderValue::from_maybe_shared(Bytes::from(value));
             headers.insert(name, value.expect("hexadecimal digits are visible ASCII"));
         }
     }
@@ -303,8 +325,8 @@ fn check_headers(headers: &[Header], format: BodyFormat) -> Result<HeaderMap, Er
     Ok(checked)
 }
 
-/// The header and the signer of the second signature.
-fn body_signer(of: &BodySignature, secret: &WebhookSecret, own: &HeaderMap) -> Result<(HeaderName, BodySigner), Error> {
+/// The header of the second signature, and what it is keyed by.
+fn check_body_signature(of: &BodySignature, own: &HeaderMap) -> Result<(HeaderName, BodyKey), Error> {
     let name = HeaderName::from_bytes(of.header.as_bytes()).map_err(|_| Error::HeaderName(of.header.clone()))?;
     if is_reserved(&name) || name == CONTENT_TYPE || name.as_str().starts_with(CLOUDEVENTS_PREFIX) {
         return Err(Error::HeaderReserved(of.header.clone()));
@@ -312,7 +334,7 @@ fn body_signer(of: &BodySignature, secret: &WebhookSecret, own: &HeaderMap) -> R
     if own.contains_key(&name) {
         return Err(Error::HeaderTwice(of.header.clone()));
     }
-    Ok((name, BodySigner::new(secret, of.key)))
+    Ok((name, of.key))
 }
 
 fn is_reserved(name: &HeaderName) -> bool {

@@ -1,6 +1,9 @@
-//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, with `v1a`
-//! of [`super::ed25519`] beside it; and the older style, a header with the HMAC of the body alone.
+//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body` (`v1a` is in
+//! [`super::ed25519`]); and the older style, a header with the HMAC of the body alone.
 
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
@@ -10,8 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use smallvec::SmallVec;
 
-use crate::deliver::ed25519;
-use crate::domain::{BodyKey, Ed25519Key, WebhookSecret};
+use crate::domain::{BodyKey, WebhookSecret};
 
 /// What the text of a secret begins with.
 const PREFIX: &str = "whsec_";
@@ -54,55 +56,72 @@ pub fn parse_secret(text: &str) -> Result<WebhookSecret, Error> {
 pub fn generate() -> (WebhookSecret, String) {
     let mut bytes = [0; GENERATED_BYTES];
     rand::fill(&mut bytes);
-    let text = format!("{PREFIX}{}", STANDARD.encode(bytes));
     let secret = WebhookSecret::new(bytes).expect("32 bytes are within 24 to 64");
+    let text = text_of(&secret);
     (secret, text)
 }
 
-/// The text of a secret, with padding.
-fn text_of(secret: &WebhookSecret) -> String {
+/// A secret's text, for the owner of the endpoint and nobody else.
+pub fn text_of(secret: &WebhookSecret) -> String {
     format!("{PREFIX}{}", STANDARD.encode(secret.bytes()))
 }
 
-/// Signs with one secret, or with several while one takes the place of another, and perhaps with a private key. The keyed
-/// state is computed once.
+/// The beginning of a secret's text, which may be shown: 24 bits of at least 192.
+pub fn preview(secret: &WebhookSecret) -> String {
+    format!("{PREFIX}{}…", STANDARD.encode(&secret.bytes()[..3]))
+}
+
+/// Signs with one secret, or with several while one takes the place of another. The keyed state is computed once.
 #[derive(Clone)]
 pub struct Signer {
-    keyed: SmallVec<[Hmac<Sha256>; 1]>,
-    ed25519: Option<Box<ed25519::Signer>>,
+    /// The newest secret first.
+    secrets: SmallVec<[Keyed; 1]>,
+    /// Keyed by the text of the newest secret, for bodies.
+    text: Option<Box<Hmac<Sha256>>>,
+}
+
+/// A secret, ready to sign with.
+#[derive(Clone)]
+struct Keyed {
+    mac: Hmac<Sha256>,
+    /// From this time on, in milliseconds since the Unix epoch, it is not signed with any more.
+    until_ms: u64,
 }
 
 impl Signer {
-    /// A signer that makes one signature for each secret.
+    /// A signer that makes one signature for each secret, of which the newest comes first.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a WebhookSecret>) -> Self {
-        Self { keyed: secrets.into_iter().map(|secret| keyed(secret.bytes())).collect(), ed25519: None }
+        Self::ending(secrets.into_iter().map(|secret| (secret, u64::MAX)))
     }
 
-    /// The same, with a `v1a` signature after the others when there is a key for it.
-    #[must_use]
-    pub fn and_ed25519(self, key: Option<&Ed25519Key>) -> Self {
-        Self { ed25519: key.map(|key| Box::new(ed25519::Signer::new(key))), ..self }
+    /// A signer that makes one signature for each secret until that time, in milliseconds since the Unix epoch.
+    pub fn ending<'a>(secrets: impl IntoIterator<Item = (&'a WebhookSecret, u64)>) -> Self {
+        let mut secrets = secrets.into_iter().peekable();
+        let text = secrets.peek().map(|(newest, _)| Box::new(keyed(text_of(newest).as_bytes())));
+        let secrets = secrets.map(|(secret, until_ms)| Keyed { mac: keyed(secret.bytes()), until_ms });
+        Self { secrets: secrets.collect(), text }
     }
 
     /// The value of `webhook-signature` for a message of that id, sent at that time in seconds since the Unix epoch.
     pub fn sign(&self, id: &str, timestamp_s: u64, body: &[u8]) -> String {
         let mut out = BytesMut::with_capacity(self.len());
-        self.sign_into(id.as_bytes(), timestamp_s.to_string().as_bytes(), body, &mut out);
+        let now_ms = timestamp_s.saturating_mul(1_000);
+        self.sign_into(id.as_bytes(), timestamp_s.to_string().as_bytes(), now_ms, body, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 
     /// How many bytes the signatures have in all.
     pub(super) fn len(&self) -> usize {
-        let of_key = if self.ed25519.is_some() { ed25519::SIGNATURE_BYTES + 1 } else { 0 };
-        self.keyed.len() * (SIGNATURE_BYTES + 1) + of_key
+        self.secrets.len() * (SIGNATURE_BYTES + 1)
     }
 
-    /// Appends the value of `webhook-signature` to `out`: the signatures, a space between each two.
-    pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], body: &[u8], out: &mut BytesMut) {
-        let parts = [id, b".", timestamp_s, b".", body];
-        for (n, keyed) in self.keyed.iter().enumerate() {
-            let mut mac = keyed.clone();
-            for part in parts {
+    /// Appends the value of `webhook-signature` to `out`: the signatures of the secrets that are valid at `now_ms`, a
+    /// space between each two.
+    pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], now_ms: u64, body: &[u8], out: &mut BytesMut) {
+        let valid = self.secrets.iter().filter(|keyed| now_ms < keyed.until_ms);
+        for (n, keyed) in valid.enumerate() {
+            let mut mac = keyed.mac.clone();
+            for part in [id, b".", timestamp_s, b".", body] {
                 mac.update(part);
             }
             let mut encoded = [0; SIGNATURE_BYTES - 3];
@@ -114,38 +133,44 @@ impl Signer {
             out.extend_from_slice(b"v1,");
             out.extend_from_slice(&encoded);
         }
-        if let Some(signer) = &self.ed25519 {
-            if !self.keyed.is_empty() {
-                out.extend_from_slice(b" ");
-            }
-            out.extend_from_slice(signer.sign(&parts).as_bytes());
-        }
-    }
-}
-
-/// Signs bodies in the older style: `sha256=` and the hexadecimal HMAC-SHA256 of the body.
-#[derive(Clone)]
-pub struct BodySigner(Hmac<Sha256>);
-
-impl BodySigner {
-    /// A signer with one secret: there is room for one value only, so it is the newest.
-    pub fn new(secret: &WebhookSecret, key: BodyKey) -> Self {
-        Self(match key {
-            BodyKey::Bytes => keyed(secret.bytes()),
-            BodyKey::Text => keyed(text_of(secret).as_bytes()),
-        })
     }
 
-    /// The header's value for a body.
-    pub fn sign(&self, body: &[u8]) -> String {
-        let mut mac = self.0.clone();
+    /// A body's signature in the older style: `sha256=` and the hexadecimal HMAC-SHA256 of the body. There is room for one
+    /// value only, so it is the newest secret's. `None` without any secret.
+    pub fn sign_body(&self, key: BodyKey, body: &[u8]) -> Option<String> {
+        let mut mac = match key {
+            BodyKey::Bytes => self.secrets.first()?.mac.clone(),
+            BodyKey::Text => self.text.as_deref()?.clone(),
+        };
         mac.update(body);
-        format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+        Some(format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
     }
 }
 
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
+}
+
+/// What an endpoint signs with at the moment: a handle that can be given another [`Signer`] between two requests.
+/// Cloning shares it.
+#[derive(Clone)]
+pub struct Signing(Arc<ArcSwap<Signer>>);
+
+impl Signing {
+    /// A handle that holds this signer.
+    pub fn of(signer: Signer) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(signer)))
+    }
+
+    /// Signs with another one from the next request on.
+    pub fn put(&self, signer: Signer) {
+        self.0.store(Arc::new(signer));
+    }
+
+    /// The signer at the moment.
+    pub(super) fn load(&self) -> Guard<Arc<Signer>> {
+        self.0.load()
+    }
 }
 
 /// What a receiver was sent: the body and the three headers that belong to it.

@@ -3,6 +3,7 @@
 //! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod descriptors;
 pub mod managed;
 mod parts;
 mod reload;
@@ -127,6 +128,7 @@ impl App {
     /// When a part cannot be had; the error says which and what to do.
     pub async fn build(config: Config) -> Result<Self, Error> {
         let began = Instant::now();
+        let descriptors_max = descriptors::raise();
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store"]);
         make_data_dir(&config.data_dir)?;
@@ -134,7 +136,7 @@ impl App {
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
         let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &config)?;
-        let client = crate::deliver::Client::new(&parts::client(&config))?;
+        let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
             false => None,

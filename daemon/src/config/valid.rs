@@ -14,7 +14,7 @@ use super::report::Report;
 use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
 };
-use super::{raw, shape, subscription, webhook};
+use super::{proxy, raw, shape, subscription, webhook};
 use crate::domain::{Pattern, StreamName};
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
@@ -55,6 +55,10 @@ pub mod bounds {
     pub const BREAKER_FAILURES: RangeInclusive<i64> = 1..=1000;
     /// `delivery.breaker_probe` and `delivery.breaker_probe_max`
     pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+    /// `delivery.connections_max`
+    pub const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000;
+    /// A port of `delivery.deny_ports`
+    pub const PORT: RangeInclusive<i64> = 1..=65_535;
     /// `store.cache_mib`, in MiB
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
@@ -356,6 +360,17 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         let reason = |_| format!("{text:?} is not a network: write one such as \"10.0.0.0/8\" or \"::1/128\"");
         report.check(&cidrs.index(i), network.map_err(reason))
     }));
+    let ports = at.key("deny_ports");
+    let deny_ports =
+        all(raw.deny_ports.iter().enumerate().map(|(i, port)| report.int(&ports.index(i), *port, &bounds::PORT)));
+    let servers = at.key("dns_servers");
+    let dns_servers = all(raw.dns_servers.iter().enumerate().map(|(i, text)| {
+        let server = text.parse::<SocketAddr>();
+        let reason = |_| format!("{text:?} is not an address and port, such as \"10.0.0.53:53\"");
+        report.check(&servers.index(i), server.map_err(reason))
+    }));
+    let proxy = proxy::proxy(&at, raw, report);
+    let connections_max = report.int(&at.key("connections_max"), raw.connections_max, &bounds::CONNECTIONS);
     let retry = webhook::retry(&at.key("retry"), &raw.retry.0, report);
     let connect_timeout = report.duration(&at.key("connect_timeout"), &raw.connect_timeout, &bounds::CONNECT_TIMEOUT);
     let total_timeout = report.duration(&at.key("timeout"), &raw.timeout, &bounds::TOTAL_TIMEOUT);
@@ -369,6 +384,10 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         report.duration(&at.key("breaker_probe_max"), &raw.breaker_probe_max, &bounds::BREAKER_PROBE);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
+        deny_ports: deny_ports?,
+        dns_servers: dns_servers?,
+        proxy: proxy?,
+        connections_max: connections_max?,
         retry: retry?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,

@@ -16,4 +16,7 @@ pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use ranges::RangeSet;
 pub use retry::RetryPolicy;
 pub use subject::{Pattern, Subject};
-pub use subscription::{Endpoint, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, WebhookSecret};
+pub use subscription::{
+    ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, TlsVersion,
+    WebhookSecret,
+};

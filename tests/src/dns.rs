@@ -127,7 +127,8 @@ impl Answers {
         let asked = self.asked.entry(kind).or_default();
         let set = &self.sets[(*asked).min(self.sets.len() - 1)];
         *asked += 1;
-        let of_kind = |ip: &&IpAddr| ip.is_ipv4() == (kind == RecordType::A) && ip.is_ipv6() == (kind == RecordType::AAAA);
+        let of_kind =
+            |ip: &&IpAddr| ip.is_ipv4() == (kind == RecordType::A) && ip.is_ipv6() == (kind == RecordType::AAAA);
         let record = |ip: &IpAddr| {
             let data = match *ip {
                 IpAddr::V4(ip) => RData::A(ip.into()),

@@ -123,7 +123,9 @@ async fn tunnel(stream: TcpStream, shared: Arc<Mutex<State>>) -> Option<()> {
         let mut header = String::new();
         stream.read_line(&mut header).await.ok()?;
         match header.trim_end().split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("proxy-authorization") => value.clone_into(&mut authorization),
+            Some((name, value)) if name.eq_ignore_ascii_case("proxy-authorization") => {
+                value.clone_into(&mut authorization)
+            }
             Some(_) => {}
             None => break,
         }

@@ -23,7 +23,10 @@ pub(super) fn raise() -> usize {
     // Without a limit the system's memory is one.
     let now = now.unwrap_or(u64::MAX);
     if now < FEW {
-        warn!(open_files_max = now, "few open files are allowed, raise the limit of the process (LimitNOFILE, ulimit -Hn)");
+        warn!(
+            open_files_max = now,
+            "few open files are allowed, raise the limit of the process (LimitNOFILE, ulimit -Hn)"
+        );
     } else {
         info!(open_files_max = now, "open files");
     }

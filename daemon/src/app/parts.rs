@@ -152,8 +152,7 @@ pub(super) fn prepare(host: &Host, config: &Config) -> Result<Prepared, config::
                 let mut found = plugin_problems(host, config, index, subscription);
                 found.extend(endpoint_problem(config, index, subscription));
                 if found.is_empty() {
-                    found
-                        .push(Problem { place: config.locate(index, "webhook", 0), reason: telemetry::chain(&error) });
+                    found.push(Problem { place: config.locate(index, "webhook", 0), reason: telemetry::chain(&error) });
                 }
                 problems.extend(found);
             }

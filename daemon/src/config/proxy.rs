@@ -16,9 +16,8 @@ pub(super) fn proxy(at: &KeyPath, raw: &raw::Delivery, report: &mut Report<'_>) 
         (Some(user), Some(password)) => {
             let user = report.check(&at.key("proxy_user"), user_name(user));
             let password = report.check(&at.key("proxy_password"), visible(password));
-            user.zip(password).map(|(user, password)| {
-                Some(ProxyLogin { user: user.to_owned(), password: Secret(password.into()) })
-            })
+            user.zip(password)
+                .map(|(user, password)| Some(ProxyLogin { user: user.to_owned(), password: Secret(password.into()) }))
         }
         (Some(_), None) => {
             report.problem(&at.key("proxy_user"), "needs `proxy_password` beside it");

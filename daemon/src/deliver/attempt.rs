@@ -148,12 +148,7 @@ impl Client {
     }
 
     /// Reads the body to its end, the cap or the deadline, and returns its first `capture_bytes`.
-    async fn read(
-        &self,
-        response: Response<Incoming>,
-        capture_bytes: usize,
-        mut deadline: Pin<&mut Sleep>,
-    ) -> Vec<u8> {
+    async fn read(&self, response: Response<Incoming>, capture_bytes: usize, mut deadline: Pin<&mut Sleep>) -> Vec<u8> {
         let resting = Resting::of(&response);
         let mut body = response.into_body();
         let mut captured = Vec::new();

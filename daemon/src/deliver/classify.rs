@@ -95,10 +95,9 @@ pub fn failed(host: &str, error: &(dyn Error + 'static)) -> Outcome {
         Cause::Lookup => (FailureClass::Network, format!("the name {host} could not be resolved")),
         Cause::Tls(error) => (FailureClass::Network, format!("no secure connection to {host}: {error}")),
         Cause::Io(kind) => (FailureClass::Network, format!("no answer from {host}: {kind}")),
-        Cause::Proxy(status) => (
-            FailureClass::Network,
-            format!("no connection to {host}: the proxy answered {status}"),
-        ),
+        Cause::Proxy(status) => {
+            (FailureClass::Network, format!("no connection to {host}: the proxy answered {status}"))
+        }
         Cause::NotHttp => (FailureClass::Network, format!("the answer of {host} is not valid HTTP")),
         Cause::Broken => (FailureClass::Network, format!("the connection to {host} broke before an answer came")),
     };

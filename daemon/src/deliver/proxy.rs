@@ -150,7 +150,9 @@ mod tests {
     fn a_status_line_is_read_and_nothing_else() {
         assert_eq!(status(b"HTTP/1.1 200 Connection established\r\n\r\n"), Some(StatusCode::OK));
         assert_eq!(status(b"HTTP/1.0 407\r\n\r\n"), Some(StatusCode::PROXY_AUTHENTICATION_REQUIRED));
-        for text in ["", "HTTP/1.1", "HTTP/2 200\r\n\r\n", "HTTP/1.1 2000\r\n\r\n", "SSH-2.0-x\r\n\r\n", "HTTP/1.1 abc \r\n"] {
+        for text in
+            ["", "HTTP/1.1", "HTTP/2 200\r\n\r\n", "HTTP/1.1 2000\r\n\r\n", "SSH-2.0-x\r\n\r\n", "HTTP/1.1 abc \r\n"]
+        {
             assert_eq!(status(text.as_bytes()), None, "{text:?}");
         }
     }

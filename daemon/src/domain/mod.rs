@@ -6,6 +6,7 @@ pub mod ack;
 pub mod delivery;
 pub mod event;
 pub mod ranges;
+pub mod rate;
 pub mod retry;
 pub mod subject;
 pub mod subscription;
@@ -14,6 +15,7 @@ pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use ranges::RangeSet;
+pub use rate::{RateLimit, TokenBucket};
 pub use retry::RetryPolicy;
 pub use subject::{Pattern, Subject};
 pub use subscription::{

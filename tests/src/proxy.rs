@@ -124,7 +124,7 @@ async fn tunnel(stream: TcpStream, shared: Arc<Mutex<State>>) -> Option<()> {
         stream.read_line(&mut header).await.ok()?;
         match header.trim_end().split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("proxy-authorization") => {
-                value.clone_into(&mut authorization)
+                value.clone_into(&mut authorization);
             }
             Some(_) => {}
             None => break,

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use parts::{check_plugins, plugin_cache_dir};
+pub use parts::{check_endpoints, check_plugins, plugin_cache_dir};
 pub use reload::Reloader;
 
 use self::managed::Managed;

@@ -195,17 +195,24 @@ pub fn plugin_cache_dir(config: &Config) -> PathBuf {
     config.data_dir.join("plugin-cache")
 }
 
-/// The plugins and the endpoints of a configuration, checked without a daemon: `sluiced check`. Compiled plugins are taken
-/// from `cache_dir` and kept there. Blocks.
+/// The endpoints of a configuration, checked without a daemon: `sluiced check`. Blocks: it reads the files that they name.
+///
+/// # Errors
+/// [`Error::Config`] with every problem found.
+pub fn check_endpoints(config: &Config) -> Result<(), Error> {
+    let all = config.subscriptions.iter().enumerate();
+    let problems: Vec<Problem> = all.filter_map(|(index, s)| endpoint_problem(config, index, s)).collect();
+    if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }.into()) }
+}
+
+/// The plugins of a configuration, checked without a daemon: `sluiced check`. Compiled plugins are taken from `cache_dir`
+/// and kept there. Blocks.
 ///
 /// # Errors
 /// [`Error::Config`] with every problem found, or when the plugin host cannot be set up.
 pub fn check_plugins(config: &Config, cache_dir: PathBuf) -> Result<(), Error> {
     let host = Host::new(plugin::Config { cache_dir, ..plugins(config) })?;
-    let mut problems = Vec::new();
-    for (index, subscription) in config.subscriptions.iter().enumerate() {
-        problems.extend(plugin_problems(&host, config, index, subscription));
-        problems.extend(endpoint_problem(config, index, subscription));
-    }
+    let all = config.subscriptions.iter().enumerate();
+    let problems: Vec<Problem> = all.flat_map(|(index, s)| plugin_problems(&host, config, index, s)).collect();
     if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }.into()) }
 }

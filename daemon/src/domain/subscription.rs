@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::event::Header;
+use crate::domain::health::HealthPolicy;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
@@ -153,6 +154,8 @@ pub struct Endpoint {
     pub total_timeout: Duration,
     /// How TLS is done, where that differs from the default.
     pub tls: Option<EndpointTls>,
+    /// When it is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// Where a subscription delivers.

@@ -122,6 +122,7 @@ fn endpoint(url: &str) -> Endpoint {
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
         tls: None,
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

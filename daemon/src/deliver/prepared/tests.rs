@@ -22,6 +22,7 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
         tls: None,
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
 use crate::deliver::client::Http;
-use crate::deliver::signing::Signer;
+use crate::deliver::signing::{Signer, Signing};
 use crate::deliver::tls;
 use crate::domain::{DeliveryId, Endpoint, Header};
 
@@ -114,7 +114,7 @@ pub struct Prepared {
     pub(super) connect_timeout: Duration,
     pub(super) total_timeout: Duration,
     headers: HeaderMap,
-    signer: Signer,
+    signing: Signing,
 }
 
 impl Prepared {
@@ -124,6 +124,14 @@ impl Prepared {
     /// When the URL is not an http or https URL with a host and without user information and fragment, a header is
     /// invalid or reserved, or a file of its TLS settings cannot be used.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        Self::signed_by(endpoint, Signing::of(Signer::new(&endpoint.secret)))
+    }
+
+    /// The same, signed with what the handle holds at the time of each request, whatever secret the endpoint has.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn signed_by(endpoint: &Endpoint, signing: Signing) -> Result<Self, Error> {
         let (url, uri) = check_url(&endpoint.url)?;
         let name = match url.host() {
             None => return Err(Error::Host),
@@ -140,7 +148,7 @@ impl Prepared {
             connect_timeout: endpoint.connect_timeout,
             total_timeout: endpoint.total_timeout,
             headers: check_headers(&endpoint.headers)?,
-            signer: Signer::new([&endpoint.secret]),
+            signing,
         })
     }
 
@@ -174,13 +182,14 @@ impl Prepared {
     /// Adds the daemon's own headers. Their values are parts of one buffer, so that they cost one allocation.
     fn sign(&self, request: &Request<'_>, headers: &mut HeaderMap) {
         let event_bytes = request.event_id.len() + request.event_type.len();
-        let mut text = BytesMut::with_capacity(80 + self.signer.len() + event_bytes);
+        let signer = self.signing.load();
+        let mut text = BytesMut::with_capacity(80 + signer.len() + event_bytes);
         let _ = write!(text, "{}", request.delivery);
         let id_end = text.len();
         let _ = write!(text, "{}", request.now_ms / 1_000);
         let timestamp_end = text.len();
-        let mut signature = BytesMut::with_capacity(self.signer.len());
-        self.signer.sign_into(&text[..id_end], &text[id_end..], &request.body, &mut signature);
+        let mut signature = BytesMut::with_capacity(signer.len());
+        signer.sign_into(&text[..id_end], &text[id_end..], request.now_ms, &request.body, &mut signature);
         text.extend_from_slice(&signature);
         let signature_end = text.len();
         let _ = write!(text, "{}", request.attempt);

@@ -10,6 +10,7 @@ mod dead_letters;
 mod events;
 mod operate;
 pub mod problem;
+pub mod secrets;
 pub mod server;
 pub mod subscriptions;
 #[cfg(test)]

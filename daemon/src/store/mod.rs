@@ -26,7 +26,8 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
-//! | `M` word | the store's own: `format`, `probe` |
+//! | `X` sub, purpose | a sealed record: signing secrets (see [`Keyring`]) |
+//! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
 //! What is asked for and where it is found: what is due, and a subscription's parked deliveries in due order: `P`. Its
 //! dead letters by time: `D`; by class or status: `F`. All dead letters by time, for listings and retention: `A`. A delivery
@@ -52,6 +53,7 @@ mod config;
 mod engine;
 mod error;
 mod group;
+mod keyring;
 mod keys;
 mod letters;
 mod log;
@@ -60,6 +62,7 @@ mod read;
 mod recorder;
 mod records;
 mod recover;
+mod secrets;
 mod wire;
 
 use std::collections::HashMap;
@@ -74,6 +77,7 @@ pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
 pub use config::Config;
 pub use error::Error;
+pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
@@ -82,6 +86,7 @@ pub use records::{
     HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
     Recorded, Recovered, Registration, StreamBinding, add_attempt,
 };
+pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 
 use crate::domain::{StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;

@@ -17,6 +17,7 @@ use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::{Prepared, prepared};
 use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
+use crate::failpoint::{self, Place};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
 use crate::store::{Recovered, Registration};
@@ -217,6 +218,7 @@ impl Subscriptions {
                 result?;
             }
         }
+        failpoint::pass(Place::Retargeted);
         Ok(())
     }
 
@@ -256,7 +258,9 @@ impl Subscriptions {
             }
         }
         if known.as_ref() != Some(&registration) {
+            failpoint::pass(Place::Registering);
             self.shared.store.put_registration(id, &registration)?;
+            failpoint::pass(Place::Registered);
         }
         Ok(registration)
     }

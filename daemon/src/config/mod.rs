@@ -10,6 +10,7 @@
 
 mod dump;
 mod layers;
+mod pace;
 mod places;
 pub mod problem;
 mod raw;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Pattern, RetryPolicy, StreamName, Subscription};
+use crate::domain::{Pattern, RateLimit, RetryPolicy, StreamName, Subscription};
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -172,6 +173,8 @@ pub struct Delivery {
     pub total_timeout: Duration,
     /// Attempts at a time of one webhook.
     pub in_flight_max: NonZeroU32,
+    /// Attempts a time of one webhook; `None` is no limit.
+    pub rate_limit: Option<RateLimit>,
     /// How long a subscription may keep all others waiting before it is held.
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.

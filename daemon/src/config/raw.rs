@@ -76,6 +76,7 @@ pub(super) struct Delivery {
     pub(super) connect_timeout: String,
     pub(super) timeout: String,
     pub(super) max_in_flight: i64,
+    pub(super) rate_limit: Table<RateLimit>,
     pub(super) hold_after: String,
     pub(super) max_readers: i64,
     pub(super) breaker_failures: i64,
@@ -119,6 +120,36 @@ impl RetryPart {
             max: self.max.unwrap_or_else(|| default.max.clone()),
             jitter: self.jitter.unwrap_or(default.jitter),
             schedule: self.schedule.or(inherited),
+        }
+    }
+}
+
+/// A complete rate limit: the defaults have every key but `burst`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimit {
+    pub(super) rate: i64,
+    pub(super) per: String,
+    pub(super) burst: Option<i64>,
+}
+
+/// A webhook's own rate limit, in part.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimitPart {
+    rate: Option<i64>,
+    per: Option<String>,
+    burst: Option<i64>,
+}
+
+impl RateLimitPart {
+    /// The complete limit: each key that is missing is taken from `default`, save that another rate has a burst of its own.
+    pub(super) fn over(self, default: &RateLimit) -> RateLimit {
+        let inherited = default.burst.filter(|_| self.rate.is_none());
+        RateLimit {
+            rate: self.rate.unwrap_or(default.rate),
+            per: self.per.unwrap_or_else(|| default.per.clone()),
+            burst: self.burst.or(inherited),
         }
     }
 }
@@ -167,6 +198,7 @@ pub(super) struct Webhook {
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     pub(super) max_in_flight: Option<i64>,
+    pub(super) rate_limit: Option<Table<RateLimitPart>>,
     pub(super) retry: Option<Table<RetryPart>>,
     pub(super) connect_timeout: Option<String>,
     pub(super) timeout: Option<String>,

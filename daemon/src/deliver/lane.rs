@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, DeliveryId, Event, Position, StreamName, SubscriptionId};
+use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::metrics::SubscriptionMetrics;
@@ -25,6 +25,8 @@ pub struct Limits {
     pub in_flight_max: u32,
     /// The most live events that wait.
     pub queue_events_max: usize,
+    /// How many attempts a time may be made.
+    pub rate: Option<RateLimit>,
 }
 
 /// For how long after it went back to reading live a lane is held sooner when it is full again.
@@ -390,6 +392,11 @@ impl State {
     /// A parked delivery is due at that time, in milliseconds since the Unix epoch.
     pub fn due_at(&mut self, due_ms: u64) {
         self.due_ms = Some(self.due_ms.map_or(due_ms, |earliest| earliest.min(due_ms)));
+    }
+
+    /// The lane's bounds.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// How many slots are free.

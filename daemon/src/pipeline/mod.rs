@@ -13,6 +13,7 @@
 pub mod catchup;
 pub mod feed;
 pub mod job;
+mod pace;
 pub mod subscriptions;
 pub mod worker;
 
@@ -23,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::deliver::{Client, Prepared, Token, breaker};
-use crate::domain::{Pattern, RetryPolicy};
+use crate::domain::{Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -72,4 +73,6 @@ pub struct Spec {
     pub retry: RetryPolicy,
     /// The most attempts at a time.
     pub in_flight_max: u32,
+    /// How many attempts a time may be made.
+    pub rate_limit: Option<RateLimit>,
 }

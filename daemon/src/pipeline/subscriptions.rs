@@ -80,6 +80,7 @@ pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error>
         endpoint: Arc::new(prepared),
         retry: endpoint.retry.clone(),
         in_flight_max: endpoint.in_flight_max.get(),
+        rate_limit: endpoint.rate_limit,
     })))
 }
 
@@ -143,7 +144,7 @@ impl Subscriptions {
             let registration = self.register(&id).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registration, &recovered);
-            self.add(&id, spec, ledgers, registration.disabled);
+            self.add(&id, spec, ledgers, registration.disabled.map(|d| d.reason));
         }
         for id in on_record.into_keys() {
             warn!(subscription = %id, "the store has records of a subscription that is not configured, they are kept");
@@ -191,7 +192,8 @@ impl Subscriptions {
             } else if let Some(registration) = registrations.remove(&id) {
                 let ledgers = self.ledgers(&registration, &[]);
                 info!(subscription = %id, "subscription added");
-                begun.push((self.add(&id, spec, ledgers, registration.disabled.clone()), registration));
+                let disabled = registration.disabled.as_ref().map(|d| d.reason.clone());
+                begun.push((self.add(&id, spec, ledgers, disabled), registration));
             }
         }
         self.publish_routes();
@@ -246,11 +248,9 @@ impl Subscriptions {
     /// What is known of a subscription; one that is new begins after what is in the streams now.
     async fn register(&self, id: &SubscriptionId) -> Result<Registration, Error> {
         let known = self.shared.store.registration(id)?;
-        let mut registration = known.clone().unwrap_or(Registration {
-            first_seen_ms: clock::now_ms(),
-            starts_after: Vec::new(),
-            disabled: None,
-        });
+        let now_ms = clock::now_ms();
+        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
+        let mut registration = known.clone().unwrap_or_else(new);
         for stream in &self.streams {
             if starts_after(&registration, &stream.name).is_none() {
                 let facts = self.shared.nats.facts(&stream.name).await?;
@@ -258,6 +258,7 @@ impl Subscriptions {
             }
         }
         if known.as_ref() != Some(&registration) {
+            registration.updated_ms = now_ms;
             failpoint::pass(Place::Registering);
             self.shared.store.put_registration(id, &registration)?;
             failpoint::pass(Place::Registered);
@@ -332,5 +333,5 @@ fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64>
 
 fn limits(spec: &Spec) -> Limits {
     let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
-    Limits { in_flight_max: spec.in_flight_max, queue_events_max }
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit }
 }

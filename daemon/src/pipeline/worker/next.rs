@@ -76,7 +76,12 @@ impl Worker {
                 }
                 continue;
             }
-            if !self.catch_up.is_reading() && self.catch_up.not_before().is_none() {
+            if let Some(at) = self.catch_up.not_before() {
+                drop(state);
+                self.wait_until(at);
+                return None;
+            }
+            if !self.catch_up.is_reading() {
                 let cursor = state.ledgers[ledger].cursor()?;
                 let target = state.ledgers[ledger].target();
                 if self.breaker.is_open() && cursor > target {

@@ -46,7 +46,7 @@ async fn attempts_after_a_failure_count_too() {
     let receiver = TestReceiver::start_verifying(SECRET);
     receiver.set(Behaviour::fail_times(100, 500));
     let webhook = limited(&receiver).retry_after(&["100ms", "100ms", "100ms", "100ms"]);
-    let head = "[delivery]\nbreaker_failures = 1000\n";
+    let head = "[delivery]\nbreaker = { attempts_min = 1000 }\n";
     let daemon = TestDaemon::start(&nats, &config(head, &[webhook])).await;
     nats.publish_orders("events.orders.created", 0..EVENTS).await;
     assert_eq!(daemon.accounted("limited", EVENTS).await.received, EVENTS);

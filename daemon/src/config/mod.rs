@@ -9,6 +9,7 @@
 //! `webhook` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
 mod dump;
+mod health;
 mod layers;
 mod pace;
 mod places;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Pattern, RateLimit, RetryPolicy, StreamName, Subscription};
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StreamName, Subscription};
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -179,12 +180,8 @@ pub struct Delivery {
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.
     pub readers_max: usize,
-    /// How many failures in a row make an endpoint be left alone.
-    pub breaker_failures: u32,
-    /// How long it is left alone before the first probe; twice as long after each probe that fails.
-    pub breaker_probe: Duration,
-    /// The longest wait between two probes.
-    pub breaker_probe_max: Duration,
+    /// When an endpoint without its own policy is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// `[store]`
@@ -286,8 +283,7 @@ impl Config {
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let delivery = |config: &Config| {
         let delivery = &config.delivery;
-        let breaker = (delivery.breaker_failures, delivery.breaker_probe, delivery.breaker_probe_max);
-        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max, breaker)
+        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

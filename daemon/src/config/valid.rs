@@ -14,8 +14,8 @@ use super::report::Report;
 use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
 };
-use super::{pace, raw, shape, subscription, webhook};
-use crate::domain::{Pattern, StreamName};
+use super::{health, pace, raw, shape, subscription, webhook};
+use crate::domain::{HealthPolicy, Pattern, StreamName};
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
 pub mod bounds {
@@ -55,10 +55,14 @@ pub mod bounds {
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`
     pub const READERS: RangeInclusive<i64> = 1..=256;
-    /// `delivery.breaker_failures`
-    pub const BREAKER_FAILURES: RangeInclusive<i64> = 1..=1000;
-    /// `delivery.breaker_probe` and `delivery.breaker_probe_max`
+    /// `attempts_min` of a breaker
+    pub const BREAKER_ATTEMPTS: RangeInclusive<i64> = 1..=1000;
+    /// `window` of a breaker
+    pub const BREAKER_WINDOW: RangeInclusive<Duration> = SECOND..=HOUR;
+    /// `probe` and `probe_max` of a breaker
     pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+    /// `disable_after` of `[delivery]` and of a webhook, when it is not off
+    pub const DISABLE_AFTER: RangeInclusive<Duration> = SECOND..=Duration::from_secs(365 * 24 * 3600);
     /// `store.cache_mib`, in MiB
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
@@ -100,6 +104,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
 
     let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults {
         retry: &raw.retry.0,
+        breaker: &raw.breaker.0,
         rate_limit: &raw.rate_limit.0,
         valid,
     });
@@ -369,10 +374,8 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let rate_limit = pace::rate_limit(&at.key("rate_limit"), &raw.rate_limit.0, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
-    let breaker_failures = report.int(&at.key("breaker_failures"), raw.breaker_failures, &bounds::BREAKER_FAILURES);
-    let breaker_probe = report.duration(&at.key("breaker_probe"), &raw.breaker_probe, &bounds::BREAKER_PROBE);
-    let breaker_probe_max =
-        report.duration(&at.key("breaker_probe_max"), &raw.breaker_probe_max, &bounds::BREAKER_PROBE);
+    let breaker = health::breaker(&at.key("breaker"), &raw.breaker.0, report);
+    let disable_after = health::disable_after(&at.key("disable_after"), &raw.disable_after, report);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
         retry: retry?,
@@ -382,9 +385,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         rate_limit: rate_limit?,
         hold_after: hold_after?,
         readers_max: readers_max?,
-        breaker_failures: breaker_failures?,
-        breaker_probe: breaker_probe?,
-        breaker_probe_max: breaker_probe_max?,
+        health: HealthPolicy { breaker: breaker?, disable_after: disable_after? },
     })
 }
 

@@ -12,7 +12,7 @@ use url::Url;
 use super::places::KeyPath;
 use super::report::{Report, short};
 use super::valid::{all, bounds};
-use super::{Delivery, pace, raw};
+use super::{Delivery, health, pace, raw};
 use crate::domain::retry::Error as RetryError;
 use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
 
@@ -44,6 +44,7 @@ const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "sluiced-", "proxy-"];
 /// What a webhook falls back to: `[delivery]`.
 pub(super) struct Defaults<'a> {
     pub(super) retry: &'a raw::Retry,
+    pub(super) breaker: &'a raw::Breaker,
     pub(super) rate_limit: &'a raw::RateLimit,
     pub(super) valid: &'a Delivery,
 }
@@ -78,6 +79,7 @@ pub(super) fn endpoint(
         Some(own) => connect_within_total(at, own, total_timeout, report),
         None => total_timeout.map(|total| defaults.valid.connect_timeout.min(total)),
     };
+    let health = health::of_webhook(at, raw.breaker, raw.disable_after.as_deref(), defaults, report);
     Some(Endpoint {
         url: url?,
         secret: secret?,
@@ -87,6 +89,7 @@ pub(super) fn endpoint(
         rate_limit: rate_limit?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
+        health: health?,
     })
 }
 

@@ -16,6 +16,7 @@ use super::ledger::{Ledger, Offer, PositionChange, Shares};
 use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::store::{Change, PositionRecord};
+use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
 
 /// The bounds of a lane.
@@ -69,6 +70,9 @@ pub struct State {
     lost: Vec<Record>,
     /// When the store last refused one.
     pub refused_at: Option<Instant>,
+    /// When the oldest event that the reader has yet to bring was published, in milliseconds since the Unix epoch, as far
+    /// as that is known.
+    pub unread_ms: Option<u64>,
     /// Why nothing is delivered, when the subscription is disabled.
     pub disabled: Option<Box<str>>,
     /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
@@ -168,6 +172,7 @@ impl Lane {
             claimed: HashSet::new(),
             lost: Vec::new(),
             refused_at: None,
+            unread_ms: None,
             disabled: None,
             removed: false,
         };
@@ -249,6 +254,9 @@ impl Lane {
     /// Holds the subscription: the events in its queue go back, and its reader will bring them again.
     pub fn hold(&self) {
         let mut state = self.state.lock();
+        if !state.ledgers.iter().any(Ledger::is_held) {
+            state.unread_ms = Some(state.queue.front().map_or_else(clock::now_ms, |event| event.time_ms));
+        }
         let queued: Vec<Position> = state.queue.drain(..).map(|event| event.position.clone()).collect();
         for ledger in &mut state.ledgers {
             let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence).collect::<Vec<_>>();

@@ -5,6 +5,7 @@
 pub mod ack;
 pub mod delivery;
 pub mod event;
+pub mod health;
 pub mod ranges;
 pub mod rate;
 pub mod retry;
@@ -14,6 +15,7 @@ pub mod subscription;
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
+pub use health::{BreakerPolicy, HealthPolicy};
 pub use ranges::RangeSet;
 pub use rate::{RateLimit, TokenBucket};
 pub use retry::RetryPolicy;

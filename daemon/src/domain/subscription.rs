@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::event::Header;
+use crate::domain::health::HealthPolicy;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
@@ -120,6 +121,8 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.
     pub total_timeout: Duration,
+    /// When it is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// Where a subscription delivers.

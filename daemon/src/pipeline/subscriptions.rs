@@ -79,6 +79,7 @@ pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error>
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
         retry: endpoint.retry.clone(),
+        health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
         rate_limit: endpoint.rate_limit,
     })))

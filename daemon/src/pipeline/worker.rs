@@ -70,7 +70,7 @@ enum Next {
 impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
     pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
-        let breaker = Breaker::new(shared.config.breaker);
+        let breaker = Breaker::new(spec.load().health.breaker);
         let endpoint = Arc::clone(&spec.load().endpoint);
         let pace = Pace::new(spec.load().rate_limit);
         Self {
@@ -113,6 +113,7 @@ impl Worker {
         self.forgive_changed_endpoint();
         self.pace.follow(self.spec.load().rate_limit);
         self.look_again = None;
+        self.give_way();
         if !self.resubmit() {
             return;
         }
@@ -121,12 +122,16 @@ impl Worker {
             let (free, in_flight) = {
                 let state = self.lane.state();
                 if state.disabled.is_some() {
-                    return;
+                    drop(state);
+                    return self.stop_reading();
                 }
                 (state.free_slots(), state.in_flight())
             };
             match permit {
-                Permit::None { until } => return self.wait_until(until),
+                Permit::None { until } => {
+                    self.stop_reading();
+                    return self.wait_until(until);
+                }
                 Permit::One if in_flight > 0 => return,
                 _ if free == 0 => return,
                 _ => {}
@@ -147,7 +152,7 @@ impl Worker {
         let spec = self.spec.load();
         if !Arc::ptr_eq(&spec.endpoint, &self.endpoint) {
             self.endpoint = Arc::clone(&spec.endpoint);
-            self.breaker = Breaker::new(self.shared.config.breaker);
+            self.breaker = Breaker::new(spec.health.breaker);
         }
     }
 
@@ -249,7 +254,7 @@ impl Worker {
         };
         let due = state.due_ms.filter(|_| may_begin && self.pace.not_before().is_none());
         let due = due.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
-        due.into_iter().chain(resubmit).chain(self.look_again).min()
+        due.into_iter().chain(resubmit).chain(self.look_again).chain(self.catch_up.turn_end()).min()
     }
 }
 

@@ -121,6 +121,7 @@ fn endpoint(url: &str) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

@@ -21,6 +21,7 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

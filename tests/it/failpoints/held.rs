@@ -9,7 +9,7 @@ use super::*;
 
 const ORDERS: u64 = 120;
 
-const HEAD: &str = "[delivery]\nbreaker_failures = 3\nbreaker_probe = \"100ms\"\nbreaker_probe_max = \"200ms\"\n";
+const HEAD: &str = "[delivery]\nbreaker = { attempts_min = 3, probe = \"100ms\", probe_max = \"200ms\" }\n";
 
 /// The first visits are those of the case: the position is written when the hold begins, while it catches up, and at last
 /// to be removed.

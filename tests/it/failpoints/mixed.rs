@@ -10,6 +10,13 @@ const LARGE_BYTES: usize = 70_000;
 
 const ROUNDS: usize = 2;
 
+const HEAD: &str = r#"
+[delivery]
+breaker = { attempts_min = 1000, failure_ratio = 1.0 }
+[store]
+log_retention = "1h"
+"#;
+
 pub(super) const CRASHES: &[Crash] = &[
     (Place::Answered, 1..=150),
     (Place::DueTaken, 1..=60),
@@ -86,7 +93,7 @@ impl Mixed {
                 _ => Behaviour::Ok,
             });
         }
-        let text = config("[delivery]\nbreaker_failures = 1000\n[store]\nlog_retention = \"1h\"\n", &hooks);
+        let text = config(HEAD, &hooks);
         let daemon = TestDaemon::builder(&nats, &text).failpoints().start().await;
         Self { nats, daemon, receivers: receivers.into(), published: 0, random: seeded() }
     }

@@ -2,6 +2,7 @@
 
 mod config;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod dev;
 mod docs;

@@ -330,6 +330,14 @@ impl Lane {
         shares
     }
 
+    /// Dead letters of this subscription were parked to be sent again: their next attempts are due now.
+    pub fn resent(&self, letters: u64, now_ms: u64) {
+        self.metrics.resent.inc_by(letters);
+        self.metrics.parked.inc_by(i64::try_from(letters).unwrap_or(i64::MAX));
+        self.state.lock().due_at(now_ms);
+        self.wake();
+    }
+
     fn count(&self, count: Count) {
         let m = &self.metrics;
         match count {

@@ -12,14 +12,13 @@ use sled::transaction::{TransactionError, Transactional};
 use tokio::time::Instant;
 
 use super::bodies::Bodies;
-use super::{Config, Error, codec, keys};
+use super::{Config, Error, codec, keys, migrate};
 use crate::failpoint::{self, Place};
 
 /// The format that this version writes, and the newest that it reads.
 ///
-/// Format 2 has records of version 2 besides those of version 1. A store of format 1 is brought up to date by its number
-/// alone: its records are read as they are, and written anew when they change. The number keeps a daemon that knows only
-/// version 1 from opening a store that it would find unreadable.
+/// Format 2 has records of version 2 besides those of version 1, and indexes of the dead letters. The number keeps a daemon
+/// that knows only format 1 from opening a store that it would find unreadable.
 pub(super) const FORMAT: u32 = 2;
 
 /// sled's segments: values above a quarter of this would be spilled to files that sled never syncs.
@@ -168,6 +167,7 @@ impl Engine {
         }
         if found < FORMAT {
             tracing::info!(from = found, to = FORMAT, "bringing the store's format up to date");
+            migrate::from_1_to_2(self)?;
             self.state.insert(keys::META_FORMAT, codec::write_number(u64::from(FORMAT))).map_err(Error::write)?;
             self.sync()?;
         }

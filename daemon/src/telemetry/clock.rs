@@ -18,3 +18,9 @@ pub fn rfc3339(at_ms: u64) -> String {
     const LAST_MS: u64 = 253_402_300_799_999;
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at_ms.min(LAST_MS))).to_string()
 }
+
+/// The time that a text in the form of RFC 3339 names, in UTC (`Z`), in milliseconds since the Unix epoch.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let since = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}

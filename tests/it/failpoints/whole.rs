@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sluiced::domain::SubscriptionId;
-use sluiced::store::{self, Disposition, Store};
+use sluiced::store::{self, DeadFilter, Disposition, Store};
 use sluiced_tests::TestDaemon;
 
 const PAGE: usize = 100;
@@ -40,10 +40,13 @@ fn parked_of(store: &Store, subscription: &SubscriptionId) -> usize {
 fn dead_of(store: &Store, subscription: &SubscriptionId) -> usize {
     let (mut found, mut before) = (0, None);
     loop {
-        let page = store.dead_letters(subscription, before.as_ref(), PAGE).expect("dead letters can be read");
-        let Some((last, _)) = page.last() else { return found };
-        found += page.len();
-        before = Some(last.clone());
+        let page = store.dead_letters(subscription, &DeadFilter::default(), before.as_ref(), PAGE);
+        let page = page.expect("dead letters can be read");
+        found += page.letters.len();
+        before = page.next;
+        if before.is_none() {
+            return found;
+        }
     }
 }
 

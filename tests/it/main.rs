@@ -6,6 +6,7 @@ mod dead_letters;
 mod delivery;
 mod dev;
 mod docs;
+mod failpoints;
 mod faults;
 mod harness;
 mod hold;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
 use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
+use crate::failpoint::{self, Place};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
@@ -263,6 +264,7 @@ impl Lane {
         }
         state.full_since = None;
         drop(state);
+        failpoint::pass(Place::Held);
         self.metrics.held.set(1);
         self.wake();
         self.room.notify_waiters();
@@ -313,6 +315,7 @@ impl Lane {
     }
 
     fn position_done(&self, ledger: usize, durable: bool) -> Shares {
+        failpoint::pass(Place::PositionSaved);
         let mut state = self.state.lock();
         let shares = if durable {
             state.ledgers[ledger].position_saved()

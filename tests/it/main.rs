@@ -2,6 +2,7 @@
 
 mod config;
 mod crash;
+mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;

@@ -3,6 +3,7 @@
 //! Everything else imports this module; it imports nothing of the crate.
 
 pub mod ack;
+pub mod begin;
 pub mod delivery;
 pub mod event;
 pub mod ranges;
@@ -11,6 +12,7 @@ pub mod subject;
 pub mod subscription;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
+pub use begin::{Begin, DeliverFrom};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use ranges::RangeSet;

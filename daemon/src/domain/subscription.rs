@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
@@ -141,6 +142,8 @@ pub struct Subscription {
     pub transforms: Vec<PluginRef>,
     /// What becomes of an event whose plugin failed.
     pub on_plugin_error: OnPluginError,
+    /// Where it begins in a stream in which it is new.
+    pub deliver_from: DeliverFrom,
     /// Where it delivers.
     pub target: Target,
 }

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::deliver::{Client, Prepared, Token, breaker};
-use crate::domain::{Pattern, RetryPolicy};
+use crate::domain::{DeliverFrom, Pattern, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -72,4 +72,6 @@ pub struct Spec {
     pub retry: RetryPolicy,
     /// The most attempts at a time.
     pub in_flight_max: u32,
+    /// Where it begins in a stream in which it is new.
+    pub deliver_from: DeliverFrom,
 }

@@ -186,7 +186,7 @@ impl Subscriptions {
             let registered = self.register(&id, &spec.deliver_from, Joins::AtStart, &mut facts).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registered, &recovered);
-            workers.push(self.add(&id, spec, ledgers, registered.registration.disabled));
+            workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
         }
         self.publish_routes();
         self.set_to_work(workers);
@@ -225,7 +225,7 @@ impl Subscriptions {
             } else if let Some(registered) = new.remove(&id) {
                 let ledgers = self.ledgers(&registered, &[]);
                 info!(subscription = %id, "subscription added");
-                workers.push(self.add(&id, spec, ledgers, registered.registration.disabled));
+                workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
             }
         }
         self.publish_routes();
@@ -314,16 +314,16 @@ impl Subscriptions {
         facts: &mut Facts,
     ) -> Result<Registered, Error> {
         let known = self.shared.store.registration(id)?;
-        let is_known = known.is_some();
-        let mut registration =
-            known.unwrap_or(Registration { first_seen_ms: clock::now_ms(), starts_after: Vec::new(), disabled: None });
+        let now_ms = clock::now_ms();
+        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
+        let mut registration = known.clone().unwrap_or_else(new);
         let mut begun = Vec::new();
         for stream in &self.streams {
             if starts_after(&registration, &stream.name).is_some() {
                 continue;
             }
             // All of a stream that took the place of one that the subscription read is after its time.
-            let begin = if is_known && stream.replaced { Begin::All } else { from.of(&stream.name) };
+            let begin = if known.is_some() && stream.replaced { Begin::All } else { from.of(&stream.name) };
             let nats = &self.shared.nats;
             let now = facts.of(nats, &stream.name).await?;
             let first = match begin {
@@ -338,8 +338,9 @@ impl Subscriptions {
                 begun.push(Begun { position, last_sequence: now.last_sequence });
             }
         }
-        let positions: Vec<&Position> = begun.iter().map(|begun| &begun.position).collect();
-        if !is_known || !positions.is_empty() {
+        if known.as_ref() != Some(&registration) {
+            registration.updated_ms = now_ms;
+            let positions: Vec<&Position> = begun.iter().map(|begun| &begun.position).collect();
             self.shared.store.register(id, &registration, &positions)?;
         }
         Ok(Registered { registration, begun })

@@ -147,7 +147,7 @@ impl Worker {
         }
         if let Some(reason) = &event.undecodable {
             let failure = failure(FailureClass::Undecodable, reason.clone());
-            let record = Job::whole(self.lane.id(), ledger, &event).dead(0, &failure);
+            let record = Job::whole(self.lane.id(), ledger, &event).dead(None, &failure);
             return self.record_unattempted(record);
         }
         let ran = self.run_plugins(&spec, &event).await;
@@ -184,7 +184,7 @@ impl Worker {
                     self.settle(ledger, &event);
                 } else {
                     let failure = failure(FailureClass::Plugin, fault.to_string());
-                    self.record_unattempted(Job::whole(self.lane.id(), ledger, &event).dead(0, &failure));
+                    self.record_unattempted(Job::whole(self.lane.id(), ledger, &event).dead(None, &failure));
                 }
             }
         }

@@ -14,8 +14,8 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `P` sub, due time, delivery id | parked delivery, with its body |
-//! | `D` sub, time of death, delivery id | dead letter, with its body |
+//! | `P` sub, due time, delivery id | parked delivery, with its body and its attempts |
+//! | `D` sub, time of death, delivery id | dead letter, with its body and its attempts |
 //! | `I` delivery id | where the delivery lies (one of the two above), and its body's file |
 //! | `C` sub | how many are parked, how many dead |
 //! | `H` sub, stream | position of a held subscription |
@@ -49,6 +49,7 @@ mod read;
 mod recorder;
 mod records;
 mod recover;
+mod wire;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,8 +66,9 @@ pub use error::Error;
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
-    Change, Content, DeadKey, DeadLetter, DeliveryPage, Disposition, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
-    PositionRecord, Recorded, Recovered, Registration, StreamBinding,
+    Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapRecord,
+    HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
+    Recorded, Recovered, Registration, StreamBinding, add_attempt,
 };
 
 use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};

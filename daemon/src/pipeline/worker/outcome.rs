@@ -42,7 +42,7 @@ impl Worker {
             return self.give_back(&job);
         }
         let spec = self.spec.load();
-        let record = job.conclude(&spec, &outcome, rand::random::<f64>());
+        let record = job.conclude(&spec, &outcome, took, rand::random::<f64>());
         self.submit(record);
     }
 

@@ -41,7 +41,7 @@ const CASES: &[Case] = &[
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\" }", &["3: auth.jwt: unknown key (known here: admin_key)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
-    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: connect_timeout, headers, max_in_flight, retry, secret, timeout, url)"]),
+    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: connect_timeout, headers, max_in_flight, rate_limit, retry, secret, timeout, url)"]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: config, plugin)"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = { heartbeat = 1 }", &["5: subscription[0].sse.heartbeat: unknown key (no keys are known here)"]),
     Case(SSE, "", &["2: subscription[0].types: is missing, and has no default"]),

@@ -11,6 +11,7 @@ mod harness;
 mod hold;
 mod nats;
 mod plugins;
+mod rate;
 mod reload;
 mod sse;
 mod stop;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Error, managed};
 use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
-use crate::deliver::{attempt, breaker};
+use crate::deliver::attempt;
 use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId};
 use crate::ingest::{self, StreamConfig, connect::Hidden};
 use crate::pipeline::subscriptions::{self, Ready};
@@ -53,11 +53,6 @@ pub(super) fn pipeline(config: &Config) -> pipeline::Config {
     pipeline::Config {
         hold_after: config.delivery.hold_after,
         readers_max: config.delivery.readers_max,
-        breaker: breaker::Config {
-            failures_max: config.delivery.breaker_failures,
-            probe_delay: config.delivery.breaker_probe,
-            probe_delay_max: config.delivery.breaker_probe_max.max(config.delivery.breaker_probe),
-        },
         drain_timeout: config.server.drain_timeout,
     }
 }

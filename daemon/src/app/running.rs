@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -17,6 +17,7 @@ use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::Shared;
 use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::plugin::Host;
 use crate::store::{self, Recorder, Store};
@@ -106,7 +107,7 @@ async fn start(app: App) -> Result<Running, Error> {
         recorder: recorder.clone(),
         store: app.store.clone(),
         nats: app.nats.clone(),
-        readers: Arc::new(Semaphore::new(pipeline.readers_max)),
+        readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
         config: Arc::new(pipeline.clone()),
     };

@@ -10,7 +10,9 @@
 
 mod begin;
 mod dump;
+mod health;
 mod layers;
+mod pace;
 mod places;
 pub mod problem;
 mod raw;
@@ -32,7 +34,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Pattern, RetryPolicy, StreamName, Subscription};
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StreamName, Subscription};
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -173,16 +175,14 @@ pub struct Delivery {
     pub total_timeout: Duration,
     /// Attempts at a time of one webhook.
     pub in_flight_max: NonZeroU32,
+    /// Attempts a time of one webhook; `None` is no limit.
+    pub rate_limit: Option<RateLimit>,
     /// How long a subscription may keep all others waiting before it is held.
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.
     pub readers_max: usize,
-    /// How many failures in a row make an endpoint be left alone.
-    pub breaker_failures: u32,
-    /// How long it is left alone before the first probe; twice as long after each probe that fails.
-    pub breaker_probe: Duration,
-    /// The longest wait between two probes.
-    pub breaker_probe_max: Duration,
+    /// When an endpoint without its own policy is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// `[store]`
@@ -284,8 +284,7 @@ impl Config {
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let delivery = |config: &Config| {
         let delivery = &config.delivery;
-        let breaker = (delivery.breaker_failures, delivery.breaker_probe, delivery.breaker_probe_max);
-        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max, breaker)
+        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

@@ -12,7 +12,7 @@ use url::Url;
 use super::places::KeyPath;
 use super::report::{Report, short};
 use super::valid::{all, bounds};
-use super::{Delivery, raw};
+use super::{Delivery, health, pace, raw};
 use crate::domain::retry::Error as RetryError;
 use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
 
@@ -44,6 +44,8 @@ const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "sluiced-", "proxy-"];
 /// What a webhook falls back to: `[delivery]`.
 pub(super) struct Defaults<'a> {
     pub(super) retry: &'a raw::Retry,
+    pub(super) breaker: &'a raw::Breaker,
+    pub(super) rate_limit: &'a raw::RateLimit,
     pub(super) valid: &'a Delivery,
 }
 
@@ -68,19 +70,26 @@ pub(super) fn endpoint(
         None => Some(defaults.valid.retry.clone()),
         Some(part) => retry(&at.key("retry"), &part.0.over(defaults.retry), report),
     };
+    let rate_limit = match raw.rate_limit {
+        None => Some(defaults.valid.rate_limit),
+        Some(part) => pace::rate_limit(&at.key("rate_limit"), &part.0.over(defaults.rate_limit), report),
+    };
     let total_timeout = own_total.unwrap_or(Some(defaults.valid.total_timeout));
     let connect_timeout = match own_connect {
         Some(own) => connect_within_total(at, own, total_timeout, report),
         None => total_timeout.map(|total| defaults.valid.connect_timeout.min(total)),
     };
+    let health = health::of_webhook(at, raw.breaker, raw.disable_after.as_deref(), defaults, report);
     Some(Endpoint {
         url: url?,
         secret: secret?,
         headers: headers?,
         retry: retry?,
         in_flight_max: own_in_flight.unwrap_or(Some(defaults.valid.in_flight_max))?,
+        rate_limit: rate_limit?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
+        health: health?,
     })
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
+use crate::domain::health::HealthPolicy;
+use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
 
@@ -114,10 +116,14 @@ pub struct Endpoint {
     pub retry: RetryPolicy,
     /// The most attempts at a time; also the most that a crash can repeat.
     pub in_flight_max: NonZeroU32,
+    /// How many attempts a time may be made; without one, as many as the slots allow.
+    pub rate_limit: Option<RateLimit>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.
     pub total_timeout: Duration,
+    /// When it is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// Where a subscription delivers.

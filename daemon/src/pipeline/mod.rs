@@ -13,17 +13,19 @@
 pub mod catchup;
 pub mod feed;
 pub mod job;
+mod pace;
+pub mod readers;
 pub mod subscriptions;
 pub mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::deliver::{Client, Prepared, Token, breaker};
-use crate::domain::{DeliverFrom, Pattern, RetryPolicy};
+use self::readers::Readers;
+use crate::deliver::{Client, Prepared, Token};
+use crate::domain::{DeliverFrom, HealthPolicy, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -35,8 +37,6 @@ pub struct Config {
     pub hold_after: Duration,
     /// How many subscriptions catch up at a time.
     pub readers_max: usize,
-    /// When an endpoint counts as failing.
-    pub breaker: breaker::Config,
     /// How long attempts under way may take to end when the daemon stops.
     pub drain_timeout: Duration,
 }
@@ -53,7 +53,7 @@ pub struct Shared {
     /// For catching up.
     pub nats: Nats,
     /// Permits of the readers.
-    pub readers: Arc<Semaphore>,
+    pub readers: Readers,
     /// Small errands that nobody waits for, such as closing a reader.
     pub background: TaskTracker,
     /// How to behave.
@@ -70,8 +70,12 @@ pub struct Spec {
     pub endpoint: Arc<Prepared>,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// When the endpoint is left alone, and when the subscription is disabled.
+    pub health: HealthPolicy,
     /// The most attempts at a time.
     pub in_flight_max: u32,
     /// Where it begins in a stream in which it is new.
     pub deliver_from: DeliverFrom,
+    /// How many attempts a time may be made.
+    pub rate_limit: Option<RateLimit>,
 }

@@ -79,8 +79,10 @@ pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error>
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
         retry: endpoint.retry.clone(),
+        health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
         deliver_from: subscription.deliver_from.clone(),
+        rate_limit: endpoint.rate_limit,
     })))
 }
 
@@ -435,5 +437,5 @@ fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64>
 
 fn limits(spec: &Spec) -> Limits {
     let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
-    Limits { in_flight_max: spec.in_flight_max, queue_events_max }
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit }
 }

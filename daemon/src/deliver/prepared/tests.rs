@@ -18,8 +18,10 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         headers,
         retry: RetryPolicy::default(),
         in_flight_max: NonZeroU32::MIN,
+        rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

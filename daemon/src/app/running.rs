@@ -106,6 +106,7 @@ async fn start(app: App) -> Result<Running, Error> {
         client: app.client,
         recorder: recorder.clone(),
         store: app.store.clone(),
+        secrets: app.secrets,
         nats: app.nats.clone(),
         readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
@@ -202,8 +203,8 @@ impl Running {
                 "this section has changed and is read only at start, restart the daemon to put it into effect"
             );
         }
-        let (compiler, checked) = (self.host.clone(), new.clone());
-        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &checked)).await;
+        let (compiler, secrets, checked) = (self.host.clone(), self.shared.secrets.clone(), new.clone());
+        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &secrets, &checked)).await;
         let prepared = match prepared {
             Ok(Ok(prepared)) => prepared,
             Ok(Err(error)) => return refuse(&error),

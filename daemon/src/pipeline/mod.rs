@@ -24,7 +24,8 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use self::readers::Readers;
-use crate::deliver::{Client, Prepared, Token};
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Client, Prepared, Secrets, Token};
 use crate::domain::{DeliverFrom, HealthPolicy, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub recorder: Recorder<Token>,
     /// For reading what is parked.
     pub store: Store,
+    /// What subscriptions sign with.
+    pub secrets: Secrets,
     /// For catching up.
     pub nats: Nats,
     /// Permits of the readers.
@@ -68,6 +71,8 @@ pub struct Spec {
     pub chain: Arc<Chain>,
     /// The endpoint, ready for attempts.
     pub endpoint: Arc<Prepared>,
+    /// What its definition says of its signing secret.
+    pub secret: Wanted,
     /// When to try again.
     pub retry: RetryPolicy,
     /// When the endpoint is left alone, and when the subscription is disabled.

@@ -15,7 +15,8 @@ use super::worker::Worker;
 use super::{Shared, Spec};
 use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
-use crate::deliver::{Prepared, prepared};
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{Begin, DeliverFrom, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
@@ -67,17 +68,19 @@ pub enum Ready {
 ///
 /// # Errors
 /// When a plugin or the endpoint cannot be used.
-pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error> {
+pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> Result<Ready, Error> {
     let id = &subscription.id;
     let chain = host
         .chain(id, &subscription.filters, &subscription.transforms, subscription.on_plugin_error)
         .map_err(|source| Error::Plugin { subscription: id.clone(), source })?;
     let Target::Webhook(endpoint) = &subscription.target else { return Ok(Ready::Stream(chain)) };
-    let prepared = Prepared::new(endpoint).map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
+    let prepared = Prepared::signed_by(endpoint, secrets.signing(id))
+        .map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
     Ok(Ready::Webhook(Box::new(Spec {
         types: subscription.types.clone(),
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
+        secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
         health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
@@ -182,6 +185,7 @@ impl Subscriptions {
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
+        self.settle_secrets(&specs).await?;
         let mut facts = Facts::default();
         let mut workers = Vec::with_capacity(specs.len());
         for (id, spec) in specs {
@@ -211,6 +215,7 @@ impl Subscriptions {
             }
             new.insert(id.clone(), self.register(id, &spec.deliver_from, Joins::Later, &mut facts).await?);
         }
+        self.settle_secrets(&specs).await?;
         let gone = self.remove_all_but(&specs);
         let mut workers = Vec::new();
         for (id, spec) in specs {
@@ -285,6 +290,17 @@ impl Subscriptions {
     /// The lanes, for readings.
     pub fn routes(&self) -> Arc<ArcSwap<Routes>> {
         Arc::clone(&self.routes)
+    }
+
+    /// Makes the secrets that are missing, and begins the overlap of those that have changed. From here on requests are
+    /// signed so, also those of a set that then stays as before.
+    async fn settle_secrets(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+        let wanted: Vec<_> = specs.iter().map(|(id, spec)| (id.clone(), spec.secret.clone())).collect();
+        let secrets = self.shared.secrets.clone();
+        match tokio::task::spawn_blocking(move || secrets.settle(&wanted)).await {
+            Ok(settled) => Ok(settled?),
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
     }
 
     /// Asks every stream for the types of the running set and of the new one.

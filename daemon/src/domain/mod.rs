@@ -12,6 +12,7 @@ pub mod rate;
 pub mod retry;
 pub mod subject;
 pub mod subscription;
+pub mod webhook;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use begin::{Begin, DeliverFrom};
@@ -26,3 +27,4 @@ pub use subscription::{
     ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, TlsVersion,
     WebhookSecret,
 };
+pub use webhook::{AnswerRules, BodyFormat, BodyKey, BodySignature, Ed25519Key, RequestShape, StatusRules};

@@ -18,6 +18,7 @@ use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{Begin, DeliverFrom, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
+use crate::failpoint::{self, Place};
 use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
@@ -318,6 +319,7 @@ impl Subscriptions {
                 result?;
             }
         }
+        failpoint::pass(Place::Retargeted);
         Ok(())
     }
 
@@ -359,7 +361,9 @@ impl Subscriptions {
         if known.as_ref() != Some(&registration) {
             registration.updated_ms = now_ms;
             let positions: Vec<&Position> = begun.iter().map(|begun| &begun.position).collect();
+            failpoint::pass(Place::Registering);
             self.shared.store.register(id, &registration, &positions)?;
+            failpoint::pass(Place::Registered);
         }
         Ok(Registered { registration, begun })
     }

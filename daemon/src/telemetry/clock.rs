@@ -3,11 +3,13 @@
 use std::time::SystemTime;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::failpoint;
+
 /// Milliseconds since the Unix epoch. Before the epoch (a badly set clock) it is 0.
 #[expect(clippy::disallowed_methods, reason = "this is the module that reads real time")]
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(failpoint::clock_offset_ms())
 }
 
 /// A time as RFC 3339 writes it, with `Z` or an offset such as `+02:00`, in milliseconds since the Unix epoch; what is

@@ -17,3 +17,4 @@ mod secrets;
 mod sse;
 mod stop;
 mod tidy;
+mod trace;

@@ -3,13 +3,16 @@
 mod config;
 mod crash;
 mod dead_letters;
+mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;
+mod failpoints;
 mod faults;
 mod harness;
 mod hold;
 mod nats;
+mod net;
 mod plugins;
 mod rate;
 mod reload;

@@ -40,8 +40,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
     Explain(explain::ExplainArgs),
-    /// Make a new signing secret for a webhook.
-    Secret,
+    /// Make a new signing secret for a webhook, or a pair of keys.
+    Secret(secret::SecretArgs),
     /// The master key that the store's secrets are sealed under.
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
@@ -109,7 +109,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Dev(args) => dev::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Secret => secret::run(),
+        Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),
     }
 }

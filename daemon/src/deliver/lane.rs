@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
 use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
+use crate::failpoint::{self, Place};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
@@ -136,6 +137,8 @@ pub enum Token {
         /// Which of its ledgers.
         ledger: usize,
     },
+    /// Somebody waits to be told whether it is durable.
+    Told(oneshot::Sender<bool>),
     /// Nobody waits for it.
     Nobody,
 }
@@ -263,6 +266,7 @@ impl Lane {
         }
         state.full_since = None;
         drop(state);
+        failpoint::pass(Place::Held);
         self.metrics.held.set(1);
         self.wake();
         self.room.notify_waiters();
@@ -313,6 +317,7 @@ impl Lane {
     }
 
     fn position_done(&self, ledger: usize, durable: bool) -> Shares {
+        failpoint::pass(Place::PositionSaved);
         let mut state = self.state.lock();
         let shares = if durable {
             state.ledgers[ledger].position_saved()
@@ -361,6 +366,11 @@ pub fn completed(tokens: Vec<Token>, durable: bool) {
         let shares = match token {
             Token::Record(lane, record) => lane.record_done(record, durable),
             Token::Position { lane, ledger } => lane.position_done(ledger, durable),
+            Token::Told(tell) => {
+                // Whoever asked may have gone: then nobody needs the answer.
+                let _ = tell.send(durable);
+                continue;
+            }
             Token::Nobody => continue,
         };
         for share in shares {

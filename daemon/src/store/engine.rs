@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::bodies::Bodies;
 use super::{Config, Error, codec, keys, migrate};
+use crate::failpoint::{self, Place};
 
 /// The format that this version writes, and the newest that it reads.
 ///
@@ -123,6 +124,7 @@ impl Engine {
     pub(super) fn open(directory: &Directory, config: &Config) -> Result<Self, Error> {
         let dir = directory.path().to_path_buf();
         let failed = |source| Error::Open { dir: dir.clone(), source };
+        failpoint::reach(Place::Opening).map_err(failed)?;
         let db = open_db(&dir, config)?;
         let state = db.open_tree("state").map_err(|e| failed(e.into()))?;
         let mut partitions = Vec::new();
@@ -186,6 +188,7 @@ impl Engine {
         state: Option<sled::Batch>,
         log: Option<(&sled::Tree, u64, Vec<u8>)>,
     ) -> Result<(), Error> {
+        failpoint::reach(Place::BeforeWrite).map_err(Error::Write)?;
         match (state, log) {
             (None, None) => Ok(()),
             (Some(state), None) => self.state.apply_batch(state).map_err(Error::write),
@@ -210,7 +213,9 @@ impl Engine {
     /// Makes everything written so far durable. sled's `flush` hands the bytes to the device with `sync_file_range`,
     /// which neither waits for the device's cache nor writes the file's new length; `fdatasync` does both.
     pub(super) fn sync(&self) -> Result<(), Error> {
+        failpoint::reach(Place::BeforeFlush).map_err(Error::Write)?;
         self.db.flush().map_err(Error::write)?;
+        failpoint::reach(Place::BeforeSync).map_err(Error::Write)?;
         self.file.sync_data().map_err(Error::Write)
     }
 
@@ -229,6 +234,7 @@ impl Engine {
             return Ok((newest.tree.clone(), false));
         }
         let tree = self.db.open_tree(keys::partition(flush, now_ms)).map_err(Error::write)?;
+        failpoint::reach(Place::PartitionBegun).map_err(Error::Write)?;
         self.partitions.write().push(Partition { first_flush: flush, opened_ms: now_ms, tree: tree.clone() });
         Ok((tree, true))
     }
@@ -247,6 +253,7 @@ impl Engine {
                 }
                 partitions.remove(0)
             };
+            failpoint::reach(Place::Expiring).map_err(Error::Write)?;
             self.db.drop_tree(keys::partition(old.first_flush, old.opened_ms)).map_err(Error::write)?;
             dropped += 1;
         }

@@ -17,6 +17,7 @@ use super::log::{Builder, Running};
 use super::records::{Change, Content, Disabled, LogEntry, Registration};
 use super::{Error, Ledger};
 use crate::domain::{DeliveryId, SubscriptionId};
+use crate::failpoint::{self, Place};
 use crate::telemetry::clock::now_ms;
 
 /// A group in the making.
@@ -65,6 +66,7 @@ impl<'a> Group<'a> {
         }
         if group.unsynced_files {
             engine.bodies.sync().map_err(Error::Write)?;
+            failpoint::reach(Place::BodyWritten).map_err(Error::Write)?;
         }
         Ok(group)
     }
@@ -270,6 +272,7 @@ impl<'a> Group<'a> {
             written.partition_begun = begun;
         }
         self.engine.sync()?;
+        failpoint::pass(Place::Flushed);
         for name in &self.stale_files {
             self.engine.bodies.remove(name);
         }

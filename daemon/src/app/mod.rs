@@ -8,6 +8,7 @@ pub mod managed;
 mod master_key;
 mod parts;
 mod reload;
+mod retention;
 mod running;
 
 use std::net::SocketAddr;

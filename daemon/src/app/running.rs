@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::reload::{Reloader, Watch};
-use super::{App, Error, parts};
+use super::{App, Error, parts, retention};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
@@ -35,7 +35,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Stops {
     ingest: CancellationToken,
-    /// The API and the SSE streams.
+    /// The API, the SSE streams, and the retention of dead letters.
     front: CancellationToken,
     workers: CancellationToken,
     acks: CancellationToken,
@@ -101,6 +101,7 @@ async fn start(app: App) -> Result<Running, Error> {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
     }
     let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
+    tasks.front.spawn(retention::run(app.store.clone(), app.metrics.store(), stops.front.clone()));
     let pipeline = parts::pipeline(&app.config);
     let shared = Shared {
         client: app.client,

@@ -8,6 +8,7 @@ mod migration;
 mod opening;
 mod recorder;
 mod recovery;
+mod retention;
 mod search;
 mod state;
 

@@ -5,6 +5,7 @@
 //! - `auth`: who asks.
 
 mod auth;
+pub mod backup;
 mod events;
 mod operate;
 pub mod problem;

@@ -171,9 +171,9 @@ impl App {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let server =
-            Server::bind(parts::api(&config), state, subscriptions::routes(access).merge(api::secrets::routes(keys)))
-                .await?;
+        let backups = api::backup::Access { store: store.clone(), dir: config.store.backup_dir.clone() };
+        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(api::backup::routes(backups));
+        let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {

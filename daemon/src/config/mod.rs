@@ -206,6 +206,8 @@ pub struct Store {
     pub cache_mib: u32,
     /// How long the log of finished deliveries is kept.
     pub log_retention: Duration,
+    /// The folder below which the API makes backups.
+    pub backup_dir: Option<PathBuf>,
 }
 
 /// `[log]`

@@ -429,7 +429,8 @@ fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
     let at = KeyPath::top("store");
     let cache_mib = report.int(&at.key("cache_mib"), raw.cache_mib, &bounds::CACHE_MIB);
     let log_retention = report.duration(&at.key("log_retention"), &raw.log_retention, &bounds::LOG_RETENTION);
-    Some(Store { cache_mib: cache_mib?, log_retention: log_retention? })
+    let backup_dir = report.path_if_any(&at.key("backup_dir"), raw.backup_dir.as_deref());
+    Some(Store { cache_mib: cache_mib?, log_retention: log_retention?, backup_dir: backup_dir? })
 }
 
 fn log(raw: &raw::Log, report: &mut Report<'_>) -> Option<Log> {

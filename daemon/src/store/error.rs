@@ -108,6 +108,31 @@ pub enum Error {
         /// Whose they are.
         subscription: SubscriptionId,
     },
+    /// A backup could not be written.
+    #[error("cannot write a backup to {dir}")]
+    Backup {
+        /// The backup's directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another backup is under way.
+    #[error("a backup of this store is under way: wait for its end")]
+    BackupBusy,
+    /// A directory is no backup, or a damaged one.
+    #[error("{dir} is not a whole backup ({reason}): take another one, nothing was changed")]
+    NoBackup {
+        /// The backup's directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        reason: Box<str>,
+    },
+    /// A restore would overwrite something.
+    #[error("there is a store in {dir}: move it away before a backup is restored to its place")]
+    Occupied {
+        /// The store's directory.
+        dir: PathBuf,
+    },
     /// The recorder's queue is full: the change was refused.
     #[error("too many changes wait for the store")]
     QueueFull,

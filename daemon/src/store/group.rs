@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::batch::Batch;
 use super::bodies::{self, INLINE_BODY_BYTES_MAX};
 use super::codec::{self, BodyRef, Counts, Whereabouts};
 use super::engine::Engine;
@@ -210,7 +211,7 @@ impl<'a> Group<'a> {
             self.writes.insert(key, value);
         }
         let state = (!self.writes.is_empty()).then(|| {
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             for (key, value) in std::mem::take(&mut self.writes) {
                 match value {
                     Some(value) => batch.insert(key, value),

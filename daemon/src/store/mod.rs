@@ -38,8 +38,11 @@
 //! One thing no program can heal: after a failed `fdatasync` the kernel may show, until the next power cut, pages that
 //! the device never took.
 
+mod backup;
+mod batch;
 mod bodies;
 mod codec;
+mod compact;
 mod config;
 mod engine;
 mod error;
@@ -47,10 +50,12 @@ mod group;
 mod keyring;
 mod keys;
 mod log;
+mod manifest;
 mod read;
 mod recorder;
 mod records;
 mod recover;
+mod restore;
 mod secrets;
 mod wire;
 
@@ -62,8 +67,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+pub use backup::Backup;
 pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
+pub use compact::Compaction;
 pub use config::Config;
 pub use error::Error;
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
@@ -78,6 +85,7 @@ pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, Signing
 
 use crate::domain::{StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;
+use batch::Batch;
 use engine::{Directory, Engine};
 use group::Group;
 use keys::kind;
@@ -281,14 +289,14 @@ impl Store {
     /// Writes a few keys outside of any group and makes them durable.
     fn write_directly(
         &self,
-        fill: impl FnOnce(&Engine, &mut Ledger, &mut sled::Batch) -> Result<(), Error>,
+        fill: impl FnOnce(&Engine, &mut Ledger, &mut Batch) -> Result<(), Error>,
     ) -> Result<(), Error> {
         // Asked first without the lock: while the database is being opened again, which can take seconds, this fails at
         // once instead of waiting.
         drop(self.engine()?);
         let mut ledger = self.inner.ledger.lock();
         let engine = self.engine()?;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         fill(&engine, &mut ledger, &mut batch)?;
         let result = engine.write(Some(batch), None).and_then(|()| engine.sync());
         self.settle(engine, &mut ledger, result)
@@ -380,12 +388,7 @@ impl Store {
 }
 
 /// Takes out what the store knows of a stream that is no more.
-fn forget_stream(
-    engine: &Engine,
-    ledger: &mut Ledger,
-    stream: &StreamName,
-    batch: &mut sled::Batch,
-) -> Result<(), Error> {
+fn forget_stream(engine: &Engine, ledger: &mut Ledger, stream: &StreamName, batch: &mut Batch) -> Result<(), Error> {
     batch.insert(keys::of_stream(kind::VOID, stream), codec::write_number(ledger.next_flush.saturating_sub(1)));
     batch.remove(keys::of_stream(kind::CHECKPOINT, stream));
     for (subscription, position) in recover::positions(engine)? {

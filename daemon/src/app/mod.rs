@@ -3,6 +3,7 @@
 //! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod file_size;
 pub mod managed;
 mod master_key;
 mod parts;

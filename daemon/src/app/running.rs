@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::reload::{Reloader, Watch};
-use super::{App, Error, parts};
+use super::{App, Error, file_size, parts};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
@@ -142,6 +142,8 @@ async fn start(app: App) -> Result<Running, Error> {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));
     }
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
+    let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
+    tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     Ok(Running {
         gauges: app.metrics.store(),

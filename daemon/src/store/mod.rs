@@ -49,6 +49,7 @@ mod error;
 mod group;
 mod keyring;
 mod keys;
+mod live;
 mod log;
 mod manifest;
 mod read;
@@ -74,6 +75,7 @@ pub use compact::Compaction;
 pub use config::Config;
 pub use error::Error;
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
+pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{

@@ -149,6 +149,8 @@ fn a_compacted_store_is_the_same_and_smaller() {
     }
     let (kept, total) = (parked_in(&store), store.totals());
     assert!(matches!(Store::compact(&Config { lock_wait: Duration::ZERO, ..config(&dir) }), Err(Error::Locked { .. })));
+    let size = store.size().expect("size");
+    assert!((600_000..2_000_000).contains(&size.live_bytes), "about 100 bodies of 8 KiB: {size:?}");
     drop(store);
     let done = Store::compact(&config(&dir)).expect("compacted");
     assert!(done.bytes_after * 2 < done.bytes_before, "{done:?}");

@@ -3,6 +3,7 @@
 //! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod descriptors;
 mod file_size;
 pub mod managed;
 mod master_key;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
-pub use parts::{check_plugins, plugin_cache_dir, store_config};
+pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
@@ -134,6 +135,7 @@ impl App {
     /// When a part cannot be had; the error says which and what to do.
     pub async fn build(config: Config) -> Result<Self, Error> {
         let began = Instant::now();
+        let descriptors_max = descriptors::raise();
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store"]);
         make_data_dir(&config.data_dir)?;
@@ -142,7 +144,7 @@ impl App {
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &secrets, &config)?;
-        let client = crate::deliver::Client::new(&parts::client(&config))?;
+        let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
             false => None,

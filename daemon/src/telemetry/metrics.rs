@@ -60,6 +60,7 @@ struct Inner {
     unmatched: Family<ByStream, Counter>,
     unacked: Family<ByStream, Gauge>,
     attempt_seconds: Histogram,
+    client: ClientMetrics,
     store: StoreMetrics,
     sse: SseMetrics,
 }
@@ -113,6 +114,13 @@ pub struct StreamMetrics {
     pub unmatched: Counter,
     /// Messages received and not yet acked.
     pub unacked: Gauge,
+}
+
+/// What the HTTP client of the webhooks counts.
+#[derive(Clone, Debug, Default)]
+pub struct ClientMetrics {
+    /// Connections open now, to receivers or to the proxy.
+    pub connections: Gauge,
 }
 
 /// What the store's writer counts.
@@ -176,6 +184,7 @@ impl Metrics {
             unmatched: Family::default(),
             unacked: Family::default(),
             attempt_seconds: Histogram::new(SECONDS_BUCKETS),
+            client: ClientMetrics::default(),
             store: StoreMetrics::default(),
             sse: SseMetrics::default(),
         };
@@ -213,6 +222,11 @@ impl Metrics {
             unmatched: self.0.unmatched.get_or_create_owned(&by),
             unacked: self.0.unacked.get_or_create_owned(&by),
         }
+    }
+
+    /// The readings of the HTTP client of the webhooks.
+    pub fn client(&self) -> ClientMetrics {
+        self.0.client.clone()
     }
 
     /// The counters of the store's writer.
@@ -254,6 +268,7 @@ impl Inner {
         r.register("ingest_unacked", "Messages received and not yet acked", self.unacked.clone());
         let seconds = self.attempt_seconds.clone();
         r.register_with_unit("attempt", "How long attempts take", Unit::Seconds, seconds);
+        r.register("connections", "Connections open to receivers", self.client.connections.clone());
         let store = &self.store;
         r.register("store_flushes", "Groups of changes made durable", store.flushes.clone());
         r.register("store_changes", "Changes made durable", store.changes.clone());

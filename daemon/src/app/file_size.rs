@@ -24,11 +24,8 @@ pub(super) async fn watch(store: Store, gauges: StoreMetrics, health: Health, st
             _ = interval.tick() => {}
         }
         let asked = store.clone();
-        let size = match tokio::task::spawn_blocking(move || asked.size()).await {
-            Ok(Ok(size)) => size,
-            // The store says by itself when it cannot be read.
-            Ok(Err(_)) | Err(_) => continue,
-        };
+        // The store says by itself when it cannot be read.
+        let Ok(Ok(size)) = tokio::task::spawn_blocking(move || asked.size()).await else { continue };
         gauges.live_bytes.set(i64::try_from(size.live_bytes).unwrap_or(i64::MAX));
         if size.is_bloated() && !bloated {
             let Size { file_bytes, live_bytes } = size;

@@ -187,8 +187,8 @@ impl Engine {
     ///
     /// sled seals a batch, and a transaction over several trees, with a manifest that recovery asks for before it
     /// applies any of it; a single insert is atomic by itself and needs none.
-    pub(super) fn write(&self, state: Option<Batch>, log: Option<(&sled::Tree, u64, Vec<u8>)>) -> Result<(), Error> {
-        match (&state, log) {
+    pub(super) fn write(&self, state: Option<&Batch>, log: Option<(&sled::Tree, u64, Vec<u8>)>) -> Result<(), Error> {
+        match (state, log) {
             (None, None) => Ok(()),
             (Some(state), None) => self.state.apply_batch(state.to_sled()).map_err(Error::write),
             (None, Some((tree, flush, value))) => {
@@ -207,7 +207,7 @@ impl Engine {
                 })
             }
         }?;
-        if let (Some(state), Some(capture)) = (&state, &mut *self.capture.lock()) {
+        if let (Some(state), Some(capture)) = (state, &mut *self.capture.lock()) {
             capture.follow(state);
         }
         Ok(())

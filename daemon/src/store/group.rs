@@ -222,12 +222,12 @@ impl<'a> Group<'a> {
         });
         let mut written = Written { counts: self.counts, running: None, partition_begun: false };
         if self.log.is_empty() {
-            self.engine.write(state, None)?;
+            self.engine.write(state.as_ref(), None)?;
         } else {
             let running = Builder::running_after(self.logged.into_iter(), &self.ledger.running);
             let value = self.log.finish(&running);
             let (tree, begun) = self.engine.partition(self.ledger.next_flush, now_ms, partition_span)?;
-            self.engine.write(state, Some((&tree, self.ledger.next_flush, value)))?;
+            self.engine.write(state.as_ref(), Some((&tree, self.ledger.next_flush, value)))?;
             written.running = Some(running);
             written.partition_begun = begun;
         }

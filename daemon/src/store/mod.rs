@@ -300,7 +300,7 @@ impl Store {
         let engine = self.engine()?;
         let mut batch = Batch::default();
         fill(&engine, &mut ledger, &mut batch)?;
-        let result = engine.write(Some(batch), None).and_then(|()| engine.sync());
+        let result = engine.write(Some(&batch), None).and_then(|()| engine.sync());
         self.settle(engine, &mut ledger, result)
     }
 

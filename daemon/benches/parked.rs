@@ -32,7 +32,11 @@ const TARGETS: &str =
     "targets at 1,000,000: resident <= 250 MB, reopen <= 5 s, list page <= 20 ms, due scan as at 10,000";
 
 fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let (bench, args): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg == "--bench");
+    // `cargo test --all-targets` runs this too, without the word: compiling it was all that was to be tested.
+    if bench.is_empty() && args.first().is_none_or(|arg| arg != "reopen") {
+        return Ok(());
+    }
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["reopen", dir] => reopen(Path::new(dir)),
         [] => stages(PARKED),

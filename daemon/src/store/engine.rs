@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::backup::Capture;
 use super::batch::Batch;
 use super::bodies::Bodies;
+use super::mark::Mark;
 use super::{Config, Error, codec, compact, keys};
 
 /// The format that this version writes, and the newest that it reads.
@@ -119,6 +120,8 @@ pub(super) struct Engine {
     pub(super) bodies: Bodies,
     /// The list of a backup under way: every write adds to it.
     pub(super) capture: Mutex<Option<Capture>>,
+    /// How far groups were confirmed.
+    pub(super) mark: Mark,
     /// sled's file, to sync what sled only hands to the kernel.
     file: File,
     dir: PathBuf,
@@ -141,8 +144,9 @@ impl Engine {
         partitions.sort_by_key(|p| p.first_flush);
         let file = OpenOptions::new().read(true).write(true).open(dir.join("sled/db")).map_err(failed)?;
         let bodies = Bodies::open(dir.join("bodies")).map_err(failed)?;
+        let mark = Mark::open(&dir).map_err(failed)?;
         let (partitions, capture) = (RwLock::new(partitions), Mutex::new(None));
-        let engine = Self { db, state, partitions, bodies, capture, file, dir: dir.clone() };
+        let engine = Self { db, state, partitions, bodies, capture, mark, file, dir: dir.clone() };
         engine.settle_format(directory)?;
         engine.bodies.sweep(&engine.state)?;
         Ok(engine)
@@ -223,6 +227,11 @@ impl Engine {
     /// The log's partitions, oldest first.
     pub(super) fn partitions(&self) -> Vec<Partition> {
         self.partitions.read().clone()
+    }
+
+    /// The error of a database that ends before what was confirmed.
+    pub(super) fn behind(&self, found: u64) -> Error {
+        Error::Behind { dir: self.dir.clone(), found, confirmed: self.mark.flush }
     }
 
     /// The database, to be copied as a whole.

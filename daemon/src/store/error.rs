@@ -31,6 +31,19 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
+    /// The data end before what had been confirmed.
+    #[error(
+        "the store in {dir} ends with group {found}, although {confirmed} had been confirmed: its file was cut, damaged or \
+         replaced by an older one; restore a backup, or remove the file `mark` in it to go on without what is missing"
+    )]
+    Behind {
+        /// The directory.
+        dir: PathBuf,
+        /// The last group found.
+        found: u64,
+        /// The last group that had been confirmed.
+        confirmed: u64,
+    },
     /// The directory says that it holds a store, but its data are gone.
     #[error(
         "the store in {dir} should hold data and is empty: restore the directory from a backup, or move it away to start \

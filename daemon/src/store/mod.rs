@@ -5,7 +5,7 @@
 //!
 //! # The directory
 //! `lock` (held while a process works here), `format` (the format's version), `sled/` (the database), `bodies/` (bodies
-//! above [`INLINE_BODY_BYTES_MAX`], each in a file of its own).
+//! above [`INLINE_BODY_BYTES_MAX`], each in a file of its own), `mark` (the last flush that was confirmed).
 //!
 //! # The keys
 //! Everything but the log lies in one tree, `state`. A subscription stands in a key as its id with the length before it
@@ -52,6 +52,7 @@ mod keys;
 mod live;
 mod log;
 mod manifest;
+mod mark;
 mod read;
 mod recorder;
 mod records;
@@ -134,6 +135,9 @@ impl Ledger {
     /// What the database says.
     fn load(engine: &Engine) -> Result<Self, Error> {
         let (next_flush, running) = recover::last_flush(engine)?;
+        if engine.mark.flush >= next_flush {
+            return Err(engine.behind(next_flush - 1));
+        }
         let mut counts = HashMap::new();
         for pair in engine.state.scan_prefix([kind::COUNTS]) {
             let (key, value) = pair.map_err(Error::read)?;
@@ -282,6 +286,9 @@ impl Store {
             }
         }
         if let Some(running) = written.running {
+            if let Ok(engine) = self.engine() {
+                engine.mark.put(ledger.next_flush);
+            }
             ledger.running = running;
             ledger.next_flush += 1;
         }

@@ -3,9 +3,11 @@
 mod backup;
 mod config;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod dev;
 mod docs;
+mod failpoints;
 mod faults;
 mod harness;
 mod hold;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -229,6 +230,28 @@ impl TestDaemon {
         String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// Says what is to happen at the daemon's failpoints from now on: lines of `PLACE = ACTION`, see the daemon's module
+    /// `failpoint`. It needs [`Builder::failpoints`].
+    pub fn arm(&self, text: &str) {
+        let new = self.dir.path().join("failpoints.new");
+        fs::write(&new, text).expect("the failpoints can be written");
+        fs::rename(&new, self.failpoints_path()).expect("the failpoints can be replaced");
+    }
+
+    /// Waits until it has ended itself at a failpoint.
+    ///
+    /// # Panics
+    /// When it does not within a minute, or ends in another way.
+    pub async fn wait_aborted(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        let status = process.wait_ended(STOP_TIMEOUT).await;
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it ended otherwise: {status}\n{}", self.log());
+    }
+
+    fn failpoints_path(&self) -> PathBuf {
+        self.dir.path().join("failpoints")
+    }
+
     /// Its process.
     ///
     /// # Panics
@@ -249,6 +272,13 @@ impl Builder {
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.daemon.env.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Lets [`TestDaemon::arm`] take effect, in a daemon that is built with debug assertions.
+    #[must_use]
+    pub fn failpoints(self) -> Self {
+        let file = self.daemon.failpoints_path();
+        self.env("SLUICED_FAILPOINTS", &file.to_string_lossy())
     }
 
     /// Lets it have no more than this many open files, whatever it asks for.

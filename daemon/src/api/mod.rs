@@ -4,8 +4,10 @@
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - `auth`: who asks.
 
+mod answer;
 mod auth;
 pub mod backup;
+mod dead_letters;
 mod events;
 mod operate;
 pub mod problem;

@@ -52,6 +52,7 @@ struct Inner {
     attempts: Family<ByOutcome, Counter>,
     faults: Family<ByKind, Counter>,
     dropped: Family<BySubscription, Counter>,
+    resent: Family<BySubscription, Counter>,
     parked: Family<BySubscription, Gauge>,
     in_flight: Family<BySubscription, Gauge>,
     held: Family<BySubscription, Gauge>,
@@ -78,6 +79,8 @@ pub struct SubscriptionMetrics {
     pub delivered: Counter,
     /// Deliveries that ended as dead letters.
     pub failed: Counter,
+    /// Dead letters that were parked again, to be sent once more.
+    pub resent: Counter,
     /// Deliveries that wait in the store for their next attempt.
     pub parked: Gauge,
     /// Attempts under way, and outcomes not yet on record.
@@ -176,6 +179,7 @@ impl Metrics {
             attempts: Family::default(),
             faults: Family::default(),
             dropped: Family::default(),
+            resent: Family::default(),
             parked: Family::default(),
             in_flight: Family::default(),
             held: Family::default(),
@@ -203,6 +207,7 @@ impl Metrics {
             dropped: m.dropped.get_or_create_owned(&by),
             delivered: m.deliveries.get_or_create_owned(&outcome("delivered")),
             failed: m.deliveries.get_or_create_owned(&outcome("failed")),
+            resent: m.resent.get_or_create_owned(&by),
             parked: m.parked.get_or_create_owned(&by),
             in_flight: m.in_flight.get_or_create_owned(&by),
             held: m.held.get_or_create_owned(&by),
@@ -259,6 +264,7 @@ impl Inner {
         r.register("deliveries", "Deliveries that ended, by outcome", self.deliveries.clone());
         r.register("attempts", "Attempts that ended, by result", self.attempts.clone());
         r.register("plugin_faults", "Plugin faults, by kind", self.faults.clone());
+        r.register("deliveries_resent", "Dead letters parked to be sent again", self.resent.clone());
         r.register("parked", "Deliveries that wait for their next attempt", self.parked.clone());
         r.register("in_flight", "Attempts under way or not yet on record", self.in_flight.clone());
         r.register("held", "1 while a subscription is held or catching up", self.held.clone());

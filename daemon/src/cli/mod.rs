@@ -44,8 +44,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Write the store's file anew, without the space that is not used, while no daemon runs.
     Compact(ConfigArgs),
-    /// Make a new signing secret for a webhook.
-    Secret,
+    /// Make a new signing secret for a webhook, or a pair of keys.
+    Secret(secret::SecretArgs),
     /// The master key that the store's secrets are sealed under.
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
@@ -115,7 +115,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Compact(args) => backup::compact(&args),
-        Command::Secret => secret::run(),
+        Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),
     }
 }

@@ -4,6 +4,7 @@ mod backup;
 mod config;
 mod crash;
 mod dead_letters;
+mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;

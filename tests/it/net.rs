@@ -36,9 +36,9 @@ fn endpoint(url: &str) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
+        tls: None,
         request: RequestShape::default(),
         answer: AnswerRules::default(),
-        tls: None,
         health: HealthPolicy::default(),
     }
 }
@@ -53,7 +53,7 @@ fn request() -> Request<'static> {
         delivery: DeliveryId::from_bytes([7; 16]),
         event_id: "e-1",
         event_type: "orders.created",
-        event_time_ms: 1_799_999_999_000,
+        event_time_ms: 1_800_000_000_000,
         stream: "EVENTS",
         part: 0,
         parts: 1,

@@ -28,7 +28,7 @@ pub use reload::Reloader;
 use self::managed::Managed;
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server};
+use crate::api::{self, Server, trace};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::{Lane, Secrets};
@@ -174,11 +174,8 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
-        let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
-        let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let backups = api::backup::Access { store: store.clone(), dir: config.store.backup_dir.clone() };
-        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(api::backup::routes(backups));
-        let server = Server::bind(parts::api(&config), state, more).await?;
+        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, routes: &routes };
+        let server = access.bind(state).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -214,12 +211,48 @@ impl App {
     }
 }
 
+/// What the API reaches into besides its own state.
+struct Reach<'a> {
+    config: &'a Config,
+    store: &'a Store,
+    secrets: &'a Secrets,
+    nats: &'a Nats,
+    routes: &'a Arc<ArcSwap<Routes>>,
+}
+
+impl Reach<'_> {
+    /// Binds the API with all its routes.
+    async fn bind(self, state: api::State) -> Result<Server, api::Error> {
+        let Self { config, store, secrets, nats, routes } = self;
+        let running = || Arc::new(Running(Arc::clone(routes)));
+        let store = || store.clone();
+        let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
+        let traced = trace::Access { subscriptions: running(), events: Arc::new(nats.clone()), store: store() };
+        let more = subscriptions::routes(Access { lanes: running(), store: store() })
+            .merge(api::secrets::routes(api::secrets::Access { lanes: running(), secrets: secrets.clone() }))
+            .merge(api::backup::routes(backups))
+            .merge(trace::routes(traced));
+        Server::bind(parts::api(config), state, more).await
+    }
+}
+
 /// The running subscriptions, as the API sees them.
 struct Running(Arc<ArcSwap<Routes>>);
 
 impl Lanes for Running {
     fn lanes(&self) -> Vec<Arc<Lane>> {
         self.0.load().lanes.clone()
+    }
+}
+
+impl trace::Subscriptions for Running {
+    fn subscribed(&self) -> Vec<trace::Subscribed> {
+        let routes = self.0.load();
+        let all = routes.lanes.iter().zip(&routes.specs).map(|(lane, spec)| {
+            let spec = spec.load();
+            trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }
+        });
+        all.collect()
     }
 }
 

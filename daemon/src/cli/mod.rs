@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod check;
 pub mod dev;
+pub mod explain;
 pub mod run;
 pub mod secret;
 pub mod secrets;
@@ -44,6 +45,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Write the store's file anew, without the space that is not used, while no daemon runs.
     Compact(ConfigArgs),
+    /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
+    Explain(explain::ExplainArgs),
     /// Make a new signing secret for a webhook, or a pair of keys.
     Secret(secret::SecretArgs),
     /// The master key that the store's secrets are sealed under.
@@ -115,6 +118,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Compact(args) => backup::compact(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),
     }

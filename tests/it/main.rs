@@ -3,6 +3,7 @@
 mod config;
 mod crash;
 mod dead_letters;
+mod degrade;
 mod delivery;
 mod dev;
 mod docs;

@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod hold;
 mod nats;
+mod net;
 mod plugins;
 mod rate;
 mod reload;

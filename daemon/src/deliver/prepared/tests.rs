@@ -53,6 +53,9 @@ fn refuses_urls_that_are_no_endpoint() {
         ("/hook", Error::Url(Some(url::ParseError::RelativeUrlWithoutBase))),
         ("http://1.2.3.4.5.6.0x/", Error::Url(Some(url::ParseError::InvalidIpv4Address))),
         (&*long, Error::UrlLength),
+        // A zone names an interface of this machine, and has no place in a URL (WHATWG).
+        ("http://[fe80::1%25eth0]/", Error::Url(Some(url::ParseError::InvalidIpv6Address))),
+        ("http://[fe80::1%eth0]/", Error::Url(Some(url::ParseError::InvalidIpv6Address))),
     ] {
         assert_eq!(Prepared::new(&endpoint(url, Vec::new())).err(), Some(expected), "{url}");
     }

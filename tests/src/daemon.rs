@@ -275,7 +275,8 @@ impl TestDaemon {
         assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it ended otherwise: {status}\n{}", self.log());
     }
 
-    fn failpoints_path(&self) -> PathBuf {
+    /// The file of [`TestDaemon::arm`], for another process on the same data.
+    pub fn failpoints_path(&self) -> PathBuf {
         self.dir.path().join("failpoints")
     }
 

@@ -11,6 +11,7 @@ pub mod rate;
 pub mod retry;
 pub mod subject;
 pub mod subscription;
+pub mod webhook;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
@@ -24,3 +25,4 @@ pub use subscription::{
     ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, TlsVersion,
     WebhookSecret,
 };
+pub use webhook::{AnswerRules, BodyFormat, BodyKey, BodySignature, Ed25519Key, RequestShape, StatusRules};

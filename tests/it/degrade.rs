@@ -51,6 +51,28 @@ async fn a_disk_that_takes_writes_and_fails_to_keep_them_stops_the_acks_and_heal
     case.assert_all_ends_well().await;
 }
 
+#[tokio::test]
+async fn nats_and_the_daemon_killed_together_lose_nothing_and_repeat_only_what_was_in_flight() {
+    let mut case = Case::start().await;
+    case.nats.publish_orders("events.orders.created", BEFORE..EVENTS).await;
+    case.refusing.wait_for(BEFORE + 20, SOON).await;
+    case.nats.kill();
+    case.daemon.kill9();
+    case.daemon.launch();
+    let log = case.daemon.log().len();
+    let waits = async || case.daemon.log()[log..].contains("nats does not answer");
+    wait_until("it waits for nats", SOON, waits).await;
+    case.nats.restart().await;
+    case.daemon.wait_ready().await;
+    case.refusing.wait_for_numbers(0..EVENTS, SOON).await;
+    case.nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    case.daemon.wait_metric("sluiced_dead_letters", &[], EVENTS as f64).await;
+    case.daemon.wait_metric("sluiced_parked", &[], 0.0).await;
+    let (taking, refusing) = (case.taking.counts().requests, case.refusing.counts().requests);
+    assert!(taking <= 2 * EVENTS + IN_FLIGHT_MAX, "{taking} requests");
+    assert!(refusing <= EVENTS + IN_FLIGHT_MAX, "{refusing} requests");
+}
+
 impl Case {
     async fn start() -> Self {
         let nats = TestNats::start().await;

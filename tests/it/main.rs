@@ -4,6 +4,7 @@ mod config;
 mod crash;
 mod dead_letters;
 mod degrade;
+mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;

@@ -125,7 +125,7 @@ async fn start(app: App) -> Result<Running, Error> {
     for stream in app.streams {
         let (retarget, asked) = mpsc::channel(1);
         let delivered_before = stream.live.delivered_before();
-        links.push(StreamLink { name: stream.name.clone(), delivered_before, retarget });
+        links.push(StreamLink { name: stream.name.clone(), delivered_before, replaced: stream.replaced, retarget });
         tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
         feeds.push(Feed {
             metrics: app.metrics.stream(stream.name.as_str()),

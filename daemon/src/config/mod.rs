@@ -8,6 +8,7 @@
 //! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription`,
 //! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
+mod begin;
 mod dump;
 mod health;
 mod layers;

@@ -230,6 +230,7 @@ pub(super) struct Subscription {
     #[serde(default)]
     pub(super) transforms: Vec<Table<PluginRef>>,
     pub(super) on_plugin_error: Option<String>,
+    pub(super) deliver_from: Option<serde_json::Value>,
     pub(super) webhook: Option<Table<Webhook>>,
     pub(super) sse: Option<Table<Sse>>,
 }

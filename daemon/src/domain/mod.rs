@@ -3,6 +3,7 @@
 //! Everything else imports this module; it imports nothing of the crate.
 
 pub mod ack;
+pub mod begin;
 pub mod delivery;
 pub mod event;
 pub mod health;
@@ -14,6 +15,7 @@ pub mod subscription;
 pub mod webhook;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
+pub use begin::{Begin, DeliverFrom};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use health::{BreakerPolicy, HealthPolicy};

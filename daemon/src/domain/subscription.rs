@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
 use crate::domain::health::HealthPolicy;
 use crate::domain::rate::RateLimit;
@@ -196,6 +197,8 @@ pub struct Subscription {
     pub transforms: Vec<PluginRef>,
     /// What becomes of an event whose plugin failed.
     pub on_plugin_error: OnPluginError,
+    /// Where it begins in a stream in which it is new.
+    pub deliver_from: DeliverFrom,
     /// Where it delivers.
     pub target: Target,
 }

@@ -39,6 +39,8 @@ fn endpoint(url: &str) -> Endpoint {
         request: RequestShape::default(),
         answer: AnswerRules::default(),
         tls: None,
+        request: RequestShape::default(),
+        answer: AnswerRules::default(),
         health: HealthPolicy::default(),
     }
 }

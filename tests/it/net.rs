@@ -36,8 +36,6 @@ fn endpoint(url: &str) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
-        request: RequestShape::default(),
-        answer: AnswerRules::default(),
         tls: None,
         request: RequestShape::default(),
         answer: AnswerRules::default(),

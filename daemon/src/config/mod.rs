@@ -8,6 +8,7 @@
 //! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription` and
 //! `webhook` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
+mod definition;
 mod dump;
 mod layers;
 mod places;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{Pattern, RetryPolicy, StreamName, Subscription};
+pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};

@@ -13,6 +13,7 @@ pub(super) mod kind {
     pub(in crate::store) const REGISTRATION: u8 = b'R';
     pub(in crate::store) const STREAM: u8 = b'S';
     pub(in crate::store) const VOID: u8 = b'V';
+    pub(in crate::store) const DEFINITION: u8 = b'W';
 }
 
 /// The key of the format's version.

@@ -23,6 +23,7 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
+//! | `W` sub | definition of a subscription made over the API |
 //! | `M` word | the store's own: `format`, `probe` |
 //!
 //! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time; its
@@ -40,6 +41,7 @@
 mod bodies;
 mod codec;
 mod config;
+mod definitions;
 mod engine;
 mod error;
 mod group;
@@ -61,6 +63,7 @@ use tokio::time::Instant;
 pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
 pub use config::Config;
+pub use definitions::Definition;
 pub use error::Error;
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;

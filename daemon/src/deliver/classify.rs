@@ -33,7 +33,7 @@ const OURS: [Errno; 6] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUF
 /// The outcome of an answer with that status. `said` is what the receiver said in the body of a refusal, ready to be shown.
 pub fn answered(host: &str, status: StatusCode, retry_after_ms: Option<u64>, said: &str) -> Outcome {
     if status.is_success() {
-        return Outcome::Delivered { status: status.as_u16() };
+        return Outcome::Delivered { status: status.as_u16(), response: None };
     }
     let class = if status == StatusCode::GONE { FailureClass::Gone } else { FailureClass::Status };
     let reason = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
@@ -43,6 +43,7 @@ pub fn answered(host: &str, status: StatusCode, retry_after_ms: Option<u64>, sai
         status: Some(status.as_u16()),
         message: format!("{host} answered {}{reason}{colon}{said}", status.as_u16()).into(),
         retry_after_ms,
+        response: None,
     };
     match status.as_u16() {
         408 | 425 | 429 => Outcome::Retry(failure),
@@ -99,7 +100,7 @@ pub fn failed(host: &str, error: &(dyn Error + 'static)) -> Outcome {
 
 fn failure(class: FailureClass, mut message: String) -> Failure {
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-    Failure { class, status: None, message: message.into(), retry_after_ms: None }
+    Failure { class, status: None, message: message.into(), retry_after_ms: None, response: None }
 }
 
 enum Cause {

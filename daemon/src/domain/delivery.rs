@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::domain::event::Position;
+use crate::domain::event::{Header, Position};
 use crate::domain::subscription::SubscriptionId;
 
 /// Names a delivery: a pure function of subscription, stream, sequence and part, so that the same delivery has the same
@@ -106,6 +107,18 @@ impl FailureClass {
     }
 }
 
+/// What a receiver answered besides its status, as far as it is kept: bounded, and without the values that it was sent in
+/// confidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Response {
+    /// Its headers: a bounded few.
+    pub headers: Vec<Header>,
+    /// The beginning of its body, as it came: neither decompressed nor decoded.
+    pub body: Bytes,
+    /// The body went on, or broke off, after what is kept.
+    pub truncated: bool,
+}
+
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -117,6 +130,8 @@ pub struct Failure {
     pub message: Box<str>,
     /// The shortest time in milliseconds that the receiver asked to be left alone (`Retry-After`, capped).
     pub retry_after_ms: Option<u64>,
+    /// What the receiver answered, when it did and its endpoint keeps answers.
+    pub response: Option<Box<Response>>,
 }
 
 /// How one attempt ended.
@@ -126,6 +141,8 @@ pub enum Outcome {
     Delivered {
         /// The receiver's status.
         status: u16,
+        /// What it answered, when its endpoint keeps answers.
+        response: Option<Box<Response>>,
     },
     /// It may work later.
     Retry(Failure),

@@ -11,7 +11,7 @@ pub mod subject;
 pub mod subscription;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
-pub use delivery::{DeliveryId, Failure, FailureClass, Outcome};
+pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use ranges::RangeSet;
 pub use retry::RetryPolicy;

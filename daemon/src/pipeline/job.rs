@@ -154,7 +154,7 @@ impl Job {
     /// What follows from an attempt's outcome: delivered, parked or dead. `draw` is a random number from 0 up to 1.
     pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, draw: f64) -> Record {
         match outcome {
-            Outcome::Delivered { status } => self.delivered(*status),
+            Outcome::Delivered { status, .. } => self.delivered(*status),
             Outcome::Final(failure) => self.dead(self.attempt, failure),
             Outcome::Retry(failure) => match spec.retry.delay(self.attempt, draw) {
                 None => self.dead(self.attempt, failure),
@@ -214,5 +214,5 @@ impl Future for InAir {
 
 /// The failure of a delivery that no attempt was made for.
 pub(super) fn failure(class: FailureClass, message: impl Into<Box<str>>) -> Failure {
-    Failure { class, status: None, message: message.into(), retry_after_ms: None }
+    Failure { class, status: None, message: message.into(), retry_after_ms: None, response: None }
 }

@@ -155,8 +155,13 @@ fn failure(outcome: Outcome) -> (bool, Failure) {
     match outcome {
         Outcome::Retry(failure) => (true, failure),
         Outcome::Final(failure) => (false, failure),
-        Outcome::Delivered { status } => panic!("delivered with {status}"),
+        Outcome::Delivered { status, .. } => panic!("delivered with {status}"),
     }
+}
+
+/// The outcome of a delivery of which no answer is kept.
+fn delivered(status: u16) -> Outcome {
+    Outcome::Delivered { status, response: None }
 }
 
 async fn class_of(act: Act) -> (bool, FailureClass) {
@@ -169,7 +174,7 @@ async fn class_of(act: Act) -> (bool, FailureClass) {
 #[tokio::test]
 async fn an_independent_verifier_accepts_what_arrives() {
     let mut receiver = Receiver::new(status("200 OK")).await;
-    assert_eq!(attempt_at(&receiver.url, &["127.0.0.0/8"]).await, Outcome::Delivered { status: 200 });
+    assert_eq!(attempt_at(&receiver.url, &["127.0.0.0/8"]).await, delivered(200));
     let received = String::from_utf8(receiver.requests.recv().await.expect("a request")).expect("text");
     let (head, body) = received.split_once("\r\n\r\n").expect("a head");
     assert!(head.starts_with("POST /hook?key=hush HTTP/1.1\r\n"), "{head}");
@@ -186,8 +191,8 @@ async fn an_independent_verifier_accepts_what_arrives() {
 
 #[tokio::test]
 async fn statuses_become_outcomes() {
-    assert_eq!(attempt(status("200 OK")).await, Outcome::Delivered { status: 200 });
-    assert_eq!(attempt(answer("HTTP/1.1 204 No Content\r\n\r\n")).await, Outcome::Delivered { status: 204 });
+    assert_eq!(attempt(status("200 OK")).await, delivered(200));
+    assert_eq!(attempt(answer("HTTP/1.1 204 No Content\r\n\r\n")).await, delivered(204));
     assert_eq!(class_of(status("404 Not Found")).await, (false, FailureClass::Status));
     assert_eq!(class_of(status("410 Gone")).await, (false, FailureClass::Gone));
     assert_eq!(class_of(status("500 Oh No")).await, (true, FailureClass::Status));
@@ -271,7 +276,7 @@ async fn no_status_in_time_is_a_timeout() {
 #[tokio::test]
 async fn a_body_that_never_ends_leaves_the_status_to_decide_at_the_deadline() {
     let (outcome, took) = hasty(Act::Hang("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")).await;
-    assert_eq!(outcome, Outcome::Delivered { status: 200 });
+    assert_eq!(outcome, delivered(200));
     assert!(took >= Duration::from_millis(200));
     let (outcome, _) = hasty(Act::Hang("HTTP/1.1 503 No\r\ncontent-length: 10\r\n\r\nabc")).await;
     let (retry, failure) = failure(outcome);
@@ -281,7 +286,7 @@ async fn a_body_that_never_ends_leaves_the_status_to_decide_at_the_deadline() {
 #[tokio::test]
 async fn a_body_that_breaks_off_leaves_the_status_to_decide() {
     let outcome = attempt(Act::Close("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")).await;
-    assert_eq!(outcome, Outcome::Delivered { status: 200 });
+    assert_eq!(outcome, delivered(200));
 }
 
 #[tokio::test]
@@ -304,7 +309,7 @@ async fn connections_are_used_again_unless_a_body_was_too_long() {
         let receiver = Receiver::new(act).await;
         let target = Prepared::new(&endpoint(&receiver.url)).expect("valid");
         for _ in 0..3 {
-            assert_eq!(client.attempt(&target, request()).await, Outcome::Delivered { status: 200 });
+            assert_eq!(client.attempt(&target, request()).await, delivered(200));
         }
         assert_eq!(receiver.connections(), connections);
     }
@@ -323,7 +328,7 @@ async fn addresses_are_judged_before_they_are_dialled() {
     assert_eq!(receiver.connections(), 0);
     for host in ["127.0.0.1", "2130706433", "localhost"] {
         let outcome = attempt_at(&format!("http://{host}:{port}"), &["127.0.0.0/8", "::1/128"]).await;
-        assert_eq!(outcome, Outcome::Delivered { status: 200 }, "{host}");
+        assert_eq!(outcome, delivered(200), "{host}");
     }
 }
 

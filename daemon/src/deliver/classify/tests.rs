@@ -13,7 +13,7 @@ fn every_status_has_its_outcome() {
     for code in 100..1_000 {
         let outcome = answered("crm.example", status(code), None, "");
         match (code, &outcome) {
-            (200..=299, Outcome::Delivered { status }) => assert_eq!(*status, code),
+            (200..=299, Outcome::Delivered { status, .. }) => assert_eq!(*status, code),
             (410, Outcome::Final(failure)) => assert_eq!(failure.class, FailureClass::Gone),
             (408 | 425 | 429 | 100..=199 | 500..=999, Outcome::Retry(failure))
             | (300..=499, Outcome::Final(failure)) => {

@@ -10,6 +10,7 @@ mod operate;
 pub mod problem;
 pub mod server;
 pub mod subscriptions;
+pub mod webhooks;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@
 
 pub mod managed;
 mod parts;
+mod registry;
 mod reload;
 mod running;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,9 +24,10 @@ pub use parts::{check_plugins, plugin_cache_dir};
 pub use reload::Reloader;
 
 use self::managed::Managed;
+use self::registry::{Ask, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server};
+use crate::api::{self, Server, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::Lane;
 use crate::deliver::attempt;
@@ -104,7 +107,7 @@ struct OpenStream {
 
 /// The daemon, built and not yet running.
 pub struct App {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     metrics: Metrics,
     health: Health,
     store: Store,
@@ -118,6 +121,9 @@ pub struct App {
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
     broker: Option<Managed>,
+    /// Changes of the webhooks that are made over the API.
+    asked: mpsc::Receiver<Ask>,
+    registry: Registry,
 }
 
 impl App {
@@ -133,7 +139,10 @@ impl App {
         let store = Store::open(parts::store(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
-        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &config)?;
+        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &config)?;
+        let current = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (registry, asked) = Registry::new(store.clone(), host.clone(), Arc::clone(&current));
+        specs.extend(registry.prepare_all()?);
         let client = crate::deliver::Client::new(&parts::client(&config))?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
@@ -163,11 +172,12 @@ impl App {
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let server = Server::bind(parts::api(&config), state, subscriptions::routes(access)).await?;
+        let more = subscriptions::routes(access).merge(webhooks::routes(Arc::new(registry.clone())));
+        let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
-            config,
+            config: current,
             metrics,
             health,
             store,
@@ -181,6 +191,8 @@ impl App {
             server,
             routes,
             broker,
+            asked,
+            registry,
         })
     }
 

@@ -16,7 +16,7 @@ use super::{Shared, Spec};
 use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::{Prepared, prepared};
-use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{Pattern, StreamName, Subscription, SubscriptionId, Target};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
 use crate::store::{Recovered, Registration};
@@ -108,6 +108,8 @@ pub struct Subscriptions {
     running: HashMap<SubscriptionId, Running>,
     workers: TaskTracker,
     stop: CancellationToken,
+    /// The event types that every stream was asked for last, when all of them took them.
+    asked: Option<Vec<Pattern>>,
 }
 
 impl Subscriptions {
@@ -120,7 +122,8 @@ impl Subscriptions {
         workers: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { shared, metrics, routes, room, streams: Vec::new(), running: HashMap::new(), workers, stop }
+        let (streams, running) = (Vec::new(), HashMap::new());
+        Self { shared, metrics, routes, room, streams, running, workers, stop, asked: None }
     }
 
     /// Starts the set for the first time, from what the store has on record.
@@ -151,13 +154,18 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Brings the set up to date: new subscriptions begin now, changed ones go on with their state, those that are gone
-    /// end. One that was gone and comes back is new, save that its parked deliveries and dead letters are still its own.
+    /// Brings the set up to date: new subscriptions begin now, changed ones go on with their state, those of `gone` end,
+    /// and all others stay as they are. One that was gone and comes back is new, save that its parked deliveries and dead
+    /// letters are still its own.
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
-    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
-        self.retarget(&specs).await?;
+    pub async fn update(
+        &mut self,
+        specs: Vec<(SubscriptionId, Spec)>,
+        gone: Vec<SubscriptionId>,
+    ) -> Result<(), Error> {
+        self.retarget(&specs, &gone).await?;
         let mut begun = Vec::new();
         let mut registrations = HashMap::new();
         for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
@@ -167,8 +175,6 @@ impl Subscriptions {
             }
             registrations.insert(id.clone(), self.register(id).await?);
         }
-        let gone: Vec<SubscriptionId> =
-            self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
         for id in gone {
             if let Some(running) = self.running.remove(&id) {
                 info!(subscription = %id, "subscription removed");
@@ -202,11 +208,18 @@ impl Subscriptions {
         Arc::clone(&self.routes)
     }
 
-    /// Asks every stream for the types of the running set and of the new one.
-    async fn retarget(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+    /// Asks every stream for the types of the set as it will be, where they differ from those of now.
+    async fn retarget(&mut self, specs: &[(SubscriptionId, Spec)], gone: &[SubscriptionId]) -> Result<(), Error> {
+        let stays = |id: &SubscriptionId| !gone.contains(id) && !specs.iter().any(|(other, _)| other == id);
+        let staying = self.running.iter().filter(|(id, _)| stays(id)).map(|(_, running)| running.spec.load_full());
         let mut types: Vec<_> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
+        types.extend(staying.flat_map(|spec| spec.types.clone()));
         types.sort();
         types.dedup();
+        if self.asked.as_ref() == Some(&types) {
+            return Ok(());
+        }
+        self.asked = None;
         for stream in &self.streams {
             let (done, answer) = oneshot::channel();
             let ask = Retarget { types: types.clone(), done };
@@ -217,6 +230,7 @@ impl Subscriptions {
                 result?;
             }
         }
+        self.asked = Some(types);
         Ok(())
     }
 

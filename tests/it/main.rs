@@ -14,3 +14,4 @@ mod reload;
 mod sse;
 mod stop;
 mod tidy;
+mod webhooks;

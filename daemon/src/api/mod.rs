@@ -10,9 +10,9 @@ mod operate;
 pub mod problem;
 pub mod server;
 pub mod subscriptions;
-pub mod webhooks;
 #[cfg(test)]
 mod tests;
+pub mod webhooks;
 
 pub use auth::{AdminKey, Principal};
 pub use problem::Problem;

@@ -118,6 +118,9 @@ mod tests {
         let shapeless = define(r#"{"url":7,"types":"orders","nonsense":1,"sse":{}}"#).expect_err("broken");
         assert_eq!(keys(&shapeless), ["nonsense", "sse", "types", "url"]);
         let text = r#"{"url":"ftp://x","types":["a..b"],"retry":{"base":"soon"},"max_in_flight":0}"#;
-        assert_eq!(keys(&define(text).expect_err("broken")), ["max_in_flight", "retry.base", "secret", "types[0]", "url"]);
+        assert_eq!(
+            keys(&define(text).expect_err("broken")),
+            ["max_in_flight", "retry.base", "secret", "types[0]", "url"]
+        );
     }
 }

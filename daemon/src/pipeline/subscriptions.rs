@@ -160,11 +160,7 @@ impl Subscriptions {
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
-    pub async fn update(
-        &mut self,
-        specs: Vec<(SubscriptionId, Spec)>,
-        gone: Vec<SubscriptionId>,
-    ) -> Result<(), Error> {
+    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
         self.retarget(&specs, &gone).await?;
         let mut begun = Vec::new();
         let mut registrations = HashMap::new();

@@ -60,7 +60,8 @@ async fn a_kill_while_deliveries_are_parked_loses_none_of_them() {
     receiver.set(Behaviour::Status(503));
     let webhook =
         Webhook::new("all", &receiver).with("retry", r#"{ schedule = ["2s", "1s", "1s", "1s"], jitter = 0.0 }"#);
-    let mut daemon = TestDaemon::start(&nats, &config("[delivery]\nbreaker_failures = 1000\n", &[webhook])).await;
+    let mut daemon =
+        TestDaemon::start(&nats, &config("[delivery]\nbreaker = { attempts_min = 1000 }\n", &[webhook])).await;
     nats.publish_orders("events.orders.created", 0..EVENTS).await;
     let parked = async || daemon.reading("sluiced_parked", "all").await == EVENTS;
     wait_until("every delivery is parked", AFTER_A_KILL, parked).await;

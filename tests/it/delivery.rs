@@ -93,7 +93,7 @@ async fn of_many_that_wait_each_is_tried_again_once() {
     receiver.set(Behaviour::custom(|request| Reply::status(if request.attempt() < 3 { 503 } else { 200 })));
     let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["200ms", "200ms", "1h"]);
     // The breaker would hold the events back, and then they would not wait in the store.
-    let config = config("", &[hook.with("max_in_flight", "8")]) + "[delivery]\nbreaker_failures = 1000\n";
+    let config = config("", &[hook.with("max_in_flight", "8")]) + "[delivery]\nbreaker = { attempts_min = 1000 }\n";
     let daemon = TestDaemon::start(&nats, &config).await;
     nats.publish_orders("events.orders.created", 0..300).await;
 

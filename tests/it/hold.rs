@@ -23,9 +23,7 @@ const GROWTH_BYTES_MAX: u64 = 32 << 20;
 
 const HEAD: &str = r#"
 [delivery]
-breaker_failures = 5
-breaker_probe = "200ms"
-breaker_probe_max = "1s"
+breaker = { attempts_min = 5, probe = "200ms", probe_max = "1s" }
 "#;
 
 /// A healthy endpoint and a bad one, beside each other.

@@ -64,20 +64,31 @@ async fn a_webhook_changes_without_losing_its_place_and_ends_when_it_is_deleted(
     two.wait_for(2, SOON).await;
     assert_eq!(two.received()[1].path, "/b");
 
+    // Another secret: the receiver is signed to with both until the overlap has ended.
+    let before = made["secret"].as_str().expect("a text");
+    assert_eq!(daemon.request("PATCH", &path, Some(&json!({ "secret": SECRET }))).await.status, 200);
+    nats.publish("events.orders.paid", order(2)).await;
+    two.wait_for(3, SOON).await;
+    let both = &two.received()[2];
+    for secret in [SECRET, before] {
+        let webhook = standardwebhooks::Webhook::new(secret).expect("a secret");
+        webhook.verify(&both.body, &both.headers).expect("signed with both");
+    }
+
     // A reload of the file leaves what is not of the file alone.
     let file = Webhook::new("of-the-file", &one).types(&["orders.>"]).with("max_in_flight", 3);
     daemon.write_config(&config("", &[file]));
     daemon.reload();
     wait_until("the file is read", SOON, async || daemon.log().contains("configuration reloaded")).await;
     nats.publish("events.orders.paid", order(3)).await;
-    two.wait_for(3, SOON).await;
+    two.wait_for(4, SOON).await;
 
     assert_eq!(daemon.request("DELETE", &path, None).await.status, 204);
     assert_eq!(daemon.request("GET", &path, None).await.status, 404);
     nats.publish("events.orders.paid", order(4)).await;
     one.wait_for_numbers(1..5, SOON).await;
     daemon.restart().await;
-    assert_eq!(two.received().len(), 3, "nothing more comes");
+    assert_eq!(two.received().len(), 4, "nothing more comes");
     let list = daemon.request("GET", "/api/v1/webhooks", None).await.json();
     assert_eq!(list["webhooks"], json!([]));
 }

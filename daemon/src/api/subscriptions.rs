@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 use super::{Problem, State};
 use crate::deliver::Lane;
-use crate::domain::DeliveryId;
+use crate::domain::{DeliveryId, RateLimit};
 use crate::store::{self, DeadKey, DeadLetter, LogEntry, LogKey, Store};
 use crate::telemetry::{chain, clock};
 
@@ -64,8 +64,28 @@ struct Status {
     parked: u64,
     /// Dead letters.
     dead_letters: u64,
+    /// How many attempts a time are made at most, when there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<Rate>,
     /// Where it reads, for each stream in which it is held.
     positions: Vec<Place>,
+}
+
+#[derive(Serialize)]
+struct Rate {
+    /// So many attempts ...
+    rate: u32,
+    /// ... in each span of so many milliseconds, ...
+    per_ms: u64,
+    /// ... and so many at once after a quiet time.
+    burst: u32,
+}
+
+impl From<RateLimit> for Rate {
+    fn from(limit: RateLimit) -> Self {
+        let per_ms = u64::try_from(limit.per().as_millis()).unwrap_or(u64::MAX);
+        Self { rate: limit.rate(), per_ms, burst: limit.burst() }
+    }
 }
 
 #[derive(Serialize)]
@@ -97,6 +117,7 @@ fn status(lane: &Lane, store: &Store) -> Status {
         in_flight: state.in_flight(),
         parked: counts.parked,
         dead_letters: counts.dead,
+        rate_limit: state.limits().rate.map(Rate::from),
         positions,
     }
 }

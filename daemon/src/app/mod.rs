@@ -4,6 +4,7 @@
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
 pub mod managed;
+mod master_key;
 mod parts;
 mod registry;
 mod reload;
@@ -20,7 +21,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use parts::{check_plugins, plugin_cache_dir};
+pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
+pub use parts::{check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
@@ -29,8 +31,8 @@ use self::registry::{Ask, Registry};
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server, webhooks};
 use crate::config::{self, Config};
-use crate::deliver::Lane;
 use crate::deliver::attempt;
+use crate::deliver::{Lane, Secrets};
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
 use crate::pipeline::feed::Routes;
@@ -61,6 +63,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The master key cannot be read or made.
+    #[error("the secrets' master key cannot be had")]
+    MasterKey(#[from] MasterKeyFileError),
     /// The store cannot be opened, read or written.
     #[error("the store failed")]
     Store(#[from] store::Error),
@@ -114,6 +119,7 @@ pub struct App {
     nats: Nats,
     host: Host,
     client: crate::deliver::Client,
+    secrets: Secrets,
     specs: Vec<(SubscriptionId, Spec)>,
     streams: Vec<OpenStream>,
     recovered: Vec<Recovered>,
@@ -136,12 +142,13 @@ impl App {
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store"]);
         make_data_dir(&config.data_dir)?;
-        let store = Store::open(parts::store(&config))?;
+        let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
-        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &config)?;
+        let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
+        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
-        let (registry, asked) = Registry::new(store.clone(), host.clone(), Arc::clone(&current));
+        let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
         specs.extend(registry.prepare_all()?);
         let client = crate::deliver::Client::new(&parts::client(&config))?;
         let broker = match config.nats.managed {
@@ -171,8 +178,10 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+        let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let more = subscriptions::routes(access).merge(webhooks::routes(Arc::new(registry.clone())));
+        let more = subscriptions::routes(access).merge(api::secrets::routes(keys));
+        let more = more.merge(webhooks::routes(Arc::new(registry.clone())));
         let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
@@ -184,6 +193,7 @@ impl App {
             nats,
             host,
             client,
+            secrets,
             specs,
             streams,
             recovered,

@@ -11,8 +11,9 @@ use tracing::{error, info};
 
 use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
 use crate::config::Config;
-use crate::deliver::signing;
-use crate::domain::SubscriptionId;
+use crate::deliver::signing::{parse_secret, text_of};
+use crate::deliver::{Secrets, secrets};
+use crate::domain::{SubscriptionId, WebhookSecret};
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::plugin::Host;
@@ -39,6 +40,7 @@ pub(super) struct Ask {
 pub(super) struct Registry {
     store: Store,
     host: Host,
+    secrets: Secrets,
     config: Arc<ArcSwap<Config>>,
     asks: mpsc::Sender<Ask>,
     /// Held during a change: one at a time.
@@ -52,9 +54,14 @@ struct Stopping;
 
 impl Registry {
     /// A registry, and where the daemon's loop is asked.
-    pub(super) fn new(store: Store, host: Host, config: Arc<ArcSwap<Config>>) -> (Self, mpsc::Receiver<Ask>) {
+    pub(super) fn new(
+        store: Store,
+        host: Host,
+        secrets: Secrets,
+        config: Arc<ArcSwap<Config>>,
+    ) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
-        (Self { store, host, config, asks, changing: Arc::default() }, asked)
+        (Self { store, host, secrets, config, asks, changing: Arc::default() }, asked)
     }
 
     /// All that are kept, ready to run. One that no longer fits the configuration is left out and told of: its definition
@@ -64,7 +71,7 @@ impl Registry {
     /// When the store cannot be read.
     pub(super) fn prepare_all(&self) -> Result<Vec<(SubscriptionId, Spec)>, crate::store::Error> {
         let mut specs = Vec::new();
-        for (id, definition) in self.store.definitions()? {
+        for (id, definition) in self.store.definitions(self.secrets.keyring())? {
             match self.prepare(&id, &parse(&definition)) {
                 Ok(spec) => specs.push((id, spec)),
                 Err(flaws) => {
@@ -81,7 +88,7 @@ impl Registry {
         let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
         let subscription =
             config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect::<Vec<_>>())?;
-        match subscriptions::prepare(&self.host, &subscription) {
+        match subscriptions::prepare(&self.host, &self.secrets, &subscription) {
             Ok(Ready::Webhook(spec)) => Ok(*spec),
             Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
             Err(error) => Err(vec![Flaw { key: String::new(), reason: telemetry::chain(&error) }]),
@@ -89,10 +96,9 @@ impl Registry {
     }
 
     fn shown(&self, id: SubscriptionId, kept: &Definition) -> Webhook {
-        let mut definition = parse(kept);
+        let definition = parse(kept);
         let broken = self.config.load().define(&id, &definition).err();
         let broken = broken.map(|flaws| flaws.into_iter().map(|flaw| flaw.reason).collect::<Vec<_>>().join("; "));
-        definition.remove(SECRET);
         Webhook {
             id,
             name: kept.label.clone(),
@@ -108,7 +114,7 @@ impl Registry {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
         let spec = blocking(move || {
             let spec = registry.prepare(&of, &parse(&kept)).map_err(Refused::Flaws)?;
-            registry.store.put_definition(&of, &kept).map_err(unavailable)?;
+            registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
             Ok(spec)
         });
         self.ask(vec![(id.clone(), spec.await?)], Vec::new()).await?;
@@ -122,8 +128,32 @@ impl Registry {
     }
 
     async fn kept(&self, id: &SubscriptionId) -> Result<Definition, Refused> {
-        let (store, id) = (self.store.clone(), id.clone());
-        blocking(move || store.definition(&id).map_err(unavailable)).await?.ok_or(Refused::Unknown)
+        let (registry, id) = (self.clone(), id.clone());
+        let kept = blocking(move || registry.store.definition(registry.secrets.keyring(), &id).map_err(unavailable));
+        kept.await?.ok_or(Refused::Unknown)
+    }
+}
+
+impl Registry {
+    /// Takes a webhook that does not run out of the store, with its secrets.
+    async fn forget(&self, id: &SubscriptionId) -> Result<(), Refused> {
+        let (registry, id) = (self.clone(), id.clone());
+        blocking(move || {
+            registry.store.remove_definition(&id).map_err(unavailable)?;
+            registry.secrets.forget(&id).map_err(unavailable)
+        })
+        .await
+    }
+
+    /// Puts the secret of a changed definition in the place of the current one, which stays valid for the overlap.
+    async fn rotate(&self, id: &SubscriptionId, secret: WebhookSecret) -> Result<(), Refused> {
+        let (secrets, id) = (self.secrets.clone(), id.clone());
+        blocking(move || match secrets.rotate(&id, Some(secret), None) {
+            Ok(_) | Err(secrets::Error::Same) => Ok(()),
+            Err(error @ secrets::Error::TooMany) => Err(flaw(SECRET, error.to_string())),
+            Err(error) => Err(unavailable(error)),
+        })
+        .await
     }
 }
 
@@ -131,7 +161,7 @@ impl Webhooks for Registry {
     fn all(&self) -> BoxFuture<'_, Result<Vec<Webhook>, Refused>> {
         let registry = self.clone();
         blocking(move || {
-            let all = registry.store.definitions().map_err(unavailable)?;
+            let all = registry.store.definitions(registry.secrets.keyring()).map_err(unavailable)?;
             Ok(all.into_iter().map(|(id, kept)| registry.shown(id, &kept)).collect())
         })
         .boxed()
@@ -146,20 +176,19 @@ impl Webhooks for Registry {
             let _changing = self.changing.lock().await;
             let id = SubscriptionId::parse(&format!("wh_{:024x}", rand::random::<u128>() >> 32));
             let id = id.expect("letters, digits and `_`, which begin with a letter");
-            let secret = definition.entry(SECRET).or_insert_with(|| signing::generate().1.into());
-            let secret = secret.as_str().unwrap_or_default().to_owned();
+            let given = take_secret(&mut definition)?;
+            let (secrets, of) = (self.secrets.clone(), id.clone());
+            let secret = blocking(move || secrets.begin(&of, given).map_err(unavailable)).await?;
             let now = clock::now_ms();
             let kept = Definition { label: name, created_ms: now, updated_ms: now, text: text(definition) };
             match self.put(&id, kept).await {
                 Ok(webhook) => {
                     info!(subscription = %id, "webhook made");
-                    Ok(Made { webhook, secret })
+                    Ok(Made { webhook, secret: text_of(&secret) })
                 }
                 Err(refused) => {
                     // Nobody knows its id: it must not come to life at the next start.
-                    let (store, of) = (self.store.clone(), id);
-                    let forgotten = blocking(move || store.remove_definition(&of).map_err(unavailable)).await;
-                    forgotten.and(Err(refused))
+                    self.forget(&id).await.and(Err(refused))
                 }
             }
         }
@@ -173,12 +202,13 @@ impl Webhooks for Registry {
             let before = parse(&kept);
             kept.label = edit.name.clone().unwrap_or(kept.label);
             let mut definition = edit.apply(&before);
-            if let Some(secret) = before.get(SECRET) {
-                definition.entry(SECRET).or_insert_with(|| secret.clone());
-            }
+            let given = take_secret(&mut definition)?;
             kept.text = text(definition);
             kept.updated_ms = clock::now_ms();
             let changed = self.put(id, kept).await?;
+            if let Some(secret) = given {
+                self.rotate(id, secret).await?;
+            }
             info!(subscription = %id, "webhook changed");
             Ok(changed)
         }
@@ -192,11 +222,25 @@ impl Webhooks for Registry {
             let (store, of) = (self.store.clone(), id.clone());
             blocking(move || store.remove_definition(&of).map_err(unavailable)).await?;
             self.ask(Vec::new(), vec![id.clone()]).await?;
+            self.forget(id).await?;
             info!(subscription = %id, "webhook removed");
             Ok(())
         }
         .boxed()
     }
+}
+
+/// Takes the secret out of a definition: it is kept with the secrets.
+fn take_secret(definition: &mut Map<String, Value>) -> Result<Option<WebhookSecret>, Refused> {
+    match definition.remove(SECRET) {
+        None => Ok(None),
+        Some(Value::String(text)) => parse_secret(&text).map(Some).map_err(|error| flaw(SECRET, error.to_string())),
+        Some(_) => Err(flaw(SECRET, "must be a text".to_owned())),
+    }
+}
+
+fn flaw(key: &str, reason: String) -> Refused {
+    Refused::Flaws(vec![Flaw { key: key.to_owned(), reason }])
 }
 
 fn parse(kept: &Definition) -> Map<String, Value> {

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -18,6 +18,7 @@ use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::Shared;
 use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{self, StreamLink, Subscriptions};
 use crate::plugin::Host;
 use crate::store::{self, Recorder, Store};
@@ -109,8 +110,9 @@ async fn start(app: App) -> Result<Running, Error> {
         client: app.client,
         recorder: recorder.clone(),
         store: app.store.clone(),
+        secrets: app.secrets,
         nats: app.nats.clone(),
-        readers: Arc::new(Semaphore::new(pipeline.readers_max)),
+        readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
         config: Arc::new(pipeline.clone()),
     };
@@ -208,8 +210,8 @@ impl Running {
                 "this section has changed and is read only at start, restart the daemon to put it into effect"
             );
         }
-        let (compiler, checked) = (self.host.clone(), new.clone());
-        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &checked)).await;
+        let (compiler, secrets, checked) = (self.host.clone(), self.shared.secrets.clone(), new.clone());
+        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &secrets, &checked)).await;
         let prepared = match prepared {
             Ok(Ok(prepared)) => prepared,
             Ok(Err(error)) => return refuse(&error),

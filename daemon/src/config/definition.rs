@@ -59,7 +59,7 @@ impl Config {
         let raw: Table<raw::Subscription> = shape::read(own.into(), &root, report)?;
         let delivery = self.layers.values.get("delivery").cloned()?;
         let delivery: Table<raw::Delivery> = shape::read(delivery, &KeyPath::top("delivery"), report)?;
-        let defaults = webhook::Defaults { retry: &delivery.0.retry.0, valid: &self.delivery };
+        let defaults = webhook::Defaults::of(&delivery.0, &self.delivery);
         subscription::one(&root, raw.0, Some(&self.streams), Some(&defaults), report)
     }
 }
@@ -118,9 +118,6 @@ mod tests {
         let shapeless = define(r#"{"url":7,"types":"orders","nonsense":1,"sse":{}}"#).expect_err("broken");
         assert_eq!(keys(&shapeless), ["nonsense", "sse", "types", "url"]);
         let text = r#"{"url":"ftp://x","types":["a..b"],"retry":{"base":"soon"},"max_in_flight":0}"#;
-        assert_eq!(
-            keys(&define(text).expect_err("broken")),
-            ["max_in_flight", "retry.base", "secret", "types[0]", "url"]
-        );
+        assert_eq!(keys(&define(text).expect_err("broken")), ["max_in_flight", "retry.base", "types[0]", "url"]);
     }
 }

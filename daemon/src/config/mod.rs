@@ -10,7 +10,9 @@
 
 mod definition;
 mod dump;
+mod health;
 mod layers;
+mod pace;
 mod places;
 pub mod problem;
 mod raw;
@@ -32,7 +34,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Pattern, RetryPolicy, StreamName, Subscription};
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StreamName, Subscription};
 pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
@@ -48,6 +50,8 @@ pub struct Config {
     pub server: Server,
     /// Who may call the API.
     pub auth: Auth,
+    /// `[secrets]`: the master key that secrets are sealed under in the store.
+    pub secrets: MasterKeySource,
     /// What one caller, and all together, may use.
     pub limits: Limits,
     /// The NATS server.
@@ -85,6 +89,17 @@ pub struct Server {
 pub struct Auth {
     /// The key that may do everything: visible ASCII.
     pub admin_key: Option<Secret>,
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MasterKeySource {
+    /// From `master.key` in the data directory, which is made on the first run.
+    DataDir,
+    /// It is the configuration's own: a text that [`MasterKey::parse`](crate::store::MasterKey::parse) takes.
+    Given(Secret),
+    /// From a file that holds that text.
+    File(PathBuf),
 }
 
 /// `[limits]`
@@ -174,16 +189,16 @@ pub struct Delivery {
     pub total_timeout: Duration,
     /// Attempts at a time of one webhook.
     pub in_flight_max: NonZeroU32,
+    /// Attempts a time of one webhook; `None` is no limit.
+    pub rate_limit: Option<RateLimit>,
     /// How long a subscription may keep all others waiting before it is held.
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.
     pub readers_max: usize,
-    /// How many failures in a row make an endpoint be left alone.
-    pub breaker_failures: u32,
-    /// How long it is left alone before the first probe; twice as long after each probe that fails.
-    pub breaker_probe: Duration,
-    /// The longest wait between two probes.
-    pub breaker_probe_max: Duration,
+    /// When an endpoint without its own policy is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
+    /// How long a signing secret is still signed with after another one took its place.
+    pub secret_overlap: Duration,
 }
 
 /// `[store]`
@@ -285,13 +300,13 @@ impl Config {
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let delivery = |config: &Config| {
         let delivery = &config.delivery;
-        let breaker = (delivery.breaker_failures, delivery.breaker_probe, delivery.breaker_probe_max);
-        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max, breaker)
+        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),
         ("server", old.server != new.server),
         ("auth", old.auth != new.auth),
+        ("secrets", old.secrets != new.secrets),
         ("limits", old.limits != new.limits),
         ("nats", old.nats != new.nats),
         ("stream", old.streams != new.streams),

@@ -76,11 +76,54 @@ pub(super) struct Delivery {
     pub(super) connect_timeout: String,
     pub(super) timeout: String,
     pub(super) max_in_flight: i64,
+    pub(super) rate_limit: Table<RateLimit>,
     pub(super) hold_after: String,
     pub(super) max_readers: i64,
-    pub(super) breaker_failures: i64,
-    pub(super) breaker_probe: String,
-    pub(super) breaker_probe_max: String,
+    pub(super) breaker: Table<Breaker>,
+    pub(super) disable_after: String,
+    pub(super) secret_overlap: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secrets {
+    pub(super) master_key: Option<String>,
+    pub(super) master_key_file: Option<String>,
+}
+
+/// A complete breaker policy.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Breaker {
+    pub(super) failure_ratio: f64,
+    pub(super) attempts_min: i64,
+    pub(super) window: String,
+    pub(super) probe: String,
+    pub(super) probe_max: String,
+}
+
+/// A webhook's own breaker policy, in part.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BreakerPart {
+    failure_ratio: Option<f64>,
+    attempts_min: Option<i64>,
+    window: Option<String>,
+    probe: Option<String>,
+    probe_max: Option<String>,
+}
+
+impl BreakerPart {
+    /// The complete policy: each key that is missing is taken from `default`.
+    pub(super) fn over(self, default: &Breaker) -> Breaker {
+        Breaker {
+            failure_ratio: self.failure_ratio.unwrap_or(default.failure_ratio),
+            attempts_min: self.attempts_min.unwrap_or(default.attempts_min),
+            window: self.window.unwrap_or_else(|| default.window.clone()),
+            probe: self.probe.unwrap_or_else(|| default.probe.clone()),
+            probe_max: self.probe_max.unwrap_or_else(|| default.probe_max.clone()),
+        }
+    }
 }
 
 /// A complete retry policy: the defaults have every key but `schedule`, which wins where it is given.
@@ -119,6 +162,36 @@ impl RetryPart {
             max: self.max.unwrap_or_else(|| default.max.clone()),
             jitter: self.jitter.unwrap_or(default.jitter),
             schedule: self.schedule.or(inherited),
+        }
+    }
+}
+
+/// A complete rate limit: the defaults have every key but `burst`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimit {
+    pub(super) rate: i64,
+    pub(super) per: String,
+    pub(super) burst: Option<i64>,
+}
+
+/// A webhook's own rate limit, in part.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimitPart {
+    rate: Option<i64>,
+    per: Option<String>,
+    burst: Option<i64>,
+}
+
+impl RateLimitPart {
+    /// The complete limit: each key that is missing is taken from `default`, save that another rate has a burst of its own.
+    pub(super) fn over(self, default: &RateLimit) -> RateLimit {
+        let inherited = default.burst.filter(|_| self.rate.is_none());
+        RateLimit {
+            rate: self.rate.unwrap_or(default.rate),
+            per: self.per.unwrap_or_else(|| default.per.clone()),
+            burst: self.burst.or(inherited),
         }
     }
 }
@@ -164,12 +237,16 @@ pub(super) struct PluginRef {
 pub(super) struct Webhook {
     pub(super) url: String,
     pub(super) secret: Option<String>,
+    pub(super) secret_overlap: Option<String>,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     pub(super) max_in_flight: Option<i64>,
+    pub(super) rate_limit: Option<Table<RateLimitPart>>,
     pub(super) retry: Option<Table<RetryPart>>,
     pub(super) connect_timeout: Option<String>,
     pub(super) timeout: Option<String>,
+    pub(super) breaker: Option<Table<BreakerPart>>,
+    pub(super) disable_after: Option<String>,
 }
 
 /// The empty table of `sse = {}`.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::problem::Source;
 use super::valid::bounds;
 use super::*;
-use crate::domain::{Endpoint, Target};
+use crate::domain::{BreakerPolicy, Endpoint, HealthPolicy, Target};
 
 const STREAM: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"events.>\"]\ntype_prefix = \"events.\"\n";
 const KEY: &str = "whsec_c2x1aWNlZCBleGFtcGxlIHNlY3JldCBvbmx5ISEh";
@@ -107,6 +107,10 @@ fn a_webhook_inherits_what_it_does_not_say() {
         endpoint(&schedule).retry,
         RetryPolicy::schedule(vec![Duration::from_secs(1), Duration::from_secs(2)], 0.0).expect("valid")
     );
+
+    let health = load_text(&webhook("breaker = { attempts_min = 3 }\ndisable_after = \"never\""));
+    assert_eq!(endpoint(&health).health.breaker, BreakerPolicy { attempts_min: 3, ..BreakerPolicy::default() });
+    assert_eq!((endpoint(&health).health.disable_after, endpoint(&plain).health), (None, HealthPolicy::default()));
 
     let general = load_text(&format!("delivery.retry = {{ schedule = [\"9s\"] }}\n{}", webhook("")));
     assert_eq!(endpoint(&general).retry.attempts_max(), 2);
@@ -264,11 +268,19 @@ fn the_default_file_states_the_bounds() {
         ("max_in_flight", numbers(&bounds::IN_FLIGHT)),
         ("hold_after", times(&bounds::HOLD_AFTER)),
         ("max_readers", numbers(&bounds::READERS)),
-        ("breaker_failures", numbers(&bounds::BREAKER_FAILURES)),
-        ("breaker_probe_max", times(&bounds::BREAKER_PROBE)),
+        ("disable_after", times(&bounds::DISABLE_AFTER)),
         ("cache_mib", numbers(&bounds::CACHE_MIB)),
         ("log_retention", times(&bounds::LOG_RETENTION)),
     ];
+    let breaker = [
+        format!("from {} to {}", bounds::BREAKER_ATTEMPTS.start(), bounds::BREAKER_ATTEMPTS.end()),
+        times(&bounds::BREAKER_WINDOW).replace("From", "from"),
+        times(&bounds::BREAKER_PROBE).replace("From", "from"),
+    ];
+    let (comment, _) = layers::DEFAULTS.split_once("\nbreaker = ").expect("the key");
+    let comment: String = comment.lines().rev().take(8).collect();
+    let missing: Vec<_> = breaker.iter().filter(|bounds| !comment.contains(*bounds)).collect();
+    assert!(missing.is_empty(), "breaker: {missing:?}");
     for (key, bounds) in stated {
         let (comment, _) = layers::DEFAULTS.split_once(&format!("\n{key} = ")).expect("the key");
         let line = comment.lines().last().expect("a comment");

@@ -12,10 +12,12 @@ use super::layers::Layers;
 use super::places::KeyPath;
 use super::report::Report;
 use super::{
-    Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
+    Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
+    Store, Stream,
 };
-use super::{raw, shape, subscription, webhook};
-use crate::domain::{Pattern, StreamName};
+use super::{health, pace, raw, shape, subscription, webhook};
+use crate::domain::{HealthPolicy, Pattern, StreamName};
+use crate::store::MasterKey;
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
 pub mod bounds {
@@ -47,14 +49,24 @@ pub mod bounds {
     pub const TOTAL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
     /// `max_in_flight` of `[delivery]` and of a webhook
     pub const IN_FLIGHT: RangeInclusive<i64> = 1..=1024;
+    /// `rate` and `burst` of a rate limit; a rate of 0 is none
+    pub const RATE_TOKENS: RangeInclusive<i64> = 0..=crate::domain::rate::TOKENS_MAX as i64;
+    /// `per` of a rate limit
+    pub const RATE_SPAN: RangeInclusive<Duration> = crate::domain::rate::SPAN_MIN..=crate::domain::rate::SPAN_MAX;
     /// `delivery.hold_after`
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`
     pub const READERS: RangeInclusive<i64> = 1..=256;
-    /// `delivery.breaker_failures`
-    pub const BREAKER_FAILURES: RangeInclusive<i64> = 1..=1000;
-    /// `delivery.breaker_probe` and `delivery.breaker_probe_max`
+    /// `attempts_min` of a breaker
+    pub const BREAKER_ATTEMPTS: RangeInclusive<i64> = 1..=1000;
+    /// `window` of a breaker
+    pub const BREAKER_WINDOW: RangeInclusive<Duration> = SECOND..=HOUR;
+    /// `probe` and `probe_max` of a breaker
     pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+    /// `disable_after` of `[delivery]` and of a webhook, when it is not off
+    pub const DISABLE_AFTER: RangeInclusive<Duration> = SECOND..=Duration::from_secs(365 * 24 * 3600);
+    /// `secret_overlap` of `[delivery]` and of a webhook
+    pub const SECRET_OVERLAP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
     /// `store.cache_mib`, in MiB
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
@@ -72,8 +84,20 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 11] =
-    ["data_dir", "server", "auth", "limits", "nats", "stream", "plugins", "delivery", "store", "log", "subscription"];
+const KEYS: [&str; 12] = [
+    "data_dir",
+    "server",
+    "auth",
+    "secrets",
+    "limits",
+    "nats",
+    "stream",
+    "plugins",
+    "delivery",
+    "store",
+    "log",
+    "subscription",
+];
 
 /// Checks all layers' values.
 pub(super) fn config(layers: Layers) -> Result<Config, Error> {
@@ -85,6 +109,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let server = shape::table(&mut values, "server", &mut report).and_then(|raw| server(&raw, &mut report));
     let auth = shape::table(&mut values, "auth", &mut report).and_then(|raw| auth(raw, &mut report));
     public_needs_key(server.as_ref(), auth.as_ref(), &mut report);
+    let secrets = shape::table(&mut values, "secrets", &mut report).and_then(|raw| secrets(raw, &mut report));
     let limits = shape::table(&mut values, "limits", &mut report).and_then(|raw| limits(&raw, &mut report));
     let nats = shape::table(&mut values, "nats", &mut report).and_then(|raw| nats(raw, &mut report));
     let streams = streams(shape::tables(&mut values, "stream", &mut report), &mut report);
@@ -94,10 +119,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
-    let defaults = delivery
-        .as_ref()
-        .zip(raw_delivery.as_ref())
-        .map(|(valid, raw)| webhook::Defaults { retry: &raw.retry.0, valid });
+    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
     shape::nothing_left(&values, &KEYS, &mut report);
@@ -107,6 +129,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             data_dir: data_dir?,
             server: server?,
             auth: auth?,
+            secrets: secrets?,
             limits: limits?,
             nats: nats?,
             streams: streams?,
@@ -162,6 +185,22 @@ fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
     report
         .check(&KeyPath::top("auth").key("admin_key"), key.ok_or_else(reason))
         .map(|admin_key| Auth { admin_key: Some(admin_key) })
+}
+
+fn secrets(raw: raw::Secrets, report: &mut Report<'_>) -> Option<MasterKeySource> {
+    let at = KeyPath::top("secrets");
+    match (raw.master_key, raw.master_key_file) {
+        (None, None) => Some(MasterKeySource::DataDir),
+        (Some(text), None) => {
+            let key = MasterKey::parse(&text).map(|_| MasterKeySource::Given(Secret(text.into())));
+            report.check(&at.key("master_key"), key)
+        }
+        (None, Some(file)) => report.path(&at.key("master_key_file"), &file).map(MasterKeySource::File),
+        (Some(_), Some(_)) => {
+            report.problem(&at.key("master_key_file"), "stands beside `master_key`: give one of them");
+            None
+        }
+    }
 }
 
 /// Whoever can reach a public address could otherwise publish, read and register everything.
@@ -361,23 +400,23 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let total_timeout = report.duration(&at.key("timeout"), &raw.timeout, &bounds::TOTAL_TIMEOUT);
     let connect_timeout = webhook::connect_within_total(&at, connect_timeout, total_timeout, report);
     let in_flight_max = webhook::in_flight(&at, raw.max_in_flight, report);
+    let rate_limit = pace::rate_limit(&at.key("rate_limit"), &raw.rate_limit.0, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
-    let breaker_failures = report.int(&at.key("breaker_failures"), raw.breaker_failures, &bounds::BREAKER_FAILURES);
-    let breaker_probe = report.duration(&at.key("breaker_probe"), &raw.breaker_probe, &bounds::BREAKER_PROBE);
-    let breaker_probe_max =
-        report.duration(&at.key("breaker_probe_max"), &raw.breaker_probe_max, &bounds::BREAKER_PROBE);
+    let breaker = health::breaker(&at.key("breaker"), &raw.breaker.0, report);
+    let disable_after = health::disable_after(&at.key("disable_after"), &raw.disable_after, report);
+    let secret_overlap = report.duration(&at.key("secret_overlap"), &raw.secret_overlap, &bounds::SECRET_OVERLAP);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
         retry: retry?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
         in_flight_max: in_flight_max?,
+        rate_limit: rate_limit?,
         hold_after: hold_after?,
         readers_max: readers_max?,
-        breaker_failures: breaker_failures?,
-        breaker_probe: breaker_probe?,
-        breaker_probe_max: breaker_probe_max?,
+        health: HealthPolicy { breaker: breaker?, disable_after: disable_after? },
+        secret_overlap: secret_overlap?,
     })
 }
 

@@ -12,7 +12,7 @@ use url::Url;
 use super::places::KeyPath;
 use super::report::{Report, short};
 use super::valid::{all, bounds};
-use super::{Delivery, raw};
+use super::{Delivery, health, pace, raw};
 use crate::domain::retry::Error as RetryError;
 use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
 
@@ -44,7 +44,16 @@ const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "sluiced-", "proxy-"];
 /// What a webhook falls back to: `[delivery]`.
 pub(super) struct Defaults<'a> {
     pub(super) retry: &'a raw::Retry,
+    pub(super) breaker: &'a raw::Breaker,
+    pub(super) rate_limit: &'a raw::RateLimit,
     pub(super) valid: &'a Delivery,
+}
+
+impl<'a> Defaults<'a> {
+    /// What `[delivery]` says, as written and as checked.
+    pub(super) fn of(raw: &'a raw::Delivery, valid: &'a Delivery) -> Self {
+        Self { retry: &raw.retry.0, breaker: &raw.breaker.0, rate_limit: &raw.rate_limit.0, valid }
+    }
 }
 
 /// Checks a subscription's webhook.
@@ -55,9 +64,10 @@ pub(super) fn endpoint(
     report: &mut Report<'_>,
 ) -> Option<Endpoint> {
     let url = report.check(&at.key("url"), url(&raw.url));
-    let secret = raw.secret.as_deref().ok_or("is missing: make one with `sluiced secret`").and_then(secret);
-    let secret = report.check(&at.key("secret"), secret);
+    let secret = raw.secret.as_deref().map(|text| report.check(&at.key("secret"), secret(text)));
     let headers = headers(&at.key("headers"), &raw, report);
+    let own_overlap =
+        raw.secret_overlap.map(|text| report.duration(&at.key("secret_overlap"), &text, &bounds::SECRET_OVERLAP));
     let own_in_flight = raw.max_in_flight.map(|n| in_flight(at, n, report));
     let own_connect =
         raw.connect_timeout.map(|text| report.duration(&at.key("connect_timeout"), &text, &bounds::CONNECT_TIMEOUT));
@@ -68,19 +78,30 @@ pub(super) fn endpoint(
         None => Some(defaults.valid.retry.clone()),
         Some(part) => retry(&at.key("retry"), &part.0.over(defaults.retry), report),
     };
+    let rate_limit = match raw.rate_limit {
+        None => Some(defaults.valid.rate_limit),
+        Some(part) => pace::rate_limit(&at.key("rate_limit"), &part.0.over(defaults.rate_limit), report),
+    };
     let total_timeout = own_total.unwrap_or(Some(defaults.valid.total_timeout));
     let connect_timeout = match own_connect {
         Some(own) => connect_within_total(at, own, total_timeout, report),
         None => total_timeout.map(|total| defaults.valid.connect_timeout.min(total)),
     };
+    let health = health::of_webhook(at, raw.breaker, raw.disable_after.as_deref(), defaults, report);
     Some(Endpoint {
         url: url?,
-        secret: secret?,
+        secret: match secret {
+            Some(checked) => Some(checked?),
+            None => None,
+        },
+        secret_overlap: own_overlap.unwrap_or(Some(defaults.valid.secret_overlap))?,
         headers: headers?,
         retry: retry?,
         in_flight_max: own_in_flight.unwrap_or(Some(defaults.valid.in_flight_max))?,
+        rate_limit: rate_limit?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
+        health: health?,
     })
 }
 

@@ -1,26 +1,19 @@
-//! The circuit breaker of an endpoint: after too many failures in a row nothing is sent but one probe at a time, ever more
-//! rarely, until one succeeds. Pure: time comes in as a value.
+//! The circuit breaker of an endpoint: when too much fails nothing is sent but one probe at a time, ever more rarely, until
+//! one succeeds. Pure: time comes in as a value.
+//!
+//! It opens when enough attempts within a sliding window failed, or when as many failed in a row, however long that took:
+//! an endpoint that was well for a while and dies is noticed at once, and so is one that hangs until each attempt times
+//! out. It opens, too, when a receiver asks to be left alone; that by itself does not make the endpoint a failing one.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When an endpoint counts as failing, and how it is probed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Config {
-    /// How many failures in a row open the breaker.
-    pub failures_max: u32,
-    /// How long to wait before the first probe; the wait doubles with each probe that fails.
-    pub probe_delay: Duration,
-    /// The longest wait between two probes.
-    pub probe_delay_max: Duration,
-}
+use crate::domain::BreakerPolicy;
 
-impl Default for Config {
-    fn default() -> Self {
-        Self { failures_max: 10, probe_delay: Duration::from_secs(5), probe_delay_max: Duration::from_secs(60) }
-    }
-}
+/// How finely the window is cut: what is older than the window leaves it in steps of this part of it.
+const SLICES: u32 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -46,23 +39,98 @@ pub enum Permit {
     },
 }
 
+/// What an attempt changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing that others would want to know.
+    None,
+    /// The receiver asked to be left alone: the breaker has opened, and the endpoint does not count as failing.
+    Paused,
+    /// The endpoint counts as failing from now on; the breaker is open.
+    Failing,
+    /// The breaker has closed.
+    Closed {
+        /// The endpoint had counted as failing.
+        had_failed: bool,
+    },
+}
+
+/// Attempts of a part of the window.
+#[derive(Debug)]
+struct Slice {
+    began: Instant,
+    attempts: u32,
+    failures: u32,
+}
+
+/// The attempts of the last while.
+#[derive(Debug, Default)]
+struct Window {
+    slices: VecDeque<Slice>,
+    attempts: u32,
+    failures: u32,
+}
+
+impl Window {
+    fn count(&mut self, now: Instant, length: Duration, failed: bool) {
+        while let Some(oldest) = self.slices.front().filter(|slice| slice.began + length <= now) {
+            self.attempts -= oldest.attempts;
+            self.failures -= oldest.failures;
+            self.slices.pop_front();
+        }
+        if self.slices.back().is_none_or(|slice| slice.began + length / SLICES <= now) {
+            self.slices.push_back(Slice { began: now, attempts: 0, failures: 0 });
+        }
+        // A bound of `u32` attempts a window is never met; a counter that is full counts no further.
+        if let Some(slice) = self.slices.back_mut().filter(|_| self.attempts < u32::MAX) {
+            slice.attempts += 1;
+            slice.failures += u32::from(failed);
+            self.attempts += 1;
+            self.failures += u32::from(failed);
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// One endpoint's breaker.
 #[derive(Debug)]
 pub struct Breaker {
-    config: Config,
-    failures: u32,
+    policy: BreakerPolicy,
+    window: Window,
+    in_a_row: u32,
     state: State,
+    /// The endpoint counts as failing; implies an open state.
+    failing: bool,
 }
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new(config: Config) -> Self {
-        Self { config, failures: 0, state: State::Closed }
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self { policy, window: Window::default(), in_a_row: 0, state: State::Closed, failing: false }
+    }
+
+    /// The breaker of an endpoint that was failing when the daemon stopped: a probe is due at once.
+    pub fn failing(policy: BreakerPolicy, now: Instant) -> Self {
+        let state = State::Open { until: now, delay: policy.probe_delay };
+        Self { state, failing: true, ..Self::new(policy) }
+    }
+
+    /// Goes on under another policy; the state stays.
+    pub fn set_policy(&mut self, policy: BreakerPolicy) {
+        self.policy = policy;
     }
 
     /// Is it open: is the endpoint failing or asking to be left alone?
     pub fn is_open(&self) -> bool {
         self.state != State::Closed
+    }
+
+    /// Does the endpoint count as failing?
+    pub fn is_failing(&self) -> bool {
+        self.failing
     }
 
     /// What may be sent now.
@@ -74,10 +142,22 @@ impl Breaker {
         }
     }
 
-    /// The receiver took something. True when this closes an open breaker.
-    pub fn succeeded(&mut self) -> bool {
-        self.failures = 0;
-        std::mem::replace(&mut self.state, State::Closed) != State::Closed
+    /// The receiver took something. Only a probe closes the breaker: what was under way when it opened may well succeed,
+    /// and a wish to be left alone holds until its time.
+    pub fn succeeded(&mut self, now: Instant) -> Turn {
+        self.in_a_row = 0;
+        match self.state {
+            State::Closed => {
+                self.window.count(now, self.policy.window, false);
+                Turn::None
+            }
+            State::Open { until, .. } if until > now => Turn::None,
+            State::Open { .. } => {
+                self.window.clear();
+                self.state = State::Closed;
+                Turn::Closed { had_failed: std::mem::take(&mut self.failing) }
+            }
+        }
     }
 
     /// An attempt could not be carried out by our own fault: it says nothing of the receiver, and an open breaker waits as
@@ -88,71 +168,48 @@ impl Breaker {
         }
     }
 
-    /// An attempt failed by the receiver's fault, and perhaps the receiver asked to be left alone for a while. True when
-    /// this opens a closed breaker.
-    pub fn failed(&mut self, now: Instant, retry_after: Option<Duration>) -> bool {
-        self.failures = self.failures.saturating_add(1);
+    /// An attempt failed by the receiver's fault, and perhaps the receiver asked to be left alone for a while.
+    pub fn failed(&mut self, now: Instant, retry_after: Option<Duration>) -> Turn {
         let asked = retry_after.unwrap_or_default();
+        // Attempts that were under way when the breaker opened are no probes, and say nothing new.
+        if let State::Open { until, delay } = self.state
+            && until > now
+        {
+            self.state = State::Open { until: until.max(now + asked), delay };
+            return Turn::None;
+        }
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.window.count(now, self.policy.window, true);
+        let fails = self.fails();
+        let now_failing = fails && !self.failing;
+        self.failing |= fails;
+        let was_closed = self.state == State::Closed;
         match self.state {
-            State::Closed if self.failures < self.config.failures_max && retry_after.is_none() => false,
+            State::Closed if !fails && retry_after.is_none() => return Turn::None,
             State::Closed => {
-                let delay = self.config.probe_delay;
-                let wait = if self.failures < self.config.failures_max { asked } else { delay.max(asked) };
+                let delay = self.policy.probe_delay;
+                let wait = if fails { delay.max(asked) } else { asked };
                 self.state = State::Open { until: now + wait, delay };
-                true
-            }
-            // Attempts that were under way when the breaker opened are no probes.
-            State::Open { until, delay } if until > now => {
-                self.state = State::Open { until: until.max(now + asked), delay };
-                false
             }
             State::Open { delay, .. } => {
-                let delay = (delay * 2).min(self.config.probe_delay_max);
+                let delay = (delay * 2).min(self.policy.probe_delay_max.max(self.policy.probe_delay));
                 self.state = State::Open { until: now + delay.max(asked), delay };
-                false
             }
         }
+        match (now_failing, was_closed) {
+            (true, _) => Turn::Failing,
+            (false, true) => Turn::Paused,
+            (false, false) => Turn::None,
+        }
+    }
+
+    /// Does what was counted make the endpoint a failing one?
+    fn fails(&self) -> bool {
+        let enough = self.window.attempts >= self.policy.attempts_min;
+        let ratio = f64::from(self.window.failures) >= self.policy.failure_ratio * f64::from(self.window.attempts);
+        self.in_a_row >= self.policy.attempts_min || (enough && ratio)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn breaker() -> (Breaker, Instant) {
-        let config = Config { failures_max: 3, probe_delay: SECOND, probe_delay_max: SECOND * 3 };
-        (Breaker::new(config), Instant::now())
-    }
-
-    #[test]
-    fn opens_after_failures_in_a_row_and_probes_ever_more_rarely() {
-        let (mut breaker, now) = breaker();
-        assert!(!breaker.failed(now, None));
-        assert!(!breaker.failed(now, None));
-        assert!(!breaker.succeeded());
-        assert!(!breaker.failed(now, None) && !breaker.failed(now, None));
-        assert!(breaker.failed(now, None), "the third in a row opens it");
-        assert_eq!(breaker.permit(now), Permit::None { until: now + SECOND });
-        assert!(!breaker.failed(now, None), "one that was under way changes nothing");
-        assert_eq!(breaker.permit(now + SECOND), Permit::One);
-        breaker.failed(now + SECOND, None);
-        assert_eq!(breaker.permit(now + SECOND), Permit::None { until: now + SECOND * 3 });
-        breaker.failed(now + SECOND * 3, None);
-        assert_eq!(breaker.permit(now + SECOND * 3), Permit::None { until: now + SECOND * 6 });
-        breaker.not_tried(now + SECOND * 6);
-        assert_eq!(breaker.permit(now + SECOND * 6), Permit::None { until: now + SECOND * 9 });
-        assert!(breaker.succeeded());
-        assert_eq!(breaker.permit(now), Permit::All);
-    }
-
-    #[test]
-    fn a_wish_to_be_left_alone_is_obeyed_at_once() {
-        let (mut breaker, now) = breaker();
-        assert!(breaker.failed(now, Some(SECOND * 7)));
-        assert_eq!(breaker.permit(now), Permit::None { until: now + SECOND * 7 });
-        assert_eq!(breaker.permit(now + SECOND * 7), Permit::One);
-        assert!(breaker.succeeded());
-    }
-}
+mod tests;

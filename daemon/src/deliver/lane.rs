@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, DeliveryId, Event, Position, StreamName, SubscriptionId};
+use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
 use crate::store::{Change, PositionRecord};
+use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
 
 /// The bounds of a lane.
@@ -24,6 +25,8 @@ pub struct Limits {
     pub in_flight_max: u32,
     /// The most live events that wait.
     pub queue_events_max: usize,
+    /// How many attempts a time may be made.
+    pub rate: Option<RateLimit>,
 }
 
 /// For how long after it went back to reading live a lane is held sooner when it is full again.
@@ -66,6 +69,9 @@ pub struct State {
     lost: Vec<Record>,
     /// When the store last refused one.
     pub refused_at: Option<Instant>,
+    /// When the oldest event that the reader has yet to bring was published, in milliseconds since the Unix epoch, as far
+    /// as that is known.
+    pub unread_ms: Option<u64>,
     /// Why nothing is delivered, when the subscription is disabled.
     pub disabled: Option<Box<str>>,
     /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
@@ -165,6 +171,7 @@ impl Lane {
             claimed: HashSet::new(),
             lost: Vec::new(),
             refused_at: None,
+            unread_ms: None,
             disabled: None,
             removed: false,
         };
@@ -246,6 +253,9 @@ impl Lane {
     /// Holds the subscription: the events in its queue go back, and its reader will bring them again.
     pub fn hold(&self) {
         let mut state = self.state.lock();
+        if !state.ledgers.iter().any(Ledger::is_held) {
+            state.unread_ms = Some(state.queue.front().map_or_else(clock::now_ms, |event| event.time_ms));
+        }
         let queued: Vec<Position> = state.queue.drain(..).map(|event| event.position.clone()).collect();
         for ledger in &mut state.ledgers {
             let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence).collect::<Vec<_>>();
@@ -387,6 +397,11 @@ impl State {
     /// A parked delivery is due at that time, in milliseconds since the Unix epoch.
     pub fn due_at(&mut self, due_ms: u64) {
         self.due_ms = Some(self.due_ms.map_or(due_ms, |earliest| earliest.min(due_ms)));
+    }
+
+    /// The lane's bounds.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// How many slots are free.

@@ -119,6 +119,13 @@ pub struct Response {
     pub truncated: bool,
 }
 
+impl Response {
+    /// How many bytes it takes to keep it.
+    pub fn size_bytes(&self) -> usize {
+        self.headers.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>() + self.body.len()
+    }
+}
+
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

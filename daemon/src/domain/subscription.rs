@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::event::Header;
+use crate::domain::health::HealthPolicy;
+use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
 
@@ -94,6 +96,15 @@ impl WebhookSecret {
     }
 }
 
+impl Drop for WebhookSecret {
+    /// Leaves no copy behind in memory that is given back.
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Seen by somebody, as far as the compiler knows: the bytes are really written.
+        std::hint::black_box(&self.0);
+    }
+}
+
 impl fmt::Debug for WebhookSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WebhookSecret(…)")
@@ -105,18 +116,24 @@ impl fmt::Debug for WebhookSecret {
 pub struct Endpoint {
     /// Where to POST: an absolute `http` or `https` URL without user information.
     pub url: Box<str>,
-    /// What to sign with.
-    pub secret: WebhookSecret,
+    /// What to sign with. Without one the daemon makes a secret and keeps it.
+    pub secret: Option<WebhookSecret>,
+    /// How long a secret is still signed with after another one has taken its place. Zero is not at all.
+    pub secret_overlap: Duration,
     /// Extra headers of every request.
     pub headers: Vec<Header>,
     /// When to try again.
     pub retry: RetryPolicy,
     /// The most attempts at a time; also the most that a crash can repeat.
     pub in_flight_max: NonZeroU32,
+    /// How many attempts a time may be made; without one, as many as the slots allow.
+    pub rate_limit: Option<RateLimit>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.
     pub total_timeout: Duration,
+    /// When it is left alone, and when its subscription is disabled.
+    pub health: HealthPolicy,
 }
 
 /// Where a subscription delivers.

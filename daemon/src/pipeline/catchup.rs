@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::Shared;
+use super::readers::{Permit, Readers};
 use crate::domain::{Event, Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Gap, Reader};
 use crate::telemetry;
@@ -17,16 +17,32 @@ use crate::telemetry;
 pub(super) const PAGE_EVENTS: usize = 128;
 /// How long to wait after a page could not be read.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// After so many pages a reader gives way when others wait.
+const TURN_PAGES: u32 = 8;
+/// After this time, too: an endpoint may take long over a page.
+const TURN_TIME: Duration = Duration::from_secs(2);
+/// The largest payload of an event that is kept from one probe to the next instead of being read again.
+const PROBE_BYTES_MAX: usize = 4096;
 
 struct Open {
     reader: Reader,
-    _permit: OwnedSemaphorePermit,
+    permit: Permit,
+    /// When its turn began.
+    since: Instant,
+    pages: u32,
+}
+
+impl Open {
+    fn had_its_turn(&self) -> bool {
+        self.pages >= TURN_PAGES || self.since.elapsed() >= TURN_TIME
+    }
 }
 
 type Reading = std::pin::Pin<Box<dyn Future<Output = Result<Arrived, ingest::Error>> + Send>>;
 
 struct Arrived {
-    open: Open,
+    open: Option<Open>,
+    round: u64,
     gap: Option<Gap>,
     page: ingest::Page,
     /// The highest skipped event when the page was asked for.
@@ -55,8 +71,10 @@ pub(super) struct Ask {
     pub(super) cursor: u64,
     /// The highest event that was skipped so far.
     pub(super) target: u64,
-    /// The most events to bring.
-    pub(super) events_max: usize,
+    /// When the oldest event that is to be read was published, in milliseconds since the Unix epoch; 0 when unknown.
+    pub(super) oldest_ms: u64,
+    /// Only one event is wanted, to probe with.
+    pub(super) probe: bool,
 }
 
 /// The reading side of one worker.
@@ -68,6 +86,10 @@ pub(super) struct CatchUp {
     reading: Option<Reading>,
     page: VecDeque<Arc<Event>>,
     not_before: Option<Instant>,
+    /// The round of the last permit.
+    last_round: Option<u64>,
+    /// The event that was read to probe with last, when it is small enough to be kept for the next probe.
+    probe: Option<Arc<Event>>,
 }
 
 impl CatchUp {
@@ -98,25 +120,69 @@ impl CatchUp {
         self.open.take().map(|open| open.reader.close())
     }
 
+    /// Does it hold a permit, or wait for one?
+    pub(super) fn is_engaged(&self) -> bool {
+        self.open.is_some() || self.reading.is_some()
+    }
+
+    /// When its turn ends, if it has one.
+    pub(super) fn turn_end(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.since + TURN_TIME)
+    }
+
+    /// Must it give way to others? If not, and its time is up, its turn begins anew.
+    pub(super) fn must_give_way(&mut self, readers: &Readers) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| open.since.elapsed() >= TURN_TIME) else { return false };
+        open.since = Instant::now();
+        readers.is_awaited()
+    }
+
+    /// The event that the last probe was made with, when that is the one to probe with again.
+    pub(super) fn kept_probe(&self, stream: &StreamName, cursor: u64, types: &[Pattern]) -> Option<Arc<Event>> {
+        let is_it = |event: &&Arc<Event>| {
+            event.position.sequence == cursor
+                && event.position.stream == *stream
+                && types.iter().any(|pattern| pattern.matches(&event.kind))
+        };
+        self.probe.as_ref().filter(is_it).cloned()
+    }
+
     /// Asks for a page.
     pub(super) fn ask(&mut self, shared: &Shared, ask: Ask) {
-        let Ask { ledger, stream, types, cursor, target, events_max } = ask;
+        let Ask { ledger, stream, types, cursor, target, oldest_ms, probe } = ask;
         let Some(stream) = shared.nats.stream(&stream).cloned() else { return };
         let in_place = self.ledger == ledger && self.open.as_ref().is_some_and(|o| o.reader.next_sequence() <= cursor);
-        let open = self.open.take().filter(|_| in_place);
+        let (open, spent) = match self.open.take() {
+            Some(open) if !in_place || (open.had_its_turn() && shared.readers.is_awaited()) => (None, Some(open)),
+            open => (open, None),
+        };
         self.ledger = ledger;
-        let (nats, readers) = (shared.nats.clone(), Arc::clone(&shared.readers));
+        let (nats, readers, last_round) = (shared.nats.clone(), shared.readers.clone(), self.last_round);
+        let background = shared.background.clone();
         self.reading = Some(Box::pin(async move {
+            if let Some(spent) = spent {
+                spent.reader.close().await;
+            }
             let (mut open, gap) = match open {
                 Some(open) => (open, None),
                 None => {
-                    let permit = readers.acquire_owned().await.expect("the readers' semaphore is never closed");
+                    let permit = readers.acquire(oldest_ms, last_round).await;
                     let (reader, gap) = Reader::open(nats, stream, &types, cursor).await?;
-                    (Open { reader, _permit: permit }, gap)
+                    (Open { reader, permit, since: Instant::now(), pages: 0 }, gap)
                 }
             };
-            let page = open.reader.page(events_max).await?;
-            Ok(Arrived { open, gap, page, target })
+            let page = open.reader.page(if probe { 1 } else { PAGE_EVENTS }).await?;
+            open.pages += 1;
+            let round = open.permit.round();
+            // A probe may take long: nobody is to wait for its end.
+            let open = match probe {
+                true => {
+                    background.spawn(open.reader.close());
+                    None
+                }
+                false => Some(open),
+            };
+            Ok(Arrived { open, round, gap, page, target })
         }));
     }
 
@@ -129,7 +195,10 @@ impl CatchUp {
             Ok(arrived) => {
                 let through = arrived.page.at_end.then_some(arrived.target);
                 self.page = arrived.page.events.into();
-                self.open = Some(arrived.open);
+                self.last_round = Some(arrived.round);
+                let kept = |event: &&Arc<Event>| arrived.open.is_none() && event.data.len() <= PROBE_BYTES_MAX;
+                self.probe = self.page.front().filter(kept).cloned();
+                self.open = arrived.open;
                 if let Some(gap) = &arrived.gap {
                     error!(
                         %subscription, stream = %gap.stream, from = gap.from, available = gap.available,

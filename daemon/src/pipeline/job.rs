@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use super::Spec;
 use crate::deliver::lane::{Count, Record};
 use crate::deliver::{Client, Request};
-use crate::domain::{DeliveryId, Event, Failure, FailureClass, Outcome, Output, Position, SubscriptionId};
-use crate::store::{Change, Content, DeadLetter, Disposition, LastFailure, LogEntry, Parked};
+use crate::domain::{DeliveryId, Event, Failure, FailureClass, Outcome, Output, Position, Response, SubscriptionId};
+use crate::store::{
+    Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
+};
 use crate::telemetry::clock;
 
 /// One delivery: an event, or one output of its transforms, for one subscription.
@@ -28,6 +30,14 @@ pub(super) struct Job {
     pub(super) attempt: u32,
     /// When the first attempt was made, in milliseconds since the Unix epoch; 0 before it.
     pub(super) first_attempt_ms: u64,
+    /// When the delivery came about, in milliseconds since the Unix epoch.
+    pub(super) created_ms: u64,
+    /// How many attempts had been made when it was last resent: its retry policy counts from there.
+    pub(super) resent_after: u32,
+    /// What it is ordered by, in a subscription that keeps order.
+    pub(super) order_key: Option<Box<str>>,
+    /// The attempts before this one.
+    pub(super) history: Vec<Attempt>,
     pub(super) content: Content,
 }
 
@@ -50,6 +60,10 @@ impl Job {
             parts,
             attempt: 1,
             first_attempt_ms: 0,
+            created_ms: clock::now_ms(),
+            resent_after: 0,
+            order_key: None,
+            history: Vec::new(),
             content: Content {
                 event_id: event.id.clone(),
                 event_type: output.kind.unwrap_or_else(|| event.kind.clone()),
@@ -79,22 +93,70 @@ impl Job {
             parts: parked.parts,
             attempt: parked.attempts + 1,
             first_attempt_ms: parked.first_attempt_ms,
+            created_ms: parked.created_ms,
+            resent_after: parked.resent_after,
+            order_key: parked.order_key,
+            history: parked.history,
             content: parked.content,
         }
     }
 
-    fn log(&self, disposition: Disposition, attempt: u32, failure: Option<&Failure>) -> LogEntry {
+    /// How many attempts have been made, when one that took so long is the last; without one, those before.
+    fn attempts(&self, took: Option<Duration>) -> u32 {
+        if took.is_some() { self.attempt } else { self.attempt - 1 }
+    }
+
+    fn log(&self, disposition: Disposition, attempt: u32) -> LogEntry {
         LogEntry {
             subscription: self.subscription.clone(),
             position: self.position.clone(),
             part: self.part,
             parts: self.parts,
             attempt,
-            status: failure.and_then(|f| f.status),
+            status: None,
             at_ms: clock::now_ms(),
             disposition,
-            class: failure.map(|f| f.class),
+            class: None,
+            detail: None,
         }
+    }
+
+    fn log_failure(
+        &self,
+        disposition: Disposition,
+        took: Option<Duration>,
+        due_ms: Option<u64>,
+        failure: &Failure,
+    ) -> LogEntry {
+        let mut log = self.log(disposition, self.attempts(took));
+        log.status = failure.status;
+        log.class = Some(failure.class);
+        log.detail = Some(Box::new(Detail {
+            took_ms: took.map_or(0, millis),
+            due_ms,
+            message: failure.message.clone(),
+            response: failure.response.as_deref().cloned(),
+        }));
+        log
+    }
+
+    /// The attempts so far, with the one that failed now and took so long. One that was not made adds nothing.
+    fn history_with(&self, took: Option<Duration>, failure: &Failure) -> Vec<Attempt> {
+        let mut history = self.history.clone();
+        if let Some(took) = took {
+            let took_ms = millis(took);
+            let attempt = Attempt {
+                number: self.attempt,
+                at_ms: clock::now_ms().saturating_sub(took_ms),
+                took_ms,
+                status: failure.status,
+                class: Some(failure.class.as_str().into()),
+                message: failure.message.clone(),
+                response: failure.response.as_deref().cloned(),
+            };
+            add_attempt(&mut history, attempt);
+        }
+        history
     }
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
@@ -102,18 +164,22 @@ impl Job {
         Record { event, part: self.part, parts: self.parts, due_ms, count, change }
     }
 
-    /// The receiver took it.
-    pub(super) fn delivered(&self, status: u16) -> Record {
-        let mut log = self.log(Disposition::Delivered, self.attempt, None);
+    /// The receiver took it. What it answered is kept where that was captured.
+    fn delivered(&self, status: u16, took: Duration, response: Option<&Response>) -> Record {
+        let mut log = self.log(Disposition::Delivered, self.attempt);
         log.status = Some(status);
+        log.detail = response.map(|response| {
+            let (took_ms, response) = (millis(took), Some(response.clone()));
+            Box::new(Detail { took_ms, response, ..Detail::default() })
+        });
         if self.ledger.is_some() {
             return self.record(Count::Delivered, None, Change::Finished(log));
         }
         self.record(Count::DeliveredParked, None, Change::FinishParked { delivery: self.delivery, log })
     }
 
-    /// It is given up.
-    pub(super) fn dead(&self, attempts: u32, failure: &Failure) -> Record {
+    /// It is given up: after an attempt that took so long, or without one.
+    pub(super) fn dead(&self, took: Option<Duration>, failure: &Failure) -> Record {
         let letter = DeadLetter {
             delivery: self.delivery,
             subscription: self.subscription.clone(),
@@ -121,19 +187,21 @@ impl Job {
             part: self.part,
             parts: self.parts,
             failed_ms: clock::now_ms(),
-            attempts,
-            first_attempt_ms: self.first_attempt_ms,
+            attempts: self.attempts(took),
+            first_attempt_ms: self.first_attempt_ms(took),
             failure: LastFailure::from(failure),
             content: self.content.clone(),
+            created_ms: self.created_ms,
+            resent_after: self.resent_after,
+            history: self.history_with(took, failure),
         };
-        let log = self.log(Disposition::Dead, attempts, Some(failure));
+        let log = self.log_failure(Disposition::Dead, took, None, failure);
         let count = if self.ledger.is_some() { Count::Failed } else { Count::FailedParked };
         self.record(count, None, Change::Dead { letter: Box::new(letter), log })
     }
 
-    /// It waits for its next attempt; `attempts` were made.
-    pub(super) fn park(&self, attempts: u32, due_ms: u64, failure: &Failure) -> Record {
-        let now = clock::now_ms();
+    /// It waits for its next attempt: after one that took so long and failed, or because one could not be made.
+    pub(super) fn park(&self, took: Option<Duration>, due_ms: u64, failure: &Failure) -> Record {
         let parked = Parked {
             delivery: self.delivery,
             subscription: self.subscription.clone(),
@@ -141,31 +209,45 @@ impl Job {
             part: self.part,
             parts: self.parts,
             due_ms,
-            attempts,
-            first_attempt_ms: if self.first_attempt_ms == 0 { now } else { self.first_attempt_ms },
+            attempts: self.attempts(took),
+            first_attempt_ms: self.first_attempt_ms(took),
             last_failure: Some(LastFailure::from(failure)),
             content: self.content.clone(),
+            created_ms: self.created_ms,
+            resent_after: self.resent_after,
+            order_key: self.order_key.clone(),
+            history: self.history_with(took, failure),
         };
-        let log = self.log(Disposition::Parked, attempts, Some(failure));
+        let log = self.log_failure(Disposition::Parked, took, Some(due_ms), failure);
         let count = if self.ledger.is_some() { Count::Parked } else { Count::ParkedAgain };
         self.record(count, Some(due_ms), Change::Park { parked: Box::new(parked), log })
     }
 
+    fn first_attempt_ms(&self, took: Option<Duration>) -> u64 {
+        match took {
+            Some(took) if self.first_attempt_ms == 0 => clock::now_ms().saturating_sub(millis(took)),
+            _ => self.first_attempt_ms,
+        }
+    }
+
     /// What follows from an attempt's outcome: delivered, parked or dead. `draw` is a random number from 0 up to 1.
-    pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, draw: f64) -> Record {
+    pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, took: Duration, draw: f64) -> Record {
         match outcome {
-            Outcome::Delivered { status, .. } => self.delivered(*status),
-            Outcome::Final(failure) => self.dead(self.attempt, failure),
-            Outcome::Retry(failure) => match spec.retry.delay(self.attempt, draw) {
-                None => self.dead(self.attempt, failure),
+            Outcome::Delivered { status, response } => self.delivered(*status, took, response.as_deref()),
+            Outcome::Final(failure) => self.dead(Some(took), failure),
+            Outcome::Retry(failure) => match spec.retry.delay(self.attempt.saturating_sub(self.resent_after), draw) {
+                None => self.dead(Some(took), failure),
                 Some(delay) => {
-                    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                    let wait_ms = delay_ms.max(failure.retry_after_ms.unwrap_or(0));
-                    self.park(self.attempt, clock::now_ms().saturating_add(wait_ms), failure)
+                    let wait_ms = millis(delay).max(failure.retry_after_ms.unwrap_or(0));
+                    self.park(Some(took), clock::now_ms().saturating_add(wait_ms), failure)
                 }
             },
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An attempt under way. Unlike a plain future it can be asked which job it is: what a stop cuts short is parked.

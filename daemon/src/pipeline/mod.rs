@@ -13,17 +13,20 @@
 pub mod catchup;
 pub mod feed;
 pub mod job;
+mod pace;
+pub mod readers;
 pub mod subscriptions;
 pub mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::deliver::{Client, Prepared, Token, breaker};
-use crate::domain::{Pattern, RetryPolicy};
+use self::readers::Readers;
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Client, Prepared, Secrets, Token};
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -35,8 +38,6 @@ pub struct Config {
     pub hold_after: Duration,
     /// How many subscriptions catch up at a time.
     pub readers_max: usize,
-    /// When an endpoint counts as failing.
-    pub breaker: breaker::Config,
     /// How long attempts under way may take to end when the daemon stops.
     pub drain_timeout: Duration,
 }
@@ -50,10 +51,12 @@ pub struct Shared {
     pub recorder: Recorder<Token>,
     /// For reading what is parked.
     pub store: Store,
+    /// What subscriptions sign with.
+    pub secrets: Secrets,
     /// For catching up.
     pub nats: Nats,
     /// Permits of the readers.
-    pub readers: Arc<Semaphore>,
+    pub readers: Readers,
     /// Small errands that nobody waits for, such as closing a reader.
     pub background: TaskTracker,
     /// How to behave.
@@ -68,8 +71,14 @@ pub struct Spec {
     pub chain: Arc<Chain>,
     /// The endpoint, ready for attempts.
     pub endpoint: Arc<Prepared>,
+    /// What its definition says of its signing secret.
+    pub secret: Wanted,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// When the endpoint is left alone, and when the subscription is disabled.
+    pub health: HealthPolicy,
     /// The most attempts at a time.
     pub in_flight_max: u32,
+    /// How many attempts a time may be made.
+    pub rate_limit: Option<RateLimit>,
 }

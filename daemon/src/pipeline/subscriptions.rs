@@ -15,7 +15,8 @@ use super::worker::Worker;
 use super::{Shared, Spec};
 use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
-use crate::deliver::{Prepared, prepared};
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{Pattern, StreamName, Subscription, SubscriptionId, Target};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
@@ -66,19 +67,23 @@ pub enum Ready {
 ///
 /// # Errors
 /// When a plugin or the endpoint cannot be used.
-pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error> {
+pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> Result<Ready, Error> {
     let id = &subscription.id;
     let chain = host
         .chain(id, &subscription.filters, &subscription.transforms, subscription.on_plugin_error)
         .map_err(|source| Error::Plugin { subscription: id.clone(), source })?;
     let Target::Webhook(endpoint) = &subscription.target else { return Ok(Ready::Stream(chain)) };
-    let prepared = Prepared::new(endpoint).map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
+    let prepared = Prepared::signed_by(endpoint, secrets.signing(id))
+        .map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
     Ok(Ready::Webhook(Box::new(Spec {
         types: subscription.types.clone(),
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
+        secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
+        health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
+        rate_limit: endpoint.rate_limit,
     })))
 }
 
@@ -141,11 +146,12 @@ impl Subscriptions {
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
+        self.settle_secrets(&specs).await?;
         for (id, spec) in specs {
             let registration = self.register(&id).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registration, &recovered);
-            self.add(&id, spec, ledgers, registration.disabled);
+            self.add(&id, spec, ledgers, registration.disabled.map(|d| d.reason));
         }
         for id in on_record.into_keys() {
             warn!(subscription = %id, "the store has records of a subscription that is not configured, they are kept");
@@ -171,6 +177,7 @@ impl Subscriptions {
             }
             registrations.insert(id.clone(), self.register(id).await?);
         }
+        self.settle_secrets(&specs).await?;
         for id in gone {
             if let Some(running) = self.running.remove(&id) {
                 info!(subscription = %id, "subscription removed");
@@ -192,7 +199,8 @@ impl Subscriptions {
             } else if let Some(registration) = registrations.remove(&id) {
                 let ledgers = self.ledgers(&registration, &[]);
                 info!(subscription = %id, "subscription added");
-                begun.push((self.add(&id, spec, ledgers, registration.disabled.clone()), registration));
+                let disabled = registration.disabled.as_ref().map(|d| d.reason.clone());
+                begun.push((self.add(&id, spec, ledgers, disabled), registration));
             }
         }
         self.publish_routes();
@@ -202,6 +210,17 @@ impl Subscriptions {
     /// The lanes, for readings.
     pub fn routes(&self) -> Arc<ArcSwap<Routes>> {
         Arc::clone(&self.routes)
+    }
+
+    /// Makes the secrets that are missing, and begins the overlap of those that have changed. From here on requests are
+    /// signed so, also those of a set that then stays as before.
+    async fn settle_secrets(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+        let wanted: Vec<_> = specs.iter().map(|(id, spec)| (id.clone(), spec.secret.clone())).collect();
+        let secrets = self.shared.secrets.clone();
+        match tokio::task::spawn_blocking(move || secrets.settle(&wanted)).await {
+            Ok(settled) => Ok(settled?),
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
     }
 
     /// Asks every stream for the types of the set as it will be, where they differ from those of now.
@@ -254,11 +273,9 @@ impl Subscriptions {
     /// What is known of a subscription; one that is new begins after what is in the streams now.
     async fn register(&self, id: &SubscriptionId) -> Result<Registration, Error> {
         let known = self.shared.store.registration(id)?;
-        let mut registration = known.clone().unwrap_or(Registration {
-            first_seen_ms: clock::now_ms(),
-            starts_after: Vec::new(),
-            disabled: None,
-        });
+        let now_ms = clock::now_ms();
+        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
+        let mut registration = known.clone().unwrap_or_else(new);
         for stream in &self.streams {
             if starts_after(&registration, &stream.name).is_none() {
                 let facts = self.shared.nats.facts(&stream.name).await?;
@@ -266,6 +283,7 @@ impl Subscriptions {
             }
         }
         if known.as_ref() != Some(&registration) {
+            registration.updated_ms = now_ms;
             self.shared.store.put_registration(id, &registration)?;
         }
         Ok(registration)
@@ -338,5 +356,5 @@ fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64>
 
 fn limits(spec: &Spec) -> Limits {
     let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
-    Limits { in_flight_max: spec.in_flight_max, queue_events_max }
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit }
 }

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::catchup::CatchUp;
 use super::job::{InAir, Job, failure};
+use super::pace::Pace;
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
 use crate::deliver::breaker::{Breaker, Permit};
@@ -44,6 +45,7 @@ pub struct Worker {
     /// The endpoint that the breaker watches.
     endpoint: Arc<Prepared>,
     breaker: Breaker,
+    pace: Pace,
     in_air: FuturesUnordered<InAir>,
     /// Jobs whose plugins have run and which wait for a slot: the parts of one event, or parked deliveries that are due.
     ready: VecDeque<Job>,
@@ -54,6 +56,9 @@ pub struct Worker {
     given_back: Option<(Position, u32)>,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
+    /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
+    /// timer is set: it may have passed by then, and nobody would look.
+    look_again: Option<Instant>,
 }
 
 /// Where the next piece of work comes from.
@@ -65,8 +70,9 @@ enum Next {
 impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
     pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
-        let breaker = Breaker::new(shared.config.breaker);
+        let breaker = Breaker::new(spec.load().health.breaker);
         let endpoint = Arc::clone(&spec.load().endpoint);
+        let pace = Pace::new(spec.load().rate_limit);
         Self {
             lane,
             spec,
@@ -74,12 +80,14 @@ impl Worker {
             room,
             endpoint,
             breaker,
+            pace,
             in_air: FuturesUnordered::new(),
             ready: VecDeque::new(),
             catch_up: CatchUp::default(),
             through: None,
             given_back: None,
             parked_next: true,
+            look_again: None,
         }
     }
 
@@ -100,9 +108,12 @@ impl Worker {
         self.drain().await;
     }
 
-    /// Starts whatever slots, breaker and store allow.
+    /// Starts whatever slots, breaker, rate limit and store allow.
     async fn start_work(&mut self) {
         self.forgive_changed_endpoint();
+        self.pace.follow(self.spec.load().rate_limit);
+        self.look_again = None;
+        self.give_way();
         if !self.resubmit() {
             return;
         }
@@ -111,15 +122,22 @@ impl Worker {
             let (free, in_flight) = {
                 let state = self.lane.state();
                 if state.disabled.is_some() {
-                    return;
+                    drop(state);
+                    return self.stop_reading();
                 }
                 (state.free_slots(), state.in_flight())
             };
             match permit {
-                Permit::None { .. } => return,
+                Permit::None { until } => {
+                    self.stop_reading();
+                    return self.wait_until(until);
+                }
                 Permit::One if in_flight > 0 => return,
                 _ if free == 0 => return,
                 _ => {}
+            }
+            if let Some(token_at) = self.pace.not_before() {
+                return self.wait_until(token_at);
             }
             match self.next(permit == Permit::One) {
                 Some(Next::Job(job)) => self.launch(*job),
@@ -134,7 +152,7 @@ impl Worker {
         let spec = self.spec.load();
         if !Arc::ptr_eq(&spec.endpoint, &self.endpoint) {
             self.endpoint = Arc::clone(&spec.endpoint);
-            self.breaker = Breaker::new(self.shared.config.breaker);
+            self.breaker = Breaker::new(spec.health.breaker);
         }
     }
 
@@ -147,7 +165,7 @@ impl Worker {
         }
         if let Some(reason) = &event.undecodable {
             let failure = failure(FailureClass::Undecodable, reason.clone());
-            let record = Job::whole(self.lane.id(), ledger, &event).dead(0, &failure);
+            let record = Job::whole(self.lane.id(), ledger, &event).dead(None, &failure);
             return self.record_unattempted(record);
         }
         let ran = self.run_plugins(&spec, &event).await;
@@ -184,7 +202,7 @@ impl Worker {
                     self.settle(ledger, &event);
                 } else {
                     let failure = failure(FailureClass::Plugin, fault.to_string());
-                    self.record_unattempted(Job::whole(self.lane.id(), ledger, &event).dead(0, &failure));
+                    self.record_unattempted(Job::whole(self.lane.id(), ledger, &event).dead(None, &failure));
                 }
             }
         }
@@ -208,9 +226,15 @@ impl Worker {
     }
 
     fn launch(&mut self, job: Job) {
+        self.pace.take();
         self.lane.state().take_slot();
         self.lane.metrics.in_flight.inc();
         self.in_air.push(InAir::new(self.shared.client.clone(), &self.spec.load(), Arc::new(job)));
+    }
+
+    /// Look for work again at that time, if not before.
+    fn wait_until(&mut self, at: Instant) {
+        self.look_again = Some(self.look_again.map_or(at, |earliest| earliest.min(at)));
     }
 
     /// When to look again although nothing happens.
@@ -221,13 +245,16 @@ impl Worker {
         if state.disabled.is_some() {
             return resubmit;
         }
-        let due = state.due_ms.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
-        match self.breaker.permit(now) {
-            Permit::None { until } => Some(until).into_iter().chain(resubmit).min(),
-            // With no slot free, the end of an attempt wakes the worker.
-            _ if state.free_slots() == 0 => resubmit,
-            _ => due.into_iter().chain(resubmit).chain(self.catch_up.not_before()).min(),
-        }
+        // What is due cannot begin before what the last look for work was told to wait for, or without a free slot: the end
+        // of an attempt wakes the worker.
+        let may_begin = match self.breaker.permit(now) {
+            Permit::None { .. } => false,
+            Permit::One => state.in_flight() == 0,
+            Permit::All => state.free_slots() > 0,
+        };
+        let due = state.due_ms.filter(|_| may_begin && self.pace.not_before().is_none());
+        let due = due.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
+        due.into_iter().chain(resubmit).chain(self.look_again).chain(self.catch_up.turn_end()).min()
     }
 }
 

@@ -1,7 +1,8 @@
-//! Subscriptions that were defined over the API: the text of each definition, and when it was made and changed.
+//! Subscriptions that were defined over the API: the text of each definition, sealed, and when it was made and changed.
 
-use super::codec::{Reader, Writer};
+use super::keyring::{Keyring, Purpose, wipe};
 use super::keys::{self, kind};
+use super::wire::{Reader, Writer};
 use super::{Error, Store};
 use crate::domain::SubscriptionId;
 
@@ -14,7 +15,7 @@ pub struct Definition {
     pub created_ms: u64,
     /// When it was changed last, in milliseconds since the Unix epoch.
     pub updated_ms: u64,
-    /// The definition, JSON. It may hold credentials in its headers: it is for the keyring to seal.
+    /// The definition, JSON. It may hold credentials in its headers.
     pub text: Box<[u8]>,
 }
 
@@ -25,17 +26,15 @@ impl std::fmt::Debug for Definition {
 }
 
 impl Store {
-    /// Records or replaces a definition; durable when it returns. Blocks.
+    /// Records or replaces a definition, sealed; durable when it returns. Blocks.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put_definition(&self, id: &SubscriptionId, definition: &Definition) -> Result<(), Error> {
-        let key = keys::of_subscription(kind::DEFINITION, id);
-        let record = write(definition);
-        self.write_directly(|_, _, batch| {
-            batch.insert(key, record);
-            Ok(())
-        })
+    pub fn put_definition(&self, keyring: &Keyring, id: &SubscriptionId, definition: &Definition) -> Result<(), Error> {
+        let mut plain = write(definition);
+        let written = self.put_sealed(keyring, Purpose::Definition, &[(id, &plain)]);
+        wipe(&mut plain);
+        written
     }
 
     /// Forgets a definition; durable when it returns. Blocks.
@@ -43,32 +42,32 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn remove_definition(&self, id: &SubscriptionId) -> Result<(), Error> {
-        let key = keys::of_subscription(kind::DEFINITION, id);
-        self.write_directly(|_, _, batch| {
-            batch.remove(key);
-            Ok(())
-        })
+        self.remove_sealed(Purpose::Definition, id)
     }
 
     /// A definition.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn definition(&self, id: &SubscriptionId) -> Result<Option<Definition>, Error> {
-        let record = self.engine()?.state.get(keys::of_subscription(kind::DEFINITION, id)).map_err(Error::read)?;
-        record.map(|record| read(&record)).transpose()
+    pub fn definition(&self, keyring: &Keyring, id: &SubscriptionId) -> Result<Option<Definition>, Error> {
+        let opened = self.sealed(keyring, Purpose::Definition, id)?;
+        opened.map(|opened| read(opened.bytes()).ok_or(DAMAGED)).transpose()
     }
 
     /// All definitions, in the order of their ids.
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn definitions(&self) -> Result<Vec<(SubscriptionId, Definition)>, Error> {
+    pub fn definitions(&self, keyring: &Keyring) -> Result<Vec<(SubscriptionId, Definition)>, Error> {
         let mut all = Vec::new();
-        for pair in self.engine()?.state.scan_prefix([kind::DEFINITION]) {
-            let (key, record) = pair.map_err(Error::read)?;
-            let (id, _) = keys::parse_subscription(&key).ok_or(DAMAGED)?;
-            all.push((id, read(&record)?));
+        for key in self.engine()?.state.scan_prefix([kind::SEALED]).keys() {
+            let key = key.map_err(Error::read)?;
+            let (id, purpose) = keys::parse_subscription(&key).ok_or(DAMAGED)?;
+            if purpose == [Purpose::Definition.byte()]
+                && let Some(definition) = self.definition(keyring, &id)?
+            {
+                all.push((id, definition));
+            }
         }
         Ok(all)
     }
@@ -76,8 +75,14 @@ impl Store {
 
 const DAMAGED: Error = Error::Record { what: "definition" };
 
+/// The version of the layout.
+const VERSION: u8 = 1;
+
+/// The record's bytes before they are sealed.
 fn write(definition: &Definition) -> Vec<u8> {
-    let mut w = Writer::record(48 + definition.label.len() + definition.text.len());
+    // Large enough for all, so that no copy is left behind by growing.
+    let mut w = Writer(Vec::with_capacity(48 + definition.label.len() + definition.text.len()));
+    w.0.push(VERSION);
     w.text(&definition.label);
     w.number(definition.created_ms);
     w.number(definition.updated_ms);
@@ -85,9 +90,10 @@ fn write(definition: &Definition) -> Vec<u8> {
     w.0
 }
 
-fn read(record: &[u8]) -> Result<Definition, Error> {
-    let read = || {
-        let mut r = Reader::record(record)?;
+fn read(plain: &[u8]) -> Option<Definition> {
+    let (version, rest) = plain.split_first()?;
+    let mut r = Reader::new(rest);
+    let mut read = || {
         Some(Definition {
             label: r.text()?.into(),
             created_ms: r.number()?,
@@ -95,5 +101,19 @@ fn read(record: &[u8]) -> Result<Definition, Error> {
             text: r.bytes()?.into(),
         })
     };
-    read().ok_or(DAMAGED)
+    read().filter(|_| *version == VERSION && r.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_has_these_bytes() {
+        let definition = Definition { label: "crm".into(), created_ms: 1, updated_ms: 300, text: (*b"{}").into() };
+        let bytes = write(&definition);
+        assert_eq!(hex::encode(&bytes), "010363726d01ac02027b7d");
+        assert_eq!(read(&bytes), Some(definition));
+        assert_eq!((read(&bytes[..9]), read(&[2, 0, 0, 0, 0])), (None, None));
+    }
 }

@@ -15,7 +15,11 @@ use super::bodies::Bodies;
 use super::{Config, Error, codec, keys};
 
 /// The format that this version writes, and the newest that it reads.
-pub(super) const FORMAT: u32 = 1;
+///
+/// Format 2 has records of version 2 besides those of version 1. A store of format 1 is brought up to date by its number
+/// alone: its records are read as they are, and written anew when they change. The number keeps a daemon that knows only
+/// version 1 from opening a store that it would find unreadable.
+pub(super) const FORMAT: u32 = 2;
 
 /// sled's segments: values above a quarter of this would be spilled to files that sled never syncs.
 const SEGMENT_BYTES: usize = 16 << 20;
@@ -160,10 +164,15 @@ impl Engine {
         if found > FORMAT {
             return Err(Error::Newer { dir: dir.clone(), found, supported: FORMAT });
         }
-        // Format 1 is the first: there is nothing older to bring up to date. A later one puts its steps here, writes
-        // META_FORMAT with them, flushes, and then the format file.
-        if directory.fresh && !dir.join("format").exists() {
-            write_format(dir).map_err(|source| Error::Directory { dir: dir.clone(), source })?;
+        if found < FORMAT {
+            tracing::info!(from = found, to = FORMAT, "bringing the store's format up to date");
+            self.state.insert(keys::META_FORMAT, codec::write_number(u64::from(FORMAT))).map_err(Error::write)?;
+            self.sync()?;
+        }
+        // The file follows the data: after a crash between the two it is behind, and is written at the next start.
+        let failed = |source| Error::Directory { dir: dir.clone(), source };
+        if read_format(dir).map_err(failed)? != Some(FORMAT) {
+            write_format(dir).map_err(failed)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::codec::{self, BodyRef, Counts, Whereabouts};
 use super::engine::Engine;
 use super::keys::{self, kind};
 use super::log::{Builder, Running};
-use super::records::{Change, Content, LogEntry, Registration};
+use super::records::{Change, Content, Disabled, LogEntry, Registration};
 use super::{Error, Ledger};
 use crate::domain::{DeliveryId, SubscriptionId};
 use crate::telemetry::clock::now_ms;
@@ -102,7 +102,16 @@ impl<'a> Group<'a> {
                 let key = keys::of_stream(kind::CHECKPOINT, stream);
                 self.writes.insert(key, Some(codec::write_number(*ack_floor)));
             }
-            Change::Disable { subscription, reason } => self.disable(subscription, reason)?,
+            Change::Disable { subscription, reason } => {
+                self.amend(subscription, |r| {
+                    r.disabled = Some(Disabled { reason: reason.clone(), since_ms: now_ms() });
+                })?;
+            }
+            Change::Enable { subscription } => self.amend(subscription, |r| r.disabled = None)?,
+            Change::Failing { subscription, since_ms } => {
+                self.amend(subscription, |r| r.failing_since_ms = *since_ms)?;
+            }
+            Change::Gap { subscription, gap } => self.amend(subscription, |r| r.add_gap(gap.clone()))?,
             Change::Barrier => {}
         }
         Ok(())
@@ -164,7 +173,7 @@ impl<'a> Group<'a> {
         Ok(Some(file))
     }
 
-    fn disable(&mut self, subscription: &SubscriptionId, reason: &str) -> Result<(), Error> {
+    fn amend(&mut self, subscription: &SubscriptionId, amend: impl FnOnce(&mut Registration)) -> Result<(), Error> {
         let key = keys::of_subscription(kind::REGISTRATION, subscription);
         let known = self.read(&key)?.and_then(|record| match codec::read_registration(&record) {
             Ok(registration) => Some(registration),
@@ -174,7 +183,8 @@ impl<'a> Group<'a> {
             }
         });
         let mut registration = known.unwrap_or_else(|| Registration { first_seen_ms: now_ms(), ..Default::default() });
-        registration.disabled = Some(reason.into());
+        amend(&mut registration);
+        registration.updated_ms = now_ms();
         self.writes.insert(key, Some(codec::write_registration(&registration)));
         Ok(())
     }

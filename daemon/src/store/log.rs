@@ -2,10 +2,15 @@
 //!
 //! ```text
 //! value   = version ‖ base time ‖ streams ‖ section*
-//! streams = count ‖ (name ‖ running maximum)*
+//! streams = count ‖ (name ‖ running maximum ‖ span)*
+//! span    = 0, or 1 + (maximum - lowest) ‖ maximum - highest
 //! section = length ‖ subscription ‖ index into streams ‖ entry*
-//! entry   = sequence (difference) ‖ flags ‖ [part ‖ parts] ‖ [attempt] ‖ [status] ‖ [class] ‖ time (difference)
+//! entry   = sequence (difference) ‖ flags ‖ [part ‖ parts] ‖ [attempt] ‖ [status] ‖ [class] ‖ [detail] ‖ time (difference)
+//! detail  = time taken ‖ [next due] ‖ message ‖ [response]
 //! ```
+//! Version 1 has neither spans nor details. A *span* says between which sequences the flush's own entries of a stream
+//! lie: a search for one event looks into few flushes only.
+//!
 //! A stream's *running maximum* is the highest sequence recorded in this or any earlier flush. So a reader that goes
 //! backwards may stop at the first flush whose maxima are all at or below the floors that it was given: no earlier flush
 //! can hold anything above them.
@@ -13,12 +18,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Error;
-use super::codec::{Reader, Writer};
-use super::records::{Disposition, LogEntry};
+use super::codec;
+use super::records::{Detail, Disposition, LogEntry};
+use super::wire::{Reader, Writer};
 use crate::domain::{FailureClass, Position, StreamName, SubscriptionId};
 
 /// Highest sequence recorded so far, per stream.
 pub(super) type Running = BTreeMap<StreamName, u64>;
+
+/// The current version.
+const VERSION: u8 = 2;
 
 const DISPOSITION: u8 = 0b0000_0011;
 const PARTS: u8 = 0b0000_0100;
@@ -26,11 +35,14 @@ const STATUS_200: u8 = 0b0000_1000;
 const STATUS: u8 = 0b0001_0000;
 const ATTEMPT: u8 = 0b0010_0000;
 const CLASS: u8 = 0b0100_0000;
+const DETAIL: u8 = 0b1000_0000;
 
 struct Section<'a> {
     subscription: &'a SubscriptionId,
     stream: &'a StreamName,
     sequence: u64,
+    /// The lowest and the highest sequence of its entries.
+    span: (u64, u64),
     at_ms: u64,
     entries: Writer,
 }
@@ -52,6 +64,7 @@ impl<'a> Builder<'a> {
         let section = &mut self.sections[at];
         section.entries.difference(section.sequence, entry.position.sequence);
         section.sequence = entry.position.sequence;
+        section.span = (section.span.0.min(section.sequence), section.span.1.max(section.sequence));
         write_entry(&mut section.entries, entry);
         section.entries.difference(section.at_ms, entry.at_ms);
         section.at_ms = entry.at_ms;
@@ -68,7 +81,8 @@ impl<'a> Builder<'a> {
         }
         let sections = &mut self.sections;
         self.last = *self.index.entry((subscription, stream)).or_insert_with(|| {
-            sections.push(Section { subscription, stream, sequence: 0, at_ms: base_ms, entries: Writer::default() });
+            let (sequence, span, entries) = (0, (u64::MAX, 0), Writer::default());
+            sections.push(Section { subscription, stream, sequence, span, at_ms: base_ms, entries });
             sections.len() - 1
         });
         self.last
@@ -92,15 +106,28 @@ impl<'a> Builder<'a> {
         after
     }
 
+    /// The lowest and the highest sequence of a stream's entries.
+    fn span(&self, stream: &StreamName) -> Option<(u64, u64)> {
+        let spans = self.sections.iter().filter(|s| s.stream == stream).map(|s| s.span);
+        spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
     /// The flush's value. `running` must have every stream of the entries, and already count them.
     pub(super) fn finish(&self, running: &Running) -> Vec<u8> {
         let entries_bytes: usize = self.sections.iter().map(|s| s.entries.0.len() + 80).sum();
-        let mut w = Writer::record(32 + running.len() * 80 + entries_bytes);
+        let mut w = Writer::record(VERSION, 32 + running.len() * 80 + entries_bytes);
         w.number(self.base_ms.unwrap_or_default());
         w.number(running.len() as u64);
         for (stream, max) in running {
             w.text(stream.as_str());
             w.number(*max);
+            match self.span(stream) {
+                Some((low, high)) => {
+                    w.number(1 + max.saturating_sub(low));
+                    w.number(max.saturating_sub(high));
+                }
+                None => w.number(0),
+            }
         }
         let mut head = Writer::default();
         for section in &self.sections {
@@ -131,6 +158,7 @@ fn write_entry(w: &mut Writer, entry: &LogEntry) {
         Some(_) => STATUS,
     };
     flags |= if entry.class.is_some() { CLASS } else { 0 };
+    flags |= if entry.detail.is_some() { DETAIL } else { 0 };
     w.0.push(flags);
     if parts {
         w.number(u64::from(entry.part));
@@ -145,6 +173,21 @@ fn write_entry(w: &mut Writer, entry: &LogEntry) {
     if let Some(class) = entry.class {
         w.0.push(class_code(class));
     }
+    if let Some(detail) = &entry.detail {
+        w.number(detail.took_ms);
+        w.option(detail.due_ms, Writer::number);
+        w.text(&detail.message);
+        w.option(detail.response.as_ref(), codec::write_response);
+    }
+}
+
+fn read_detail(r: &mut Reader<'_>) -> Option<Box<Detail>> {
+    Some(Box::new(Detail {
+        took_ms: r.number()?,
+        due_ms: r.option(Reader::number)?,
+        message: r.boxed()?,
+        response: r.option(codec::read_response)?,
+    }))
 }
 
 /// Takes one flush's value apart.
@@ -166,16 +209,27 @@ pub(super) struct GroupSection<'a> {
     entries: Reader<'a>,
 }
 
+fn read_span(r: &mut Reader<'_>, max: u64) -> Option<Option<(u64, u64)>> {
+    match r.number()?.checked_sub(1) {
+        None => Some(None),
+        Some(below) => Some(Some((max.checked_sub(below)?, max.checked_sub(r.number()?)?))),
+    }
+}
+
 const DAMAGED: Error = Error::Record { what: "log" };
 
 impl<'a> Group<'a> {
     pub(super) fn read(value: &'a [u8]) -> Result<Self, Error> {
         let read = || {
-            let mut r = Reader::record(value)?;
+            let (version, mut r) = Reader::record(value, VERSION)?;
             let base_ms = r.number()?;
             let mut running = Vec::new();
             for _ in 0..r.number()? {
-                running.push((r.stream()?, r.number()?));
+                let (stream, max) = (r.stream()?, r.number()?);
+                if version > 1 {
+                    read_span(&mut r, max)?;
+                }
+                running.push((stream, max));
             }
             Some(Self { running, base_ms, sections: r })
         };
@@ -228,6 +282,7 @@ impl GroupSection<'_> {
             (flags & STATUS_200 != 0).then_some(200)
         };
         let class = if flags & CLASS != 0 { class_of(r.byte()?) } else { None };
+        let detail = if flags & DETAIL != 0 { Some(read_detail(r)?) } else { None };
         self.at_ms = r.difference(self.at_ms)?;
         Some(LogEntry {
             subscription: subscription.clone(),
@@ -239,6 +294,7 @@ impl GroupSection<'_> {
             at_ms: self.at_ms,
             disposition,
             class,
+            detail,
         })
     }
 }

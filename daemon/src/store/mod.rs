@@ -14,8 +14,8 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `P` sub, due time, delivery id | parked delivery, with its body |
-//! | `D` sub, time of death, delivery id | dead letter, with its body |
+//! | `P` sub, due time, delivery id | parked delivery, with its body and its attempts |
+//! | `D` sub, time of death, delivery id | dead letter, with its body and its attempts |
 //! | `I` delivery id | where the delivery lies (one of the two above), and its body's file |
 //! | `C` sub | how many are parked, how many dead |
 //! | `H` sub, stream | position of a held subscription |
@@ -23,8 +23,8 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
-//! | `W` sub | definition of a subscription made over the API |
-//! | `M` word | the store's own: `format`, `probe` |
+//! | `X` sub, purpose | a sealed record: signing secrets, definition (see [`Keyring`]) |
+//! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
 //! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time; its
 //! keys are flush numbers, and one value holds all that its flush recorded. Retention drops whole trees. Flush numbers
@@ -45,12 +45,15 @@ mod definitions;
 mod engine;
 mod error;
 mod group;
+mod keyring;
 mod keys;
 mod log;
 mod read;
 mod recorder;
 mod records;
 mod recover;
+mod secrets;
+mod wire;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,12 +68,15 @@ pub use codec::Counts;
 pub use config::Config;
 pub use definitions::Definition;
 pub use error::Error;
+pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
-    Change, Content, DeadKey, DeadLetter, DeliveryPage, Disposition, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
-    PositionRecord, Recorded, Recovered, Registration, StreamBinding,
+    Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapRecord,
+    HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
+    Recorded, Recovered, Registration, StreamBinding, add_attempt,
 };
+pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 
 use crate::domain::{StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::domain::{DeliveryId, Failure, FailureClass, Header, Position, RangeSet, StreamName, SubscriptionId};
+use crate::domain::{
+    DeliveryId, Failure, FailureClass, Header, Position, RangeSet, Response, StreamName, SubscriptionId,
+};
 
 /// What the store knows of a subscription besides its configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,8 +13,49 @@ pub struct Registration {
     pub first_seen_ms: u64,
     /// Per stream the last sequence before its time: events at or below it are not for this subscription.
     pub starts_after: Vec<(StreamName, u64)>,
-    /// Why it is disabled, when it is.
-    pub disabled: Option<Box<str>>,
+    /// Why and since when it is disabled, when it is.
+    pub disabled: Option<Disabled>,
+    /// When this record was last changed, in milliseconds since the Unix epoch.
+    pub updated_ms: u64,
+    /// Since when its endpoint has done nothing but fail, in milliseconds since the Unix epoch.
+    pub failing_since_ms: Option<u64>,
+    /// History that was discarded before it was read: the last [`GAPS_MAX`] gaps, oldest first.
+    pub gaps: Vec<GapRecord>,
+}
+
+/// How many gaps a registration keeps.
+pub const GAPS_MAX: usize = 16;
+
+impl Registration {
+    /// Notes a gap, in place of the oldest one when there are [`GAPS_MAX`].
+    pub fn add_gap(&mut self, gap: GapRecord) {
+        if self.gaps.len() >= GAPS_MAX {
+            self.gaps.remove(0);
+        }
+        self.gaps.push(gap);
+    }
+}
+
+/// That a subscription is disabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disabled {
+    /// Why.
+    pub reason: Box<str>,
+    /// Since when, in milliseconds since the Unix epoch; 0 when a version of the daemon disabled it that did not note it.
+    pub since_ms: u64,
+}
+
+/// History that the stream discarded before a subscription had read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRecord {
+    /// The stream.
+    pub stream: StreamName,
+    /// The first sequence that was to be read.
+    pub from: u64,
+    /// The first sequence that was still there.
+    pub available: u64,
+    /// When it was noticed, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 /// A held subscription's place in a stream.
@@ -64,6 +107,45 @@ impl From<&Failure> for LastFailure {
     }
 }
 
+/// One attempt of a delivery, as its record keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its number, 1 for the delivery's first.
+    pub number: u32,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// The receiver's status, when it answered.
+    pub status: Option<u16>,
+    /// Whose fault it was, when it failed: the word of [`FailureClass::as_str`].
+    pub class: Option<Box<str>>,
+    /// What happened, for a person.
+    pub message: Box<str>,
+    /// What the receiver answered, as far as it was captured.
+    pub response: Option<Response>,
+}
+
+/// The most attempts that a delivery's record keeps: the newest ones.
+pub const HISTORY_ATTEMPTS_MAX: usize = 100;
+/// The most bytes of responses that a delivery's record keeps: the newest responses.
+pub const HISTORY_RESPONSE_BYTES_MAX: usize = 64 << 10;
+
+/// Adds an attempt to a delivery's history, and keeps it within [`HISTORY_ATTEMPTS_MAX`] and
+/// [`HISTORY_RESPONSE_BYTES_MAX`].
+pub fn add_attempt(history: &mut Vec<Attempt>, attempt: Attempt) {
+    history.push(attempt);
+    let surplus = history.len().saturating_sub(HISTORY_ATTEMPTS_MAX);
+    history.drain(..surplus);
+    let mut bytes = 0;
+    for attempt in history.iter_mut().rev() {
+        bytes += attempt.response.as_ref().map_or(0, Response::size_bytes);
+        if bytes > HISTORY_RESPONSE_BYTES_MAX {
+            attempt.response = None;
+        }
+    }
+}
+
 /// What is to be sent: an event, or one output of its transforms, ready for a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
@@ -104,6 +186,15 @@ pub struct Parked {
     pub last_failure: Option<LastFailure>,
     /// What to send.
     pub content: Content,
+    /// When the delivery came about, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// How many attempts had been made when it was last resent; 0 when it never was. Only later ones count for its retry
+    /// policy.
+    pub resent_after: u32,
+    /// What it is ordered by, in a subscription that keeps order.
+    pub order_key: Option<Box<str>>,
+    /// Its attempts, oldest first, as far as they are kept; without those that older versions of the daemon made.
+    pub history: Vec<Attempt>,
 }
 
 impl Parked {
@@ -136,6 +227,12 @@ pub struct DeadLetter {
     pub failure: LastFailure,
     /// What was to be sent.
     pub content: Content,
+    /// When the delivery came about, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// How many attempts had been made when it was last resent; 0 when it never was.
+    pub resent_after: u32,
+    /// Its attempts, oldest first, as far as they are kept; without those that older versions of the daemon made.
+    pub history: Vec<Attempt>,
 }
 
 impl DeadLetter {
@@ -179,6 +276,21 @@ pub struct LogEntry {
     pub disposition: Disposition,
     /// Whose fault it was, when it failed.
     pub class: Option<FailureClass>,
+    /// More about the attempt: of those that failed, and of others only when there is something to keep.
+    pub detail: Option<Box<Detail>>,
+}
+
+/// What a log entry says of an attempt besides.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Detail {
+    /// How long the attempt took, in milliseconds; 0 when none was made.
+    pub took_ms: u64,
+    /// When the next attempt is due, in milliseconds since the Unix epoch, when there is to be one.
+    pub due_ms: Option<u64>,
+    /// What happened, for a person.
+    pub message: Box<str>,
+    /// What the receiver answered, as far as it was captured.
+    pub response: Option<Response>,
 }
 
 impl LogEntry {
@@ -300,6 +412,25 @@ pub enum Change {
         subscription: SubscriptionId,
         /// Why.
         reason: Box<str>,
+    },
+    /// A subscription is enabled again.
+    Enable {
+        /// The subscription.
+        subscription: SubscriptionId,
+    },
+    /// A subscription's endpoint has begun to do nothing but fail, or has taken something again.
+    Failing {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// Since when, in milliseconds since the Unix epoch; `None` when it works.
+        since_ms: Option<u64>,
+    },
+    /// History was discarded before a subscription had read it.
+    Gap {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// What is missing.
+        gap: GapRecord,
     },
     /// Nothing: its token comes back once all changes before it are durable.
     Barrier,

@@ -114,12 +114,15 @@ fn secret() -> WebhookSecret {
 fn endpoint(url: &str) -> Endpoint {
     Endpoint {
         url: url.into(),
-        secret: secret(),
+        secret: Some(secret()),
+        secret_overlap: Duration::ZERO,
         headers: vec![Header { name: "Authorization".into(), value: "Bearer hush".into() }],
         retry: RetryPolicy::default(),
         in_flight_max: NonZeroU32::MIN,
+        rate_limit: None,
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
+        health: crate::domain::HealthPolicy::default(),
     }
 }
 

@@ -26,7 +26,7 @@ fn stream(name: &str) -> StreamName {
 }
 
 fn bench(ledgers: Vec<Ledger>) -> Bench {
-    let limits = Limits { in_flight_max: 2, queue_events_max: 2 };
+    let limits = Limits { in_flight_max: 2, queue_events_max: 2, rate: None };
     let id = SubscriptionId::parse("s").expect("id");
     let lane = Lane::new(id, Metrics::new().subscription("s"), limits, ledgers, Arc::default());
     Bench { lane: Arc::new(lane), settled: Arc::default() }

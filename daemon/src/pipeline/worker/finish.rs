@@ -33,7 +33,7 @@ impl Worker {
         for in_air in self.in_air.iter() {
             let job = &in_air.job;
             info!(subscription = %self.lane.id(), delivery = %job.delivery, "parked an attempt that the stop cut short");
-            self.submit(job.park(job.attempt - 1, clock::now_ms(), &cut_short));
+            self.submit(job.park(None, clock::now_ms(), &cut_short));
         }
         self.settle_positions(deadline).await;
     }

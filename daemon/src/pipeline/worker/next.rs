@@ -7,7 +7,7 @@ use tracing::{error, info};
 
 use super::{Next, Worker};
 use crate::domain::{DeliveryId, Event};
-use crate::pipeline::catchup::{Ask, Brought, PAGE_EVENTS};
+use crate::pipeline::catchup::{Ask, Brought};
 use crate::pipeline::job::Job;
 use crate::store;
 use crate::telemetry::{self, clock};
@@ -70,22 +70,35 @@ impl Worker {
             }
             if let Some(event) = self.catch_up.next_event() {
                 let of = state.ledger_of(&event.position.stream)?;
+                state.unread_ms = Some(event.time_ms);
                 if state.ledgers[of].read(event.position.sequence) {
                     return Some(event);
                 }
                 continue;
             }
-            if !self.catch_up.is_reading() && self.catch_up.not_before().is_none() {
+            if let Some(at) = self.catch_up.not_before() {
+                drop(state);
+                self.wait_until(at);
+                return None;
+            }
+            if !self.catch_up.is_reading() {
                 let cursor = state.ledgers[ledger].cursor()?;
                 let target = state.ledgers[ledger].target();
                 if self.breaker.is_open() && cursor > target {
                     return None;
                 }
                 let stream = state.ledgers[ledger].stream().clone();
-                drop(state);
                 let types = self.spec.load().types.clone();
-                let events_max = if probe { 1 } else { PAGE_EVENTS };
-                self.catch_up.ask(&self.shared, Ask { ledger, stream, types, cursor, target, events_max });
+                if probe
+                    && let Some(event) = self.catch_up.kept_probe(&stream, cursor, &types)
+                    && state.ledgers[ledger].read(cursor)
+                {
+                    return Some(event);
+                }
+                let oldest_ms = state.unread_ms.unwrap_or(0);
+                drop(state);
+                let ask = Ask { ledger, stream, types, cursor, target, oldest_ms, probe };
+                self.catch_up.ask(&self.shared, ask);
             }
             return None;
         }
@@ -107,6 +120,20 @@ impl Worker {
             info!(subscription = %self.lane.id(), "caught up, reading live again");
         }
         self.room.notify_waiters();
+    }
+
+    /// Lets others read whose turn it is.
+    pub(super) fn give_way(&mut self) {
+        if self.catch_up.must_give_way(&self.shared.readers) {
+            self.drop_page();
+        }
+    }
+
+    /// Reads no further as long as nothing may be tried: whoever cannot use a permit is not to keep it.
+    pub(super) fn stop_reading(&mut self) {
+        if self.catch_up.is_engaged() {
+            self.drop_page();
+        }
     }
 
     /// Forgets the page and what was to follow on it, and closes the reader, whose permit another subscription may wait for.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{RESUBMIT_DELAY, Worker};
-use crate::deliver::breaker::Permit;
+use crate::deliver::breaker::{Permit, Turn};
 use crate::deliver::lane::{Record, Token};
 use crate::domain::{FailureClass, Outcome};
 use crate::pipeline::job::{Job, Landed};
@@ -42,7 +42,7 @@ impl Worker {
             return self.give_back(&job);
         }
         let spec = self.spec.load();
-        let record = job.conclude(&spec, &outcome, rand::random::<f64>());
+        let record = job.conclude(&spec, &outcome, took, rand::random::<f64>());
         self.submit(record);
     }
 
@@ -51,7 +51,7 @@ impl Worker {
         let failed = match outcome {
             Outcome::Delivered { .. } => {
                 self.lane.metrics.attempted("delivered");
-                if self.breaker.succeeded() {
+                if let Turn::Closed { .. } = self.breaker.succeeded(Instant::now()) {
                     info!(subscription = %self.lane.id(), "the endpoint works again");
                 }
                 return;
@@ -71,7 +71,8 @@ impl Worker {
         }
         let blames = matches!(outcome, Outcome::Retry(_)) && failed.class != FailureClass::Internal;
         let retry_after = failed.retry_after_ms.map(Duration::from_millis);
-        if blames && self.breaker.failed(Instant::now(), retry_after) {
+        let turn = if blames { self.breaker.failed(Instant::now(), retry_after) } else { Turn::None };
+        if turn != Turn::None {
             warn!(
                 subscription = %self.lane.id(), reason = %failed.message,
                 "the endpoint is left alone for a while, its events wait in the stream"

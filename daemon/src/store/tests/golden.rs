@@ -23,8 +23,28 @@ fn registration() -> Registration {
     Registration {
         first_seen_ms: 1_700_000_000_000,
         starts_after: vec![(stream("EVENTS"), 41)],
-        disabled: Some("gone".into()),
+        disabled: Some(Disabled { reason: "gone".into(), since_ms: 1_700_000_000_500 }),
+        updated_ms: 1_700_000_000_600,
+        failing_since_ms: Some(1_700_000_000_400),
+        gaps: vec![GapRecord { stream: stream("EVENTS"), from: 7, available: 90, at_ms: 1_700_000_000_300 }],
     }
+}
+
+/// What a registration of version 1 says.
+fn registration_v1() -> Registration {
+    let disabled = Some(Disabled { reason: "gone".into(), since_ms: 0 });
+    let updated_ms = 1_700_000_000_000;
+    Registration { disabled, updated_ms, failing_since_ms: None, gaps: vec![], ..registration() }
+}
+
+/// What a parked delivery of version 1 says.
+pub(super) fn parked_v1() -> Parked {
+    Parked { created_ms: 1_700_000_000_123, history: vec![], ..parked("crm", 42, 5) }
+}
+
+/// What a dead letter of version 1 says.
+pub(super) fn dead_v1() -> DeadLetter {
+    DeadLetter { created_ms: 1_700_000_000_123, history: vec![], ..dead("crm", 42, 5) }
 }
 
 fn place() -> Whereabouts {
@@ -40,6 +60,12 @@ fn entries() -> Vec<LogEntry> {
         status: Some(503),
         disposition: Disposition::Parked,
         class: Some(FailureClass::Status),
+        detail: Some(Box::new(Detail {
+            took_ms: 45,
+            due_ms: Some(1_700_000_030_007),
+            message: "busy".into(),
+            response: Some(response()),
+        })),
         ..entry("crm", 7)
     };
     vec![entry("crm", 5), entry("wall", 6), failed, LogEntry { status: None, attempt: 0, ..entry("crm", 4) }]
@@ -65,24 +91,66 @@ fn log_entries(value: &[u8]) -> Vec<LogEntry> {
     entries
 }
 
+/// The entries as version 1 has them.
+pub(super) fn entries_v1() -> Vec<LogEntry> {
+    entries().into_iter().map(|entry| LogEntry { detail: None, ..entry }).collect()
+}
+
+fn lines(found: &[(&str, Vec<u8>)]) -> Vec<String> {
+    found.iter().map(|(name, bytes)| format!("{name} {}", hex::encode(bytes))).collect()
+}
+
+/// A record of version 1.
+pub(super) fn v1(name: &str) -> Vec<u8> {
+    let line = include_str!("golden_v1.txt").lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    hex::decode(line.expect("a golden line")).expect("hexadecimal")
+}
+
 #[test]
-fn version_1_has_these_bytes() {
+fn version_2_has_these_bytes() {
     let file = Some(BodyRef { length: 70_000, digest: [9; 8] });
-    let log = entries();
+    let resent = Parked { resent_after: 3, order_key: Some("eu-7".into()), ..parked("crm", 42, 5) };
     let found = [
         ("registration", codec::write_registration(&registration())),
+        ("parked", codec::write_parked(&resent, None)),
+        ("parked with file", codec::write_parked(&resent, file)),
+        ("dead", codec::write_dead(&dead("crm", 42, 5), None)),
+        ("log", log_value(&entries())),
+    ];
+    let golden: Vec<&str> = include_str!("golden_v2.txt").lines().collect();
+    assert_eq!(lines(&found), golden);
+}
+
+#[test]
+fn what_has_only_a_version_1_has_these_bytes() {
+    let found = [
         ("position", codec::write_position(&position())),
         ("number", codec::write_number(300)),
         ("counts", codec::write_counts(counts(3, 400))),
         ("whereabouts", codec::write_whereabouts(&place())),
-        ("parked", codec::write_parked(&parked("crm", 42, 5), None)),
-        ("parked with file", codec::write_parked(&parked("crm", 42, 5), file)),
-        ("dead", codec::write_dead(&dead("crm", 42, 5), None)),
-        ("log", log_value(&log)),
     ];
-    let found: Vec<String> = found.iter().map(|(name, bytes)| format!("{name} {}", hex::encode(bytes))).collect();
-    let golden: Vec<&str> = include_str!("golden_v1.txt").lines().collect();
-    assert_eq!(found, golden);
+    for (name, bytes) in found {
+        assert_eq!(hex::encode(bytes), hex::encode(v1(name)), "{name}");
+    }
+}
+
+#[test]
+fn version_1_is_read() {
+    assert_eq!(codec::read_registration(&v1("registration")).expect("read"), registration_v1());
+    let (one, letter) = (parked_v1(), dead_v1());
+    let (read, body) = codec::read_parked(sub("crm"), 5, one.delivery, &v1("parked")).expect("read");
+    assert_eq!(body, StoredBody::Inline(one.content.body.clone()));
+    assert_eq!(Parked { content: one.content.clone(), ..read }, one);
+    let (_, body) = codec::read_parked(sub("crm"), 5, one.delivery, &v1("parked with file")).expect("read");
+    assert_eq!(body, StoredBody::File(BodyRef { length: 70_000, digest: [9; 8] }));
+    let (read, body) = codec::read_dead(sub("crm"), 5, letter.delivery, &v1("dead")).expect("read");
+    assert_eq!(body, StoredBody::Inline(letter.content.body.clone()));
+    assert_eq!(DeadLetter { content: letter.content.clone(), ..read }, letter);
+    let mut read = log_entries(&v1("log"));
+    read.sort_by_key(|entry| entry.position.sequence);
+    let mut expected = entries_v1();
+    expected.sort_by_key(|entry| entry.position.sequence);
+    assert_eq!(read, expected);
 }
 
 #[test]
@@ -111,7 +179,7 @@ fn cut_or_unknown_records_are_errors_and_no_panics() {
         assert!(codec::read_parked(sub("crm"), 5, delivery, &whole[..end]).is_err(), "cut at {end}");
     }
     let mut newer = whole;
-    newer[0] = 2;
+    newer[0] = 3;
     assert!(codec::read_parked(sub("crm"), 5, delivery, &newer).is_err());
     let value = log_value(&entries());
     for end in 0..value.len() {
@@ -125,7 +193,7 @@ proptest! {
     #[test]
     fn log_entries_survive_their_bytes(
         parts in proptest::collection::vec(
-            (0usize..4, any::<u64>(), 0u32..3, 0u32..5, proptest::option::of(100u16..600), any::<u64>(), 0usize..3, 0usize..9),
+            (0usize..4, any::<u64>(), 0u32..3, 0u32..5, proptest::option::of(100u16..600), any::<u64>(), 0usize..3, 0usize..9, any::<bool>()),
             1..60,
         )
     ) {
@@ -136,7 +204,7 @@ proptest! {
         ];
         let mut entries: Vec<LogEntry> = parts
             .into_iter()
-            .map(|(name, sequence, part, attempt, status, at_ms, streams, class)| LogEntry {
+            .map(|(name, sequence, part, attempt, status, at_ms, streams, class, detail)| LogEntry {
                 subscription: sub(names[name]),
                 position: Position { stream: stream(["A", "B", "C"][streams]), sequence },
                 part,
@@ -146,6 +214,7 @@ proptest! {
                 at_ms,
                 disposition: [Disposition::Delivered, Disposition::Dropped, Disposition::Dead][streams],
                 class: classes.get(class).copied(),
+                detail: detail.then(|| Box::new(Detail { took_ms: at_ms / 2, message: "busy".into(), ..Detail::default() })),
             })
             .collect();
         let read = log_entries(&log_value(&entries));

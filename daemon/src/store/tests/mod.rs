@@ -3,6 +3,7 @@
 mod crash;
 mod failing;
 mod golden;
+mod migration;
 mod opening;
 mod recorder;
 mod recovery;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::domain::{DeliveryId, Header, Position};
+use crate::domain::{DeliveryId, Header, Position, Response};
 
 fn sub(name: &str) -> SubscriptionId {
     SubscriptionId::parse(name).expect("valid id")
@@ -45,6 +46,7 @@ fn entry(subscription: &str, sequence: u64) -> LogEntry {
         at_ms: 1_700_000_000_000 + sequence,
         disposition: Disposition::Delivered,
         class: None,
+        detail: None,
     }
 }
 
@@ -63,6 +65,23 @@ fn failure() -> LastFailure {
     LastFailure { class: "status".into(), status: Some(503), message: "busy".into() }
 }
 
+fn attempt(number: u32) -> Attempt {
+    Attempt {
+        number,
+        at_ms: 1_700_000_000_123,
+        took_ms: 45,
+        status: Some(503),
+        class: Some("status".into()),
+        message: "busy".into(),
+        response: Some(response()),
+    }
+}
+
+fn response() -> Response {
+    let headers = vec![Header { name: "content-type".into(), value: "text/plain".into() }];
+    Response { headers, body: Bytes::from_static(b"come back later"), truncated: true }
+}
+
 fn parked(subscription: &str, sequence: u64, due_ms: u64) -> Parked {
     let subscription = sub(subscription);
     Parked {
@@ -76,6 +95,10 @@ fn parked(subscription: &str, sequence: u64, due_ms: u64) -> Parked {
         first_attempt_ms: 1_700_000_000_123,
         last_failure: Some(failure()),
         content: content(format!("body {sequence}").as_bytes()),
+        created_ms: 1_700_000_000_100,
+        resent_after: 0,
+        order_key: None,
+        history: vec![attempt(1)],
     }
 }
 
@@ -92,6 +115,9 @@ fn dead(subscription: &str, sequence: u64, failed_ms: u64) -> DeadLetter {
         first_attempt_ms: 1_700_000_000_123,
         failure: failure(),
         content: parked.content,
+        created_ms: parked.created_ms,
+        resent_after: 0,
+        history: (1..=8).map(attempt).collect(),
     }
 }
 

@@ -94,7 +94,8 @@ fn dead_letters_come_newest_first_and_can_be_sent_again() {
 fn registrations_positions_and_checkpoints_stay() {
     let dir = TempDir::new().expect("tempdir");
     let store = open(&dir);
-    let registration = Registration { first_seen_ms: 5, starts_after: vec![(stream("EVENTS"), 9)], disabled: None };
+    let starts_after = vec![(stream("EVENTS"), 9)];
+    let registration = Registration { first_seen_ms: 5, starts_after, ..Registration::default() };
     store.put_registration(&sub("crm"), &registration).expect("put");
     let mut recorded_above = RangeSet::new();
     recorded_above.insert_range(12, 15);
@@ -110,8 +111,11 @@ fn registrations_positions_and_checkpoints_stay() {
         .expect("commit");
     drop(store);
     let store = open(&dir);
-    let disabled = Registration { disabled: Some("410".into()), ..registration };
-    assert_eq!(store.registration(&sub("crm")).expect("read"), Some(disabled.clone()));
+    let disabled = store.registration(&sub("crm")).expect("read").expect("known");
+    let known = disabled.disabled.clone().expect("disabled");
+    assert!(&*known.reason == "410" && known.since_ms > 0 && disabled.updated_ms >= known.since_ms);
+    let (disabled_at, updated_ms) = (Some(known), disabled.updated_ms);
+    assert_eq!(disabled, Registration { disabled: disabled_at, updated_ms, ..registration });
     assert_eq!(store.registrations().expect("read"), [(sub("crm"), disabled)]);
     assert_eq!(store.checkpoint(&stream("EVENTS")).expect("read"), Some(8));
     assert_eq!(store.checkpoint(&stream("OTHER")).expect("read"), None);
@@ -121,6 +125,42 @@ fn registrations_positions_and_checkpoints_stay() {
     store.remove_registration(&sub("crm")).expect("remove");
     assert_eq!(store.registrations().expect("read"), []);
     assert_eq!(store.recover(&[]).expect("recover"), []);
+}
+
+#[test]
+fn a_registration_is_amended_by_changes() {
+    let dir = TempDir::new().expect("tempdir");
+    let store = open(&dir);
+    let gap = |from| GapRecord { stream: stream("EVENTS"), from, available: from + 5, at_ms: 7 };
+    let mut changes: Vec<Change> =
+        (0..20).map(|n| Change::Gap { subscription: sub("crm"), gap: gap(n * 10) }).collect();
+    changes.push(Change::Failing { subscription: sub("crm"), since_ms: Some(77) });
+    changes.push(Change::Disable { subscription: sub("crm"), reason: "410".into() });
+    store.commit(&changes).expect("commit");
+    let read = || store.registration(&sub("crm")).expect("read").expect("known");
+    let last: Vec<GapRecord> = (4..20).map(|n| gap(n * 10)).collect();
+    assert_eq!((read().gaps, read().failing_since_ms), (last, Some(77)));
+    assert!(read().disabled.is_some());
+    store
+        .commit(&[
+            Change::Enable { subscription: sub("crm") },
+            Change::Failing { subscription: sub("crm"), since_ms: None },
+        ])
+        .expect("commit");
+    assert_eq!((read().disabled, read().failing_since_ms, read().gaps.len()), (None, None, GAPS_MAX));
+}
+
+#[test]
+fn a_history_keeps_its_newest_attempts_and_responses() {
+    let mut history = Vec::new();
+    let large = Response { body: Bytes::from(vec![7; HISTORY_RESPONSE_BYTES_MAX / 2]), ..Response::default() };
+    for number in 1..=HISTORY_ATTEMPTS_MAX as u32 + 5 {
+        add_attempt(&mut history, Attempt { response: Some(large.clone()), ..attempt(number) });
+    }
+    let numbers: Vec<u32> = history.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, (6..=HISTORY_ATTEMPTS_MAX as u32 + 5).collect::<Vec<_>>());
+    let with: Vec<u32> = history.iter().filter(|a| a.response.is_some()).map(|a| a.number).collect();
+    assert_eq!(with, [HISTORY_ATTEMPTS_MAX as u32 + 4, HISTORY_ATTEMPTS_MAX as u32 + 5]);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn event(sequence: u64) -> Arc<Event> {
 }
 
 fn lane(rng: &mut SmallRng, metrics: &Metrics, ledger: Ledger) -> Arc<Lane> {
-    let limits = Limits { in_flight_max: rng.random_range(1..6), queue_events_max: rng.random_range(1..6) };
+    let limits = Limits { in_flight_max: rng.random_range(1..6), queue_events_max: rng.random_range(1..6), rate: None };
     let id = SubscriptionId::parse("s").expect("id");
     Arc::new(Lane::new(id, metrics.subscription("s"), limits, vec![ledger], Arc::new(Notify::new())))
 }

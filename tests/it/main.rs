@@ -2,9 +2,11 @@
 
 mod config;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod dev;
 mod docs;
+mod failpoints;
 mod faults;
 mod harness;
 mod hold;

@@ -3,6 +3,7 @@
 //! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod descriptors;
 pub mod managed;
 mod master_key;
 mod parts;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
-pub use parts::{check_plugins, plugin_cache_dir, store_config};
+pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
@@ -139,6 +140,7 @@ impl App {
     /// When a part cannot be had; the error says which and what to do.
     pub async fn build(config: Config) -> Result<Self, Error> {
         let began = Instant::now();
+        let descriptors_max = descriptors::raise();
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store"]);
         make_data_dir(&config.data_dir)?;
@@ -150,7 +152,7 @@ impl App {
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
         specs.extend(registry.prepare_all()?);
-        let client = crate::deliver::Client::new(&parts::client(&config))?;
+        let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
             false => None,

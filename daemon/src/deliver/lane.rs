@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
 use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
+use crate::failpoint::{self, Place};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
@@ -263,6 +264,7 @@ impl Lane {
         }
         state.full_since = None;
         drop(state);
+        failpoint::pass(Place::Held);
         self.metrics.held.set(1);
         self.wake();
         self.room.notify_waiters();
@@ -313,6 +315,7 @@ impl Lane {
     }
 
     fn position_done(&self, ledger: usize, durable: bool) -> Shares {
+        failpoint::pass(Place::PositionSaved);
         let mut state = self.state.lock();
         let shares = if durable {
             state.ledgers[ledger].position_saved()
@@ -325,6 +328,14 @@ impl Lane {
         // The position may have moved while this one was on its way: only now can it be handed in.
         self.wake();
         shares
+    }
+
+    /// Dead letters of this subscription were parked to be sent again: their next attempts are due now.
+    pub fn resent(&self, letters: u64, now_ms: u64) {
+        self.metrics.resent.inc_by(letters);
+        self.metrics.parked.inc_by(i64::try_from(letters).unwrap_or(i64::MAX));
+        self.state.lock().due_at(now_ms);
+        self.wake();
     }
 
     fn count(&self, count: Count) {

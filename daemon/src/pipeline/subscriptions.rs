@@ -18,6 +18,7 @@ use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{Pattern, StreamName, Subscription, SubscriptionId, Target};
+use crate::failpoint::{self, Place};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
 use crate::store::{Recovered, Registration};
@@ -245,6 +246,7 @@ impl Subscriptions {
                 result?;
             }
         }
+        failpoint::pass(Place::Retargeted);
         self.asked = Some(types);
         Ok(())
     }
@@ -284,7 +286,9 @@ impl Subscriptions {
         }
         if known.as_ref() != Some(&registration) {
             registration.updated_ms = now_ms;
+            failpoint::pass(Place::Registering);
             self.shared.store.put_registration(id, &registration)?;
+            failpoint::pass(Place::Registered);
         }
         Ok(registration)
     }

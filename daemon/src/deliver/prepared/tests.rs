@@ -22,6 +22,7 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
+        tls: None,
         health: crate::domain::HealthPolicy::default(),
     }
 }
@@ -68,10 +69,10 @@ fn sees_the_address_behind_every_way_of_writing_it() {
         "http://①27.0.0.1/",
     ] {
         let prepared = Prepared::new(&endpoint(url, Vec::new())).expect(url);
-        assert_eq!(prepared.address, Some(IpAddr::from([127, 0, 0, 1])), "{url}");
+        assert_eq!(prepared.uri.host(), Some("127.0.0.1"), "{url}");
     }
     let prepared = Prepared::new(&endpoint("https://[::ffff:7f00:1]:8443/a?key=secret", Vec::new())).expect("valid");
-    assert_eq!(prepared.address, Some("::ffff:127.0.0.1".parse().expect("an address")));
+    assert_eq!(prepared.uri.host(), Some("[::ffff:7f00:1]"));
     assert_eq!(&*prepared.host, "[::ffff:127.0.0.1]:8443");
     assert!(!format!("{prepared:?}").contains("secret"));
 }

@@ -12,6 +12,7 @@ use super::{RESUBMIT_DELAY, Worker};
 use crate::deliver::breaker::{Permit, Turn};
 use crate::deliver::lane::{Record, Token};
 use crate::domain::{FailureClass, Outcome};
+use crate::failpoint::{self, Place};
 use crate::pipeline::job::{Job, Landed};
 use crate::store::Change;
 
@@ -30,6 +31,7 @@ impl Worker {
 
     pub(super) fn land(&mut self, landed: Landed) {
         let Landed { job, outcome, took } = landed;
+        failpoint::pass(Place::Answered);
         self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);

@@ -3,6 +3,7 @@
 mod config;
 mod crash;
 mod dead_letters;
+mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;
@@ -11,6 +12,7 @@ mod faults;
 mod harness;
 mod hold;
 mod nats;
+mod net;
 mod plugins;
 mod rate;
 mod reload;

@@ -27,7 +27,7 @@ pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
-use self::registry::{Ask, Registry};
+use self::registry::{Ask, Kept, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server, webhooks};
@@ -109,6 +109,8 @@ pub enum Error {
 struct OpenStream {
     name: StreamName,
     live: Live,
+    /// It has taken the place of an older stream of that name.
+    replaced: bool,
 }
 
 /// The daemon, built and not yet running.
@@ -131,6 +133,8 @@ pub struct App {
     /// Changes of the webhooks that are made over the API.
     asked: mpsc::Receiver<Ask>,
     registry: Registry,
+    /// Webhooks that no longer fit the configuration.
+    idle: Vec<SubscriptionId>,
 }
 
 impl App {
@@ -151,7 +155,8 @@ impl App {
         let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
-        specs.extend(registry.prepare_all()?);
+        let Kept { specs: of_api, idle } = registry.prepare_all()?;
+        specs.extend(of_api);
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
@@ -205,6 +210,7 @@ impl App {
             broker,
             asked,
             registry,
+            idle,
         })
     }
 
@@ -275,7 +281,8 @@ async fn open_stream(
     types: &[Pattern],
 ) -> Result<(OpenStream, u64), Error> {
     let facts = nats.facts(&stream.name).await?;
-    if store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced {
+    let replaced = store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced;
+    if replaced {
         warn!(stream = %stream.name, "the stream was made anew, what the store knew of the old one no longer counts");
     }
     if !facts.keeps_acked {
@@ -284,5 +291,5 @@ async fn open_stream(
     let checkpoint = store.checkpoint(&stream.name)?;
     let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
     let floor = live.floor_before().max(checkpoint.unwrap_or(0));
-    Ok((OpenStream { name: stream.name.clone(), live }, floor))
+    Ok((OpenStream { name: stream.name.clone(), live, replaced }, floor))
 }

@@ -35,6 +35,15 @@ pub(super) struct Ask {
     pub(super) done: oneshot::Sender<Result<(), subscriptions::Error>>,
 }
 
+/// The webhooks that are kept.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Those that can run.
+    pub(super) specs: Vec<(SubscriptionId, Spec)>,
+    /// Those that cannot.
+    pub(super) idle: Vec<SubscriptionId>,
+}
+
 /// Keeps the webhooks that are made over the API.
 #[derive(Clone)]
 pub(super) struct Registry {
@@ -64,23 +73,24 @@ impl Registry {
         (Self { store, host, secrets, config, asks, changing: Arc::default() }, asked)
     }
 
-    /// All that are kept, ready to run. One that no longer fits the configuration is left out and told of: its definition
-    /// stays, so that it runs again when the configuration takes it. Blocks: it may compile plugins.
+    /// All that are kept, ready to run. One that no longer fits the configuration is told of: its definition and its place
+    /// stay, so that it goes on when the configuration takes it. Blocks: it may compile plugins.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn prepare_all(&self) -> Result<Vec<(SubscriptionId, Spec)>, crate::store::Error> {
-        let mut specs = Vec::new();
+    pub(super) fn prepare_all(&self) -> Result<Kept, crate::store::Error> {
+        let mut kept = Kept::default();
         for (id, definition) in self.store.definitions(self.secrets.keyring())? {
             match self.prepare(&id, &parse(&definition)) {
-                Ok(spec) => specs.push((id, spec)),
+                Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
                     error!(subscription = %id, reason, "a webhook no longer fits the configuration");
+                    kept.idle.push(id);
                 }
             }
         }
-        Ok(specs)
+        Ok(kept)
     }
 
     fn prepare(&self, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Spec, Vec<Flaw>> {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use super::registry::{Ask, Registry};
+use super::registry::{Ask, Kept, Registry};
 use super::reload::{Reloader, Watch};
 use super::{App, Error, parts};
 use crate::config::{self, Config};
@@ -129,7 +129,7 @@ async fn start(app: App) -> Result<Running, Error> {
     for stream in app.streams {
         let (retarget, asked) = mpsc::channel(1);
         let delivered_before = stream.live.delivered_before();
-        links.push(StreamLink { name: stream.name.clone(), delivered_before, retarget });
+        links.push(StreamLink { name: stream.name.clone(), delivered_before, replaced: stream.replaced, retarget });
         tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
         feeds.push(Feed {
             metrics: app.metrics.stream(stream.name.as_str()),
@@ -141,7 +141,7 @@ async fn start(app: App) -> Result<Running, Error> {
             retarget: asked,
         });
     }
-    subscriptions.start(links, app.specs, app.recovered).await?;
+    subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
     for feed in feeds {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));
     }
@@ -233,7 +233,7 @@ impl Running {
         let gone = old.subscriptions.iter().map(|subscription| &subscription.id);
         let gone = gone.filter(|id| !prepared.webhooks.iter().any(|(other, _)| other == *id)).cloned().collect();
         let mut specs = prepared.webhooks;
-        specs.extend(of_api.unwrap_or_else(|_| Ok(Vec::new()))?);
+        specs.extend(of_api.unwrap_or_else(|_| Ok(Kept::default()))?.specs);
         self.subscriptions.update(specs, gone).await?;
         self.hub.update(prepared.named);
         Ok(())

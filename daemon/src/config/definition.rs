@@ -15,7 +15,7 @@ use super::{Config, shape, subscription, webhook};
 use crate::domain::{Subscription, SubscriptionId};
 
 /// The keys of a subscription itself; every other one is of its webhook.
-const OF_SUBSCRIPTION: [&str; 4] = ["types", "filters", "transforms", "on_plugin_error"];
+const OF_SUBSCRIPTION: [&str; 5] = ["types", "filters", "transforms", "on_plugin_error", "deliver_from"];
 
 /// One thing that is wrong with a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -24,6 +25,11 @@ use crate::telemetry::metrics::ClientMetrics;
 
 /// The largest head of a response that is read, in bytes.
 const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How often an HTTP/2 receiver with requests under way is asked whether it is still there, and how long it may take to
+/// say so. The requests of an endpoint share a connection, and would all time out on one that is dead.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An HTTP client with its idle connections. All clients share the resolver and the bound on connections.
 pub(super) type Http = legacy::Client<Timed<HttpsConnector<Connector>>, Full<Bytes>>;
@@ -91,6 +97,8 @@ fn builder(config: &Config) -> legacy::Builder {
         .timer(TokioTimer::new())
         .pool_max_idle_per_host(config.idle_connections_per_host_max)
         .pool_idle_timeout(config.idle_timeout)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
         .http1_max_buf_size(RESPONSE_HEAD_BYTES_MAX)
         // Only the status matters: a receiver with one odd header has still answered.
         .http1_ignore_invalid_headers_in_responses(true);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
@@ -137,6 +137,8 @@ pub enum Token {
         /// Which of its ledgers.
         ledger: usize,
     },
+    /// Somebody waits to be told whether it is durable.
+    Told(oneshot::Sender<bool>),
     /// Nobody waits for it.
     Nobody,
 }
@@ -364,6 +366,11 @@ pub fn completed(tokens: Vec<Token>, durable: bool) {
         let shares = match token {
             Token::Record(lane, record) => lane.record_done(record, durable),
             Token::Position { lane, ledger } => lane.position_done(ledger, durable),
+            Token::Told(tell) => {
+                // Whoever asked may have gone: then nobody needs the answer.
+                let _ = tell.send(durable);
+                continue;
+            }
             Token::Nobody => continue,
         };
         for share in shares {

@@ -119,7 +119,8 @@ impl Resolver {
             let mut names = self.0.names.lock();
             match names.get(host) {
                 Some(Entry::Known { answer, until }) if *until > Instant::now() => return answer.clone(),
-                Some(Entry::Looking(looking)) => looking.clone(),
+                // One that has ended without an answer to keep has failed for good, and must not stay.
+                Some(Entry::Looking(looking)) if looking.peek().is_none() => looking.clone(),
                 _ => {
                     let looking = self.0.start(host)?;
                     insert(&mut names, host, Entry::Looking(looking.clone()));

@@ -1,7 +1,7 @@
 //! The set of webhook subscriptions that run: made at start, and brought up to date on reload without losing anybody's
 //! state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -13,17 +13,20 @@ use tracing::{info, warn};
 use super::feed::{Retarget, Routes};
 use super::worker::Worker;
 use super::{Shared, Spec};
-use crate::deliver::lane::{Lane, Limits};
+use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{Pattern, StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{
+    Begin, DeliverFrom, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target,
+};
 use crate::failpoint::{self, Place};
+use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Recovered, Registration};
-use crate::telemetry::clock;
+use crate::store::{Change, Recovered, Registration};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{self, clock};
 use crate::{ingest, store};
 
 /// The fewest live events that a lane lets wait.
@@ -84,6 +87,7 @@ pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> R
         retry: endpoint.retry.clone(),
         health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
+        deliver_from: subscription.deliver_from.clone(),
         rate_limit: endpoint.rate_limit,
     })))
 }
@@ -94,8 +98,47 @@ pub struct StreamLink {
     pub name: StreamName,
     /// The highest event handed out before this daemon began.
     pub delivered_before: u64,
+    /// It has taken the place of an older stream of that name.
+    pub replaced: bool,
     /// Asks its feed for other event types.
     pub retarget: mpsc::Sender<Retarget>,
+}
+
+/// When a subscription comes to the live tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    /// Before the first event is taken: all that is published from now on is offered to it.
+    AtStart,
+    /// While events pass: what is published before the live tail knows of it is its reader's.
+    Later,
+}
+
+/// A subscription as the store knows it.
+struct Registered {
+    registration: Registration,
+    /// The streams in which it begins with history, its position durable.
+    begun: Vec<Begun>,
+}
+
+/// Where a subscription begins in a stream, and the last event that the stream had by then.
+struct Begun {
+    position: Position,
+    last_sequence: u64,
+}
+
+/// What the streams hold, asked once for all subscriptions that begin together.
+#[derive(Default)]
+struct Facts(Vec<(StreamName, StreamFacts)>);
+
+impl Facts {
+    async fn of(&mut self, nats: &Nats, stream: &StreamName) -> Result<StreamFacts, Error> {
+        if let Some((_, facts)) = self.0.iter().find(|(name, _)| name == stream) {
+            return Ok(facts.clone());
+        }
+        let facts = nats.facts(stream).await?;
+        self.0.push((stream.clone(), facts.clone()));
+        Ok(facts)
+    }
 }
 
 struct Running {
@@ -132,7 +175,8 @@ impl Subscriptions {
         Self { shared, metrics, routes, room, streams, running, workers, stop, asked: None }
     }
 
-    /// Starts the set for the first time, from what the store has on record.
+    /// Starts the set for the first time, from what the store has on record. Those of `idle` are configured and do not
+    /// run: where they stand is kept.
     ///
     /// # Errors
     /// When the store or JetStream cannot be read.
@@ -140,52 +184,54 @@ impl Subscriptions {
         &mut self,
         streams: Vec<StreamLink>,
         specs: Vec<(SubscriptionId, Spec)>,
+        idle: &[SubscriptionId],
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
+        self.forget_unknown(specs.iter().map(|(id, _)| id).chain(idle).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
         self.settle_secrets(&specs).await?;
+        let mut facts = Facts::default();
+        let mut workers = Vec::with_capacity(specs.len());
         for (id, spec) in specs {
-            let registration = self.register(&id).await?;
+            let registered = self.register(&id, &spec.deliver_from, Joins::AtStart, &mut facts).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
-            let ledgers = self.ledgers(&registration, &recovered);
-            self.add(&id, spec, ledgers, registration.disabled.map(|d| d.reason));
-        }
-        for id in on_record.into_keys() {
-            warn!(subscription = %id, "the store has records of a subscription that is not configured, they are kept");
+            let ledgers = self.ledgers(&registered, &recovered);
+            workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
         }
         self.publish_routes();
+        self.set_to_work(workers);
         Ok(())
     }
 
-    /// Brings the set up to date: new subscriptions begin now, changed ones go on with their state, those of `gone` end,
-    /// and all others stay as they are. One that was gone and comes back is new, save that its parked deliveries and dead
-    /// letters are still its own.
+    /// Brings the set up to date: new subscriptions begin where they say, changed ones go on with their state, those of
+    /// `gone` end, and all others stay as they are. One that was gone and comes back is new, save that its parked
+    /// deliveries and dead letters are still its own.
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
         self.retarget(&specs, &gone).await?;
-        let mut begun = Vec::new();
-        let mut registrations = HashMap::new();
-        for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
+        let (mut new, mut facts) = (HashMap::new(), Facts::default());
+        for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if self.shared.store.registration(id)?.is_some() {
                 self.shared.store.remove_registration(id)?;
             }
-            registrations.insert(id.clone(), self.register(id).await?);
+            new.insert(id.clone(), self.register(id, &spec.deliver_from, Joins::Later, &mut facts).await?);
         }
         self.settle_secrets(&specs).await?;
-        for id in gone {
-            if let Some(running) = self.running.remove(&id) {
+        for id in &gone {
+            if let Some(running) = self.running.remove(id) {
                 info!(subscription = %id, "subscription removed");
                 running.lane.state().removed = true;
                 running.stop.cancel();
             }
         }
+        let mut workers = Vec::new();
         for (id, spec) in specs {
             if let Some(running) = self.running.get(&id) {
                 let mut state = running.lane.state();
@@ -197,15 +243,47 @@ impl Subscriptions {
                 drop(state);
                 running.spec.store(Arc::new(spec));
                 running.lane.wake();
-            } else if let Some(registration) = registrations.remove(&id) {
-                let ledgers = self.ledgers(&registration, &[]);
+            } else if let Some(registered) = new.remove(&id) {
+                let ledgers = self.ledgers(&registered, &[]);
                 info!(subscription = %id, "subscription added");
-                let disabled = registration.disabled.as_ref().map(|d| d.reason.clone());
-                begun.push((self.add(&id, spec, ledgers, disabled), registration));
+                workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
             }
         }
         self.publish_routes();
-        self.begin(begun).await
+        self.set_to_work(workers);
+        self.forget(gone).await;
+        Ok(())
+    }
+
+    /// Takes out of the store where subscriptions that are gone stood, so that each is new when it comes back, also after
+    /// a restart. What they had handed in before is waited for: a position among it would come after.
+    async fn forget(&self, gone: Vec<SubscriptionId>) {
+        if gone.is_empty() {
+            return;
+        }
+        let (tell, told) = oneshot::channel();
+        self.shared.recorder.submit(Change::Barrier, Token::Told(tell));
+        self.shared.recorder.hurry();
+        // When the store fails they are forgotten when they come back, or at the next start.
+        if !matches!(told.await, Ok(true)) {
+            return;
+        }
+        for id in gone {
+            if let Err(error) = self.shared.store.remove_registration(&id) {
+                warn!(subscription = %id, error = %telemetry::chain(&error), "cannot forget a removed subscription yet");
+            }
+        }
+    }
+
+    /// Forgets the places of subscriptions that were removed while no daemon ran, or whose end the store did not take.
+    fn forget_unknown(&self, configured: HashSet<&SubscriptionId>) -> Result<(), Error> {
+        for (id, _) in self.shared.store.registrations()? {
+            if !configured.contains(&id) {
+                info!(subscription = %id, "a subscription is no longer configured: where it stood is forgotten");
+                self.shared.store.remove_registration(&id)?;
+            }
+        }
+        Ok(())
     }
 
     /// The lanes, for readings.
@@ -251,60 +329,72 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// A subscription that is new begins with what is published from now on: it reads by itself what came between its
-    /// registration and its place in the routes, and then joins the live tail.
-    async fn begin(&self, begun: Vec<(Arc<Lane>, Registration)>) -> Result<(), Error> {
-        if begun.is_empty() {
-            return Ok(());
-        }
-        for stream in &self.streams {
-            let facts = self.shared.nats.facts(&stream.name).await?;
-            for (lane, registration) in &begun {
-                let Some(after) = starts_after(registration, &stream.name) else { continue };
-                let mut state = lane.state();
-                if let Some(ledger) = state.ledger_of(&stream.name) {
-                    state.ledgers[ledger].begin_at(after + 1, facts.last_sequence);
-                }
-                drop(state);
-                lane.wake();
-            }
-        }
-        Ok(())
-    }
-
-    /// What is known of a subscription; one that is new begins after what is in the streams now.
-    async fn register(&self, id: &SubscriptionId) -> Result<Registration, Error> {
+    /// What is known of a subscription. In each stream in which it is new it is settled where it begins; where its reader
+    /// is to begin with history, its position is made durable in the same write: a daemon that ends at any instant after
+    /// it leaves one that begins there.
+    async fn register(
+        &self,
+        id: &SubscriptionId,
+        from: &DeliverFrom,
+        joins: Joins,
+        facts: &mut Facts,
+    ) -> Result<Registered, Error> {
         let known = self.shared.store.registration(id)?;
         let now_ms = clock::now_ms();
         let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
         let mut registration = known.clone().unwrap_or_else(new);
+        let mut begun = Vec::new();
         for stream in &self.streams {
-            if starts_after(&registration, &stream.name).is_none() {
-                let facts = self.shared.nats.facts(&stream.name).await?;
-                registration.starts_after.push((stream.name.clone(), facts.last_sequence));
+            if starts_after(&registration, &stream.name).is_some() {
+                continue;
+            }
+            // All of a stream that took the place of one that the subscription read is after its time.
+            let begin = if known.is_some() && stream.replaced { Begin::All } else { from.of(&stream.name) };
+            let nats = &self.shared.nats;
+            let now = facts.of(nats, &stream.name).await?;
+            let first = match begin {
+                Begin::Now => now.last_sequence + 1,
+                Begin::All => now.first_sequence.max(1),
+                Begin::Sequence(sequence) => sequence.max(1),
+                Begin::Time(at_ms) => nats.sequence_at(&stream.name, at_ms).await?,
+            };
+            registration.starts_after.push((stream.name.clone(), first - 1));
+            if begin != Begin::Now || joins == Joins::Later {
+                let position = Position { stream: stream.name.clone(), sequence: first };
+                begun.push(Begun { position, last_sequence: now.last_sequence });
             }
         }
         if known.as_ref() != Some(&registration) {
             registration.updated_ms = now_ms;
+            let positions: Vec<&Position> = begun.iter().map(|begun| &begun.position).collect();
             failpoint::pass(Place::Registering);
-            self.shared.store.put_registration(id, &registration)?;
+            self.shared.store.register(id, &registration, &positions)?;
             failpoint::pass(Place::Registered);
         }
-        Ok(registration)
+        Ok(Registered { registration, begun })
     }
 
-    fn ledgers(&self, registration: &Registration, recovered: &[Recovered]) -> Vec<Ledger> {
+    fn ledgers(&self, registered: &Registered, recovered: &[Recovered]) -> Vec<Ledger> {
         let ledger = |stream: &StreamLink| {
+            let name = &stream.name;
             let offered = stream.delivered_before;
-            let record = recovered.iter().find(|r| r.stream == stream.name);
-            let mut ledger = match record.and_then(|r| r.position.as_ref()) {
-                Some(held) => {
-                    let above = held.recorded_above.clone();
-                    Ledger::held_at(stream.name.clone(), held.position.sequence, above, offered)
+            let record = recovered.iter().find(|r| r.stream == *name);
+            let begun = registered.begun.iter().find(|begun| begun.position.stream == *name);
+            let held = record.and_then(|r| r.position.as_ref());
+            let mut ledger = match (begun, held) {
+                (Some(begun), _) => {
+                    let offered = offered.max(begun.last_sequence);
+                    Ledger::held_at(name.clone(), begun.position.sequence, RangeSet::new(), offered)
                 }
-                None => Ledger::live(stream.name.clone(), offered),
+                (None, Some(held)) => {
+                    let above = held.recorded_above.clone();
+                    Ledger::held_at(name.clone(), held.position.sequence, above, offered)
+                }
+                (None, None) => Ledger::live(name.clone(), offered),
             };
-            if let Some(after) = starts_after(registration, &stream.name).filter(|after| *after > 0) {
+            // It may have begun with history that the live tail had no reason to offer.
+            ledger.read_to_end();
+            if let Some(after) = starts_after(&registered.registration, name).filter(|after| *after > 0) {
                 ledger.begin_after(after);
             }
             for part in record.into_iter().flat_map(|r| &r.recorded) {
@@ -315,7 +405,13 @@ impl Subscriptions {
         self.streams.iter().map(ledger).collect()
     }
 
-    fn add(&mut self, id: &SubscriptionId, spec: Spec, ledgers: Vec<Ledger>, disabled: Option<Box<str>>) -> Arc<Lane> {
+    fn add(
+        &mut self,
+        id: &SubscriptionId,
+        spec: Spec,
+        ledgers: Vec<Ledger>,
+        disabled: Option<Box<str>>,
+    ) -> (Worker, CancellationToken) {
         let metrics = self.metrics.subscription(id.as_str());
         metrics.parked.set(i64::try_from(self.shared.store.counts(id).parked).unwrap_or(i64::MAX));
         let held = disabled.is_some() || ledgers.iter().any(Ledger::is_held);
@@ -332,9 +428,16 @@ impl Subscriptions {
         let spec = Arc::new(ArcSwap::from_pointee(spec));
         let stop = self.stop.child_token();
         let worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
-        self.workers.spawn(worker.run(stop.clone()));
-        self.running.insert(id.clone(), Running { lane: Arc::clone(&lane), spec, stop });
-        lane
+        self.running.insert(id.clone(), Running { lane, spec, stop: stop.clone() });
+        (worker, stop)
+    }
+
+    /// Only now that the live tail knows of the new subscriptions: the first page that comes to the end then has all that
+    /// it did not offer to them.
+    fn set_to_work(&self, workers: Vec<(Worker, CancellationToken)>) {
+        for (worker, stop) in workers {
+            self.workers.spawn(worker.run(stop));
+        }
     }
 
     fn publish_routes(&self) {

@@ -85,7 +85,15 @@ impl Worker {
 
     fn disable(&mut self, reason: &str) {
         error!(subscription = %self.lane.id(), reason, "the subscription is disabled");
-        self.lane.state().disabled = Some(reason.into());
+        let removed = {
+            let mut state = self.lane.state();
+            state.disabled = Some(reason.into());
+            state.removed
+        };
+        // Nothing more is written of one that is gone: it would be found when it comes back.
+        if removed {
+            return self.hold();
+        }
         let subscription = self.lane.id().clone();
         self.shared.recorder.submit(Change::Disable { subscription, reason: reason.into() }, Token::Nobody);
         self.hold();

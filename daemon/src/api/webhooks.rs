@@ -23,6 +23,9 @@ pub const NAME_CHARS_MAX: usize = 100;
 /// What stands in an answer in the place of a header's value. Sent back, it stands for the value that is kept.
 const MASK: &str = "***";
 
+/// The keys of a webhook's definition.
+pub type Definition = Map<String, Value>;
+
 /// A webhook as it is kept.
 #[derive(Clone)]
 pub struct Webhook {
@@ -35,7 +38,7 @@ pub struct Webhook {
     /// When it was changed last, in milliseconds since the Unix epoch.
     pub updated_ms: u64,
     /// Its definition, without its secret.
-    pub definition: Map<String, Value>,
+    pub definition: Definition,
     /// Why it does not run, when its definition no longer fits the daemon's configuration.
     pub broken: Option<Box<str>>,
 }
@@ -75,7 +78,7 @@ pub trait Webhooks: Send + Sync + 'static {
     /// One of them.
     fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>>;
     /// Makes one; without a secret in the definition it gets a new one.
-    fn make(&self, name: Box<str>, definition: Map<String, Value>) -> BoxFuture<'_, Result<Made, Refused>>;
+    fn make(&self, name: Box<str>, definition: Definition) -> BoxFuture<'_, Result<Made, Refused>>;
     /// Gives one another definition. `edit` makes it of the one that is kept; a secret in it takes the place of the old
     /// one.
     fn change<'a>(&'a self, id: &'a SubscriptionId, edit: Edit) -> BoxFuture<'a, Result<Webhook, Refused>>;
@@ -88,14 +91,14 @@ pub struct Edit {
     /// Its name, when it is to change.
     pub name: Option<Box<str>>,
     /// The keys to set; `null` takes a key out.
-    pub keys: Map<String, Value>,
+    pub keys: Definition,
     /// All keys that are not named go.
     pub replaces: bool,
 }
 
 impl Edit {
     /// The definition that becomes of `kept`.
-    pub fn apply(self, kept: &Map<String, Value>) -> Map<String, Value> {
+    pub fn apply(self, kept: &Definition) -> Definition {
         let mut definition = if self.replaces { Map::new() } else { kept.clone() };
         for (key, mut value) in self.keys {
             if key == "headers" {
@@ -204,8 +207,8 @@ async fn remove(Extension(webhooks): Registry, Path(id): Path<String>) -> Result
 }
 
 /// Name and definition of a body.
-fn read(body: &[u8]) -> Result<(Option<Box<str>>, Map<String, Value>), Problem> {
-    let mut definition: Map<String, Value> =
+fn read(body: &[u8]) -> Result<(Option<Box<str>>, Definition), Problem> {
+    let mut definition: Definition =
         serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))?;
     let name = match definition.remove("name") {
         None => None,
@@ -247,8 +250,8 @@ fn problem(refused: Refused) -> Problem {
 mod tests {
     use super::*;
 
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().expect("an object").clone()
+    fn object(value: Value) -> Definition {
+        serde_json::from_value(value).expect("an object")
     }
 
     #[test]

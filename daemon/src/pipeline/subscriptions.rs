@@ -188,7 +188,7 @@ impl Subscriptions {
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
-        self.forget_unknown(specs.iter().map(|(id, _)| id).chain(idle).collect())?;
+        self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
@@ -276,7 +276,7 @@ impl Subscriptions {
     }
 
     /// Forgets the places of subscriptions that were removed while no daemon ran, or whose end the store did not take.
-    fn forget_unknown(&self, configured: HashSet<&SubscriptionId>) -> Result<(), Error> {
+    fn forget_unknown(&self, configured: &HashSet<&SubscriptionId>) -> Result<(), Error> {
         for (id, _) in self.shared.store.registrations()? {
             if !configured.contains(&id) {
                 info!(subscription = %id, "a subscription is no longer configured: where it stood is forgotten");

@@ -15,6 +15,7 @@ pub mod server;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod webhooks;
 
 pub use auth::{AdminKey, Principal};

@@ -30,7 +30,7 @@ use self::managed::Managed;
 use self::registry::{Ask, Kept, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server, webhooks};
+use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::{Lane, Secrets};
@@ -187,7 +187,12 @@ impl App {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let more = subscriptions::routes(access).merge(api::secrets::routes(keys));
+        let traced = trace::Access {
+            subscriptions: Arc::new(Running(Arc::clone(&routes))),
+            events: Arc::new(nats.clone()),
+            store: store.clone(),
+        };
+        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(trace::routes(traced));
         let more = more.merge(webhooks::routes(Arc::new(registry.clone())));
         let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
@@ -234,6 +239,17 @@ struct Running(Arc<ArcSwap<Routes>>);
 impl Lanes for Running {
     fn lanes(&self) -> Vec<Arc<Lane>> {
         self.0.load().lanes.clone()
+    }
+}
+
+impl trace::Subscriptions for Running {
+    fn subscribed(&self) -> Vec<trace::Subscribed> {
+        let routes = self.0.load();
+        let all = routes.lanes.iter().zip(&routes.specs).map(|(lane, spec)| {
+            let spec = spec.load();
+            trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }
+        });
+        all.collect()
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::catchup::CatchUp;
-use super::job::{InAir, Job, failure};
+use super::job::{InAir, Job, failure, with_attributes};
 use super::pace::Pace;
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
@@ -179,6 +179,8 @@ impl Worker {
                 let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
+                        let output =
+                            if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
                         self.ready.push_back(Job::new(self.lane.id(), ledger, &event, output, part, parts));
                     }
                 }

@@ -24,3 +24,4 @@ mod sse;
 mod stop;
 mod tidy;
 mod trace;
+mod webhooks;

@@ -16,6 +16,7 @@ pub mod subscriptions;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod webhooks;
 
 pub use auth::{AdminKey, Principal};
 pub use problem::Problem;

@@ -7,6 +7,7 @@ mod descriptors;
 pub mod managed;
 mod master_key;
 mod parts;
+mod registry;
 mod reload;
 mod running;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -25,9 +27,10 @@ pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
+use self::registry::{Ask, Kept, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server, trace};
+use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::{Lane, Secrets};
@@ -112,7 +115,7 @@ struct OpenStream {
 
 /// The daemon, built and not yet running.
 pub struct App {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     metrics: Metrics,
     health: Health,
     store: Store,
@@ -127,6 +130,11 @@ pub struct App {
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
     broker: Option<Managed>,
+    /// Changes of the webhooks that are made over the API.
+    asked: mpsc::Receiver<Ask>,
+    registry: Registry,
+    /// Webhooks that no longer fit the configuration.
+    idle: Vec<SubscriptionId>,
 }
 
 impl App {
@@ -144,7 +152,11 @@ impl App {
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
-        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &secrets, &config)?;
+        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
+        let current = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
+        let Kept { specs: of_api, idle } = registry.prepare_all()?;
+        specs.extend(of_api);
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
@@ -181,11 +193,12 @@ impl App {
             store: store.clone(),
         };
         let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(trace::routes(traced));
+        let more = more.merge(webhooks::routes(Arc::new(registry.clone())));
         let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
-            config,
+            config: current,
             metrics,
             health,
             store,
@@ -200,6 +213,9 @@ impl App {
             server,
             routes,
             broker,
+            asked,
+            registry,
+            idle,
         })
     }
 

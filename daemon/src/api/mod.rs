@@ -17,6 +17,7 @@ pub mod subscriptions;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod webhooks;
 
 pub use auth::{AdminKey, Principal};
 pub use problem::Problem;

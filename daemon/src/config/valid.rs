@@ -129,14 +129,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
-    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults {
-        retry: &raw.retry.0,
-        retry_statuses: &raw.retry_statuses,
-        fail_statuses: &raw.fail_statuses,
-        breaker: &raw.breaker.0,
-        rate_limit: &raw.rate_limit.0,
-        valid,
-    });
+    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
     shape::nothing_left(&values, &KEYS, &mut report);

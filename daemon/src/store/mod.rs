@@ -26,7 +26,7 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
-//! | `X` sub, purpose | a sealed record: signing secrets (see [`Keyring`]) |
+//! | `X` sub, purpose | a sealed record: signing secrets, definition (see [`Keyring`]) |
 //! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
 //! What is asked for and where it is found: what is due, and a subscription's parked deliveries in due order: `P`. Its
@@ -53,6 +53,7 @@ mod bodies;
 mod codec;
 mod compact;
 mod config;
+mod definitions;
 mod engine;
 mod error;
 mod group;
@@ -86,6 +87,7 @@ pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
 pub use compact::Compaction;
 pub use config::Config;
+pub use definitions::Definition;
 pub use error::Error;
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};

@@ -1,8 +1,10 @@
 //! The integration tests: the real binary on real parts.
 
+mod backup;
 mod config;
 mod crash;
 mod dead_letters;
+mod degrade;
 mod deliver_from;
 mod delivery;
 mod dev;
@@ -23,3 +25,4 @@ mod sse;
 mod stop;
 mod tidy;
 mod trace;
+mod webhooks;

@@ -9,6 +9,7 @@
 //! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
 mod begin;
+mod definition;
 mod dump;
 mod health;
 mod layers;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subscription};
+pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -247,6 +249,8 @@ pub struct Store {
     pub dead_letter_retention: Duration,
     /// How many MiB of dead letters are kept.
     pub dead_letter_mib_max: u32,
+    /// The folder below which the API makes backups.
+    pub backup_dir: Option<PathBuf>,
 }
 
 /// `[log]`

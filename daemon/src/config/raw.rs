@@ -213,6 +213,7 @@ pub(super) struct Store {
     pub(super) log_retention: String,
     pub(super) dead_letter_retention: String,
     pub(super) dead_letter_mib_max: i64,
+    pub(super) backup_dir: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -133,14 +133,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
-    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults {
-        retry: &raw.retry.0,
-        retry_statuses: &raw.retry_statuses,
-        fail_statuses: &raw.fail_statuses,
-        breaker: &raw.breaker.0,
-        rate_limit: &raw.rate_limit.0,
-        valid,
-    });
+    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
     shape::nothing_left(&values, &KEYS, &mut report);
@@ -470,11 +463,13 @@ fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
         report.duration(&at.key("dead_letter_retention"), &raw.dead_letter_retention, &bounds::DEAD_LETTER_RETENTION);
     let dead_letter_mib_max =
         report.int(&at.key("dead_letter_mib_max"), raw.dead_letter_mib_max, &bounds::DEAD_LETTER_MIB);
+    let backup_dir = report.path_if_any(&at.key("backup_dir"), raw.backup_dir.as_deref());
     Some(Store {
         cache_mib: cache_mib?,
         log_retention: log_retention?,
         dead_letter_retention: dead_letter_retention?,
         dead_letter_mib_max: dead_letter_mib_max?,
+        backup_dir: backup_dir?,
     })
 }
 

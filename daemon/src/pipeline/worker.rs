@@ -255,7 +255,9 @@ impl Worker {
             Permit::All => state.free_slots() > 0,
         };
         let due = state.due_ms.filter(|_| may_begin && self.pace.not_before().is_none());
-        let due = due.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
+        let now_ms = clock::now_ms();
+        let latest = self.latest_due_ms(now_ms);
+        let due = due.map(|due| now + Duration::from_millis(if due > latest { 0 } else { due.saturating_sub(now_ms) }));
         due.into_iter().chain(resubmit).chain(self.look_again).chain(self.catch_up.turn_end()).min()
     }
 }

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::Spec;
 use crate::deliver::lane::{Count, Record};
 use crate::deliver::{Client, Request};
-use crate::domain::{DeliveryId, Event, Failure, FailureClass, Outcome, Output, Position, Response, SubscriptionId};
+use crate::domain::{
+    DeliveryId, Event, Failure, FailureClass, HeadOfLine, Outcome, Output, Position, Response, SubscriptionId,
+};
 use crate::store::{
     Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
 };
@@ -80,6 +82,11 @@ impl Job {
         let output =
             Output { data: event.data.clone(), content_type: None, headers: event.headers.clone(), kind: None };
         Self::new(subscription, ledger, event, output, 0, 1)
+    }
+
+    /// The same delivery, ordered by that key.
+    pub(super) fn ordered(self, order_key: Option<Box<str>>) -> Self {
+        Self { order_key, ..self }
     }
 
     /// A parked delivery whose next attempt is due.
@@ -161,7 +168,8 @@ impl Job {
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, change }
+        let order = self.order_key.clone().map(|key| (self.delivery, key));
+        Record { event, part: self.part, parts: self.parts, due_ms, count, order, change }
     }
 
     /// The receiver took it. What it answered is kept where that was captured.
@@ -232,8 +240,14 @@ impl Job {
 
     /// What follows from an attempt's outcome: delivered, parked or dead. `draw` is a random number from 0 up to 1.
     pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, took: Duration, draw: f64) -> Record {
+        let waits = self.order_key.is_some() && spec.head_of_line == HeadOfLine::Wait;
         match outcome {
             Outcome::Delivered { status, response } => self.delivered(*status, took, response.as_deref()),
+            Outcome::Final(failure) | Outcome::Retry(failure) if waits => {
+                let delay = spec.retry.endless_delay(self.attempt.saturating_sub(self.resent_after), draw);
+                let wait_ms = millis(delay).max(failure.retry_after_ms.unwrap_or(0));
+                self.park(Some(took), clock::now_ms().saturating_add(wait_ms), failure)
+            }
             Outcome::Final(failure) => self.dead(Some(took), failure),
             Outcome::Retry(failure) => match spec.retry.delay(self.attempt.saturating_sub(self.resent_after), draw) {
                 None => self.dead(Some(took), failure),

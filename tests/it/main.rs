@@ -5,6 +5,7 @@ mod crash;
 mod delivery;
 mod dev;
 mod docs;
+mod endpoint;
 mod faults;
 mod harness;
 mod hold;

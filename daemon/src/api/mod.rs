@@ -9,6 +9,7 @@ mod events;
 mod operate;
 pub mod problem;
 pub mod server;
+mod status;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,12 @@
 pub mod managed;
 mod parts;
 mod reload;
+mod reloading;
 mod running;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,8 +29,10 @@ use crate::api::{self, Server};
 use crate::config::{self, Config};
 use crate::deliver::Lane;
 use crate::deliver::attempt;
+use crate::deliver::health::{self, Answer, Resume};
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
+use crate::pipeline::control::Control;
 use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
@@ -117,6 +120,7 @@ pub struct App {
     hub: Hub,
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
+    control: Arc<OnceLock<Control>>,
     broker: Option<Managed>,
 }
 
@@ -162,7 +166,9 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
-        let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
+        let control = Arc::new(OnceLock::new());
+        let lanes = Running { routes: Arc::clone(&routes), control: Arc::clone(&control) };
+        let access = Access { lanes: Arc::new(lanes), store: store.clone() };
         let server = Server::bind(parts::api(&config), state, subscriptions::routes(access)).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
@@ -180,6 +186,7 @@ impl App {
             hub,
             server,
             routes,
+            control,
             broker,
         })
     }
@@ -199,11 +206,25 @@ impl App {
 }
 
 /// The running subscriptions, as the API sees them.
-struct Running(Arc<ArcSwap<Routes>>);
+struct Running {
+    routes: Arc<ArcSwap<Routes>>,
+    /// Set when the subscriptions are started.
+    control: Arc<OnceLock<Control>>,
+}
 
 impl Lanes for Running {
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.0.load().lanes.clone()
+        self.routes.load().lanes.clone()
+    }
+
+    fn enable(&self, lane: &Arc<Lane>, resume: Resume) -> Answer<()> {
+        let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
+        Box::pin(async move { control.ok_or(health::Error::Store)?.enable(&lane, resume).await })
+    }
+
+    fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Answer<()> {
+        let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
+        Box::pin(async move { control.ok_or(health::Error::Store)?.disable(&lane, reason).await })
     }
 }
 

@@ -8,20 +8,18 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::reload::{Reloader, Watch};
+use super::reloading::Reloading;
 use super::{App, Error, parts};
-use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
-use crate::pipeline::Shared;
 use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
-use crate::plugin::Host;
+use crate::pipeline::{Shared, announce, lag};
 use crate::store::{self, Recorder, Store};
-use crate::stream::Hub;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::StoreMetrics;
 use crate::{api, telemetry};
@@ -39,6 +37,8 @@ struct Stops {
     front: CancellationToken,
     workers: CancellationToken,
     acks: CancellationToken,
+    /// The publisher of operational events.
+    announcer: CancellationToken,
     /// A nats-server of the daemon's own.
     broker: CancellationToken,
 }
@@ -50,21 +50,19 @@ struct Tasks {
     front: TaskTracker,
     workers: TaskTracker,
     acks: TaskTracker,
+    announcer: TaskTracker,
+    reload: TaskTracker,
     broker: TaskTracker,
 }
 
 /// The daemon at work.
 struct Running {
-    config: Config,
     health: Health,
     gauges: StoreMetrics,
     store: Store,
     nats: Nats,
-    host: Host,
-    hub: Hub,
     routes: Arc<ArcSwap<Routes>>,
     shared: Shared,
-    subscriptions: Subscriptions,
     recorder: Recorder<Token>,
     writer: JoinHandle<()>,
     stops: Stops,
@@ -73,14 +71,13 @@ struct Running {
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
-    let mut watch = Watch::new(reloader)?;
-    let mut running = start(app).await?;
+    let watch = Watch::new(reloader)?;
+    let mut running = start(app, watch).await?;
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            loaded = watch.next() => running.reload(loaded).await,
             served = &mut running.serving => {
                 if let Ok(Err(error)) = served {
                     error!(error = %telemetry::chain(&error), "the api has ended, stopping");
@@ -95,13 +92,18 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
 }
 
 /// Starts every part's work.
-async fn start(app: App) -> Result<Running, Error> {
+async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     let (stops, tasks) = (Stops::default(), Tasks::default());
     if let Some(broker) = app.broker {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
     }
     let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
     let pipeline = parts::pipeline(&app.config);
+    let prefix = app.config.operational_events.subject_prefix.clone();
+    let (announcer, publisher) = announce::channel(prefix, app.nats.clone(), app.metrics.clone());
+    if let Some(publisher) = publisher {
+        tasks.announcer.spawn(publisher.run(stops.announcer.clone()));
+    }
     let shared = Shared {
         client: app.client,
         recorder: recorder.clone(),
@@ -109,6 +111,7 @@ async fn start(app: App) -> Result<Running, Error> {
         nats: app.nats.clone(),
         readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
+        announcer: announcer.clone(),
         config: Arc::new(pipeline.clone()),
     };
     let room = Arc::new(Notify::new());
@@ -137,6 +140,11 @@ async fn start(app: App) -> Result<Running, Error> {
         });
     }
     subscriptions.start(links, app.specs, app.recovered).await?;
+    // It is set here only.
+    let _ = app.control.set(subscriptions.control());
+    tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
+    let reloading = Reloading { config: app.config, host: app.host, hub: app.hub.clone(), subscriptions };
+    tasks.reload.spawn(reloading.run(watch, stops.ingest.clone()));
     for feed in feeds {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));
     }
@@ -144,15 +152,11 @@ async fn start(app: App) -> Result<Running, Error> {
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     Ok(Running {
         gauges: app.metrics.store(),
-        config: app.config,
         health: app.health,
         store: app.store,
         nats: app.nats,
-        host: app.host,
-        hub: app.hub,
         routes: app.routes,
         shared,
-        subscriptions,
         recorder,
         writer,
         stops,
@@ -189,34 +193,6 @@ impl Running {
         self.gauges.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Puts a configuration that was read again into effect, as far as that goes without a restart. A broken one changes
-    /// nothing.
-    async fn reload(&mut self, loaded: Result<Config, config::Error>) {
-        let new = match loaded {
-            Ok(new) => new,
-            Err(error) => return refuse(&error),
-        };
-        for section in config::restart_needed(&self.config, &new) {
-            warn!(
-                section,
-                "this section has changed and is read only at start, restart the daemon to put it into effect"
-            );
-        }
-        let (compiler, checked) = (self.host.clone(), new.clone());
-        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &checked)).await;
-        let prepared = match prepared {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(error)) => return refuse(&error),
-            Err(panic) => return error!(%panic, "the configuration was not reloaded"),
-        };
-        if let Err(error) = self.subscriptions.update(prepared.webhooks).await {
-            return error!(error = %telemetry::chain(&error), "the configuration was not reloaded");
-        }
-        self.hub.update(prepared.named);
-        info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
-        self.config = new;
-    }
-
     /// The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack
     /// it; leave.
     async fn stop(self) {
@@ -225,10 +201,13 @@ impl Running {
         let patience = self.shared.config.drain_timeout + STOP_MARGIN;
         stops.ingest.cancel();
         stops.front.cancel();
+        ended("reload", &tasks.reload, STOP_MARGIN).await;
         ended("feeds", &tasks.feeds, STOP_MARGIN).await;
         stops.workers.cancel();
         ended("workers", &tasks.workers, patience).await;
         ended("api", &tasks.front, patience).await;
+        stops.announcer.cancel();
+        ended("announcer", &tasks.announcer, STOP_MARGIN).await;
         ended("readers", &self.shared.background, STOP_MARGIN).await;
         self.recorder.close();
         let writer = self.writer;
@@ -252,11 +231,5 @@ async fn ended(stage: &'static str, tasks: &TaskTracker, patience: Duration) {
     tasks.close();
     if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
         error!(stage, left = tasks.len(), "did not end in time");
-    }
-}
-
-fn refuse(error: &config::Error) {
-    for problem in &error.problems {
-        error!(%problem, "the changed configuration is refused, the running one stays");
     }
 }

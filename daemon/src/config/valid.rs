@@ -80,8 +80,20 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 11] =
-    ["data_dir", "server", "auth", "limits", "nats", "stream", "plugins", "delivery", "store", "log", "subscription"];
+const KEYS: [&str; 12] = [
+    "data_dir",
+    "server",
+    "auth",
+    "limits",
+    "nats",
+    "stream",
+    "plugins",
+    "delivery",
+    "operational_events",
+    "store",
+    "log",
+    "subscription",
+];
 
 /// Checks all layers' values.
 pub(super) fn config(layers: Layers) -> Result<Config, Error> {
@@ -99,6 +111,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let plugins = shape::table(&mut values, "plugins", &mut report).and_then(|raw| plugins(&raw, &mut report));
     let raw_delivery: Option<raw::Delivery> = shape::table(&mut values, "delivery", &mut report);
     let delivery = raw_delivery.as_ref().and_then(|raw| delivery(raw, &mut report));
+    let operational_events = shape::table(&mut values, "operational_events", &mut report)
+        .and_then(|raw| health::operational_events(raw, streams.as_deref(), &mut report));
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
@@ -122,6 +136,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             streams: streams?,
             plugins: plugins?,
             delivery: delivery?,
+            operational_events: operational_events?,
             store: store?,
             log: log?,
             subscriptions: subscriptions?,

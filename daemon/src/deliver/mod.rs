@@ -2,7 +2,7 @@
 //!
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
-//! - [`breaker`]: when an endpoint is left alone, and how it is probed.
+//! - [`breaker`]: when an endpoint is left alone, and how it is probed; [`health`]: what is known of it.
 //! - [`attempt`]: one request, on [`prepared`] endpoints, [`signing`], vetted [`address`]es and [`classify`].
 
 pub mod address;
@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod breaker;
 pub mod classify;
 mod connect;
+pub mod health;
 pub mod lane;
 pub mod ledger;
 pub mod prepared;

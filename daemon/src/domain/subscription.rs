@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::domain::event::Header;
 use crate::domain::health::HealthPolicy;
 use crate::domain::rate::RateLimit;
@@ -123,6 +125,14 @@ pub struct Endpoint {
     pub total_timeout: Duration,
     /// When it is left alone, and when its subscription is disabled.
     pub health: HealthPolicy,
+}
+
+impl Endpoint {
+    /// A number that tells the endpoint's URL from another one, over restarts, without saying what it is.
+    pub fn digest(&self) -> u64 {
+        let digest: [u8; 32] = Sha256::digest(self.url.as_bytes()).into();
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
 }
 
 /// Where a subscription delivers.

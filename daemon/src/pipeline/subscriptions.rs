@@ -10,16 +10,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::control::Control;
 use super::feed::{Retarget, Routes};
 use super::worker::Worker;
 use super::{Shared, Spec};
+use crate::deliver::health::{self, Resume};
 use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::{Prepared, prepared};
 use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Recovered, Registration};
+use crate::store::{Disabled, Recovered, Registration};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Metrics;
 use crate::{ingest, store};
@@ -49,6 +51,12 @@ pub enum Error {
     /// The store could not be read or written.
     #[error("cannot read or write what is known of the subscriptions")]
     Store(#[from] store::Error),
+    /// A subscription whose endpoint was replaced could not be enabled.
+    #[error("cannot enable a subscription whose endpoint was replaced")]
+    Enable(#[source] health::Error),
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Ending,
     /// A stream's facts or consumer could not be had.
     #[error("cannot bring the streams up to date")]
     Ingest(#[from] ingest::Error),
@@ -77,6 +85,7 @@ pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error>
         types: subscription.types.clone(),
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
+        endpoint_digest: endpoint.digest(),
         retry: endpoint.retry.clone(),
         health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
@@ -110,6 +119,9 @@ pub struct Subscriptions {
     running: HashMap<SubscriptionId, Running>,
     workers: TaskTracker,
     stop: CancellationToken,
+    control: Control,
+    /// New subscriptions that have yet to be told where they begin.
+    unbegun: Vec<(Arc<Lane>, Registration)>,
 }
 
 impl Subscriptions {
@@ -122,7 +134,24 @@ impl Subscriptions {
         workers: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { shared, metrics, routes, room, streams: Vec::new(), running: HashMap::new(), workers, stop }
+        let control = Control::new(shared.clone());
+        Self {
+            shared,
+            metrics,
+            routes,
+            room,
+            streams: Vec::new(),
+            running: HashMap::new(),
+            workers,
+            stop,
+            control,
+            unbegun: Vec::new(),
+        }
+    }
+
+    /// Enables and disables its subscriptions.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Starts the set for the first time, from what the store has on record.
@@ -141,10 +170,10 @@ impl Subscriptions {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
         for (id, spec) in specs {
-            let registration = self.register(&id).await?;
+            let registration = self.lift(&id, self.register(&id).await?, &spec).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registration, &recovered);
-            self.add(&id, spec, ledgers, registration.disabled.map(|d| d.reason));
+            self.add(&id, spec, ledgers, &registration);
         }
         for id in on_record.into_keys() {
             warn!(subscription = %id, "the store has records of a subscription that is not configured, they are kept");
@@ -160,12 +189,12 @@ impl Subscriptions {
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
         self.retarget(&specs).await?;
-        let mut begun = Vec::new();
+        let (mut begun, mut relieved) = (Vec::new(), Vec::new());
         let mut registrations = HashMap::new();
         for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if self.shared.store.registration(id)?.is_some() {
-                self.shared.store.remove_registration(id)?;
+                self.remove(id).await?;
             }
             registrations.insert(id.clone(), self.register(id).await?);
         }
@@ -175,6 +204,7 @@ impl Subscriptions {
             if let Some(running) = self.running.remove(&id) {
                 info!(subscription = %id, "subscription removed");
                 running.lane.state().removed = true;
+                self.metrics.forget(&running.lane.metrics);
                 running.stop.cancel();
             }
         }
@@ -186,18 +216,28 @@ impl Subscriptions {
                 if running.spec.load().types != spec.types {
                     state.ledgers.iter_mut().for_each(Ledger::reread);
                 }
+                state.types.clone_from(&spec.types);
+                let lifted = state.disabled.as_ref().is_some_and(|disabled| is_lifted(disabled, &spec));
                 drop(state);
                 running.spec.store(Arc::new(spec));
                 running.lane.wake();
+                if lifted {
+                    relieved.push(Arc::clone(&running.lane));
+                }
             } else if let Some(registration) = registrations.remove(&id) {
                 let ledgers = self.ledgers(&registration, &[]);
                 info!(subscription = %id, "subscription added");
-                let disabled = registration.disabled.as_ref().map(|d| d.reason.clone());
-                begun.push((self.add(&id, spec, ledgers, disabled), registration));
+                begun.push((self.add(&id, spec, ledgers, &registration), registration));
             }
         }
         self.publish_routes();
-        self.begin(begun).await
+        self.unbegun.append(&mut begun);
+        self.begin().await?;
+        for lane in relieved {
+            info!(subscription = %lane.id(), "another endpoint takes the place of the one that was disabled");
+            self.control.enable(&lane, Resume::Stop).await.map_err(Error::Enable)?;
+        }
+        Ok(())
     }
 
     /// The lanes, for readings.
@@ -225,13 +265,13 @@ impl Subscriptions {
 
     /// A subscription that is new begins with what is published from now on: it reads by itself what came between its
     /// registration and its place in the routes, and then joins the live tail.
-    async fn begin(&self, begun: Vec<(Arc<Lane>, Registration)>) -> Result<(), Error> {
-        if begun.is_empty() {
+    async fn begin(&mut self) -> Result<(), Error> {
+        if self.unbegun.is_empty() {
             return Ok(());
         }
         for stream in &self.streams {
             let facts = self.shared.nats.facts(&stream.name).await?;
-            for (lane, registration) in &begun {
+            for (lane, registration) in &self.unbegun {
                 let Some(after) = starts_after(registration, &stream.name) else { continue };
                 let mut state = lane.state();
                 if let Some(ledger) = state.ledger_of(&stream.name) {
@@ -241,6 +281,7 @@ impl Subscriptions {
                 lane.wake();
             }
         }
+        self.unbegun.clear();
         Ok(())
     }
 
@@ -258,9 +299,36 @@ impl Subscriptions {
         }
         if known.as_ref() != Some(&registration) {
             registration.updated_ms = now_ms;
-            self.shared.store.put_registration(id, &registration)?;
+            self.put(id, &registration).await?;
         }
         Ok(registration)
+    }
+
+    /// Enables a subscription at start whose endpoint was given another URL while the daemon was away.
+    async fn lift(
+        &self,
+        id: &SubscriptionId,
+        mut registration: Registration,
+        spec: &Spec,
+    ) -> Result<Registration, Error> {
+        if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
+            info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
+            registration.failing_since_ms = None;
+            self.put(id, &registration).await?;
+        }
+        Ok(registration)
+    }
+
+    /// Writes a registration away from the data plane: it is flushed before this returns.
+    async fn put(&self, id: &SubscriptionId, registration: &Registration) -> Result<(), Error> {
+        let (store, id, registration) = (self.shared.store.clone(), id.clone(), registration.clone());
+        written(tokio::task::spawn_blocking(move || store.put_registration(&id, &registration)).await)
+    }
+
+    /// Removes a registration, as [`Subscriptions::put`] writes one.
+    async fn remove(&self, id: &SubscriptionId) -> Result<(), Error> {
+        let (store, id) = (self.shared.store.clone(), id.clone());
+        written(tokio::task::spawn_blocking(move || store.remove_registration(&id)).await)
     }
 
     fn ledgers(&self, registration: &Registration, recovered: &[Recovered]) -> Vec<Ledger> {
@@ -285,9 +353,12 @@ impl Subscriptions {
         self.streams.iter().map(ledger).collect()
     }
 
-    fn add(&mut self, id: &SubscriptionId, spec: Spec, ledgers: Vec<Ledger>, disabled: Option<Box<str>>) -> Arc<Lane> {
+    fn add(&mut self, id: &SubscriptionId, spec: Spec, ledgers: Vec<Ledger>, registration: &Registration) -> Arc<Lane> {
         let metrics = self.metrics.subscription(id.as_str());
         metrics.parked.set(i64::try_from(self.shared.store.counts(id).parked).unwrap_or(i64::MAX));
+        let disabled = registration.disabled.clone();
+        metrics.disabled.set(disabled.is_some().into());
+        metrics.failing.set(registration.failing_since_ms.is_some().into());
         let held = disabled.is_some() || ledgers.iter().any(Ledger::is_held);
         metrics.held.set(held.into());
         let lane = Arc::new(Lane::new(id.clone(), metrics, limits(&spec), ledgers, Arc::clone(&self.room)));
@@ -295,6 +366,10 @@ impl Subscriptions {
             let mut state = lane.state();
             state.due_ms = self.shared.store.next_due_ms(id).unwrap_or(Some(0));
             state.disabled = disabled;
+            state.types.clone_from(&spec.types);
+            state.health.failing = registration.failing_since_ms.is_some();
+            state.health.failing_since_ms = registration.failing_since_ms;
+            state.health.gaps.clone_from(&registration.gaps);
         }
         if lane.state().disabled.is_some() {
             lane.hold();
@@ -326,6 +401,19 @@ impl Subscriptions {
 
 fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64> {
     registration.starts_after.iter().find(|(name, _)| name == stream).map(|(_, sequence)| *sequence)
+}
+
+/// Is a subscription no longer disabled, because its endpoint is another one than that which was the cause?
+fn is_lifted(disabled: &Disabled, spec: &Spec) -> bool {
+    disabled.endpoint.is_some_and(|endpoint| endpoint != spec.endpoint_digest)
+}
+
+fn written(result: Result<Result<(), store::Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    match result {
+        Ok(written) => Ok(written?),
+        // The runtime is ending: nothing was written, and nobody asks any more.
+        Err(_) => Err(Error::Ending),
+    }
 }
 
 fn limits(spec: &Spec) -> Limits {

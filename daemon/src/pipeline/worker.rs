@@ -1,9 +1,10 @@
 //! A subscription's worker: it takes events, carries them through plugins and attempt, and records what becomes of them.
 //!
-//! Here is what it does in which order; [`next`] is where work comes from, [`outcome`] what follows from an attempt, and
-//! [`finish`] its positions and its end.
+//! Here is what it does in which order; [`next`] is where work comes from, [`outcome`] what follows from an attempt,
+//! [`health`] what it says of the endpoint, and [`finish`] its positions and its end.
 
 mod finish;
+mod health;
 mod next;
 mod outcome;
 
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::health::Course;
 use super::catchup::CatchUp;
 use super::job::{InAir, Job, failure};
 use super::pace::Pace;
@@ -29,11 +31,13 @@ use crate::deliver::breaker::{Breaker, Permit};
 use crate::deliver::lane::Lane;
 use crate::deliver::ledger::Shares;
 use crate::domain::{Event, FailureClass, OnPluginError, Position};
-use crate::plugin::Passed;
+use crate::plugin::{Fault, Passed};
 use crate::telemetry::clock;
 
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
+/// How long the log is silent of further plugin faults of a subscription after one.
+const FAULT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The worker of one lane.
 pub struct Worker {
@@ -45,6 +49,7 @@ pub struct Worker {
     /// The endpoint that the breaker watches.
     endpoint: Arc<Prepared>,
     breaker: Breaker,
+    course: Course,
     pace: Pace,
     in_air: FuturesUnordered<InAir>,
     /// Jobs whose plugins have run and which wait for a slot: the parts of one event, or parked deliveries that are due.
@@ -59,6 +64,9 @@ pub struct Worker {
     /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
     /// timer is set: it may have passed by then, and nobody would look.
     look_again: Option<Instant>,
+    /// When the log last had a plugin fault, and how many there were since.
+    fault_logged_at: Option<Instant>,
+    faults_unlogged: u64,
 }
 
 /// Where the next piece of work comes from.
@@ -70,7 +78,8 @@ enum Next {
 impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
     pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
-        let breaker = Breaker::new(spec.load().health.breaker);
+        let failing_since_ms = lane.state().health.failing_since_ms;
+        let breaker = health::breaker(&spec.load().health, failing_since_ms);
         let endpoint = Arc::clone(&spec.load().endpoint);
         let pace = Pace::new(spec.load().rate_limit);
         Self {
@@ -80,6 +89,7 @@ impl Worker {
             room,
             endpoint,
             breaker,
+            course: Course::resumed(failing_since_ms),
             pace,
             in_air: FuturesUnordered::new(),
             ready: VecDeque::new(),
@@ -88,6 +98,8 @@ impl Worker {
             given_back: None,
             parked_next: true,
             look_again: None,
+            fault_logged_at: None,
+            faults_unlogged: 0,
         }
     }
 
@@ -110,10 +122,11 @@ impl Worker {
 
     /// Starts whatever slots, breaker, rate limit and store allow.
     async fn start_work(&mut self) {
-        self.forgive_changed_endpoint();
+        self.forgive();
         self.pace.follow(self.spec.load().rate_limit);
         self.look_again = None;
         self.give_way();
+        self.announce_gap();
         if !self.resubmit() {
             return;
         }
@@ -144,15 +157,6 @@ impl Worker {
                 Some(Next::Event(event)) => self.carry(event).await,
                 None => return,
             }
-        }
-    }
-
-    /// What was learnt of an endpoint does not hold for the one that a reload put in its place.
-    fn forgive_changed_endpoint(&mut self) {
-        let spec = self.spec.load();
-        if !Arc::ptr_eq(&spec.endpoint, &self.endpoint) {
-            self.endpoint = Arc::clone(&spec.endpoint);
-            self.breaker = Breaker::new(spec.health.breaker);
         }
     }
 
@@ -193,10 +197,7 @@ impl Worker {
             }
             Passed::Faulted { fault, policy } => {
                 self.lane.metrics.faulted(fault.kind_str());
-                warn!(
-                    subscription = %self.lane.id(), event = %event.id, %fault,
-                    "a plugin failed"
-                );
+                self.warn_of_fault(&event, &fault);
                 if policy == OnPluginError::Drop {
                     self.lane.metrics.dropped.inc();
                     self.settle(ledger, &event);
@@ -218,6 +219,18 @@ impl Worker {
                 Some(landed) = self.in_air.next(), if !self.in_air.is_empty() => self.land_all(landed),
             }
         }
+    }
+
+    /// Each fault is counted; the log has one line of them in a while, since a plugin may fail on every event.
+    fn warn_of_fault(&mut self, event: &Event, fault: &Fault) {
+        let now = Instant::now();
+        if self.fault_logged_at.is_some_and(|at| now < at + FAULT_LOG_INTERVAL) {
+            self.faults_unlogged += 1;
+            return debug!(subscription = %self.lane.id(), event = %event.id, %fault, "a plugin failed");
+        }
+        self.fault_logged_at = Some(now);
+        let unlogged = std::mem::take(&mut self.faults_unlogged);
+        warn!(subscription = %self.lane.id(), event = %event.id, %fault, unlogged, "a plugin failed");
     }
 
     fn settle(&self, ledger: usize, event: &Event) {
@@ -243,7 +256,7 @@ impl Worker {
         let state = self.lane.state();
         let resubmit = state.refused_at.map(|at| at + RESUBMIT_DELAY);
         if state.disabled.is_some() {
-            return resubmit;
+            return resubmit.into_iter().chain(self.course.gap_due()).min();
         }
         // What is due cannot begin before what the last look for work was told to wait for, or without a free slot: the end
         // of an attempt wakes the worker.
@@ -254,7 +267,12 @@ impl Worker {
         };
         let due = state.due_ms.filter(|_| may_begin && self.pace.not_before().is_none());
         let due = due.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
-        due.into_iter().chain(resubmit).chain(self.look_again).chain(self.catch_up.turn_end()).min()
+        due.into_iter()
+            .chain(resubmit)
+            .chain(self.look_again)
+            .chain(self.catch_up.turn_end())
+            .chain(self.course.gap_due())
+            .min()
     }
 }
 

@@ -66,9 +66,9 @@ pub use error::Error;
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
-    Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapRecord,
-    HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
-    Recorded, Recovered, Registration, StreamBinding, add_attempt,
+    Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapCause,
+    GapRecord, HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
+    PositionRecord, Recorded, Recovered, Registration, StreamBinding, add_attempt, add_gap,
 };
 
 use crate::domain::{StreamName, SubscriptionId};

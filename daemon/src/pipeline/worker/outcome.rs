@@ -1,19 +1,17 @@
 //! What follows from an attempt: its record, and what it says of the endpoint.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
 use super::{RESUBMIT_DELAY, Worker};
-use crate::deliver::breaker::{Permit, Turn};
+use crate::deliver::breaker::Permit;
 use crate::deliver::lane::{Record, Token};
-use crate::domain::{FailureClass, Outcome};
+use crate::domain::Outcome;
 use crate::pipeline::job::{Job, Landed};
-use crate::store::Change;
 
 /// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
 /// endpoint cannot take.
@@ -46,47 +44,19 @@ impl Worker {
         self.submit(record);
     }
 
-    /// Counts the outcome, and tells the breaker what it says of the endpoint.
+    /// Counts the outcome, and draws what it says of the endpoint.
     fn judge(&mut self, job: &Job, outcome: &Outcome) {
-        let failed = match outcome {
-            Outcome::Delivered { .. } => {
-                self.lane.metrics.attempted("delivered");
-                if let Turn::Closed { .. } = self.breaker.succeeded(Instant::now()) {
-                    info!(subscription = %self.lane.id(), "the endpoint works again");
-                }
-                return;
+        match outcome {
+            Outcome::Delivered { .. } => self.lane.metrics.attempted("delivered"),
+            Outcome::Retry(failed) | Outcome::Final(failed) => {
+                self.lane.metrics.attempted(failed.class.as_str());
+                debug!(
+                    subscription = %self.lane.id(), delivery = %job.delivery, attempt = job.attempt,
+                    class = failed.class.as_str(), status = failed.status, reason = %failed.message, "an attempt failed"
+                );
             }
-            Outcome::Retry(failure) | Outcome::Final(failure) => failure,
-        };
-        self.lane.metrics.attempted(failed.class.as_str());
-        debug!(
-            subscription = %self.lane.id(), delivery = %job.delivery, attempt = job.attempt, class = failed.class.as_str(),
-            status = failed.status, reason = %failed.message, "an attempt failed"
-        );
-        if failed.class == FailureClass::Gone {
-            return self.disable("the endpoint answered 410 Gone");
         }
-        if failed.class == FailureClass::Internal {
-            self.breaker.not_tried(Instant::now());
-        }
-        let blames = matches!(outcome, Outcome::Retry(_)) && failed.class != FailureClass::Internal;
-        let retry_after = failed.retry_after_ms.map(Duration::from_millis);
-        let turn = if blames { self.breaker.failed(Instant::now(), retry_after) } else { Turn::None };
-        if turn != Turn::None {
-            warn!(
-                subscription = %self.lane.id(), reason = %failed.message,
-                "the endpoint is left alone for a while, its events wait in the stream"
-            );
-            self.hold();
-        }
-    }
-
-    fn disable(&mut self, reason: &str) {
-        error!(subscription = %self.lane.id(), reason, "the subscription is disabled");
-        self.lane.state().disabled = Some(reason.into());
-        let subscription = self.lane.id().clone();
-        self.shared.recorder.submit(Change::Disable { subscription, reason: reason.into() }, Token::Nobody);
-        self.hold();
+        self.judge_endpoint(outcome);
     }
 
     pub(super) fn hold(&mut self) {
@@ -130,14 +100,15 @@ impl Worker {
     /// Hands in again what the store refused, after a pause. False while the store is not to be bothered: then no attempt
     /// is begun either, so that a store that is full or broken does not make duplicates.
     pub(super) fn resubmit(&mut self) -> bool {
-        let lost = {
+        let (lost, changes) = {
             let mut state = self.lane.state();
             match state.refused_at {
                 None => return true,
                 Some(at) if at.elapsed() < RESUBMIT_DELAY => return false,
-                Some(_) => state.take_lost(),
+                Some(_) => (state.take_lost(), state.take_lost_changes()),
             }
         };
+        changes.into_iter().for_each(|change| self.change(change));
         for record in lost {
             let change = record.change.clone();
             self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));

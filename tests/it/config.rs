@@ -34,14 +34,14 @@ const CASES: &[Case] = &[
     Case("", "[server\nlisten = 1", &["1: not valid TOML: invalid table header, expected `.`, `]`"]),
     Case(STREAM, "data_dir = \"a\"\ndata_dir = \"b\"", &["3: not valid TOML: duplicate key `data_dir` in document root"]),
     // Keys
-    Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, delivery, limits, log, nats, plugins, server, store, stream, subscription)"]),
+    Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, delivery, limits, log, nats, plugins, secrets, server, store, stream, subscription)"]),
     Case(STREAM, "[server]\nlitsen = \"127.0.0.1:1\"\nbanana = 1", &[
         "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
         "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\" }", &["3: auth.jwt: unknown key (known here: admin_key)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
-    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: connect_timeout, headers, max_in_flight, rate_limit, retry, secret, timeout, url)"]),
+    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: breaker, connect_timeout, disable_after, headers, max_in_flight, rate_limit, retry, secret, secret_overlap, timeout, url)"]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: config, plugin)"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = { heartbeat = 1 }", &["5: subscription[0].sse.heartbeat: unknown key (no keys are known here)"]),
     Case(SSE, "", &["2: subscription[0].types: is missing, and has no default"]),
@@ -127,10 +127,13 @@ const CASES: &[Case] = &[
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", config = { since = 2026-01-01 } }]", &["6: subscription[0].filters[0].config: holds a date, which JSON has no form for: write it as a text in quotes"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]", &["2: subscription[0]: has no target: add `webhook = { url = \"…\", secret = \"…\" }` or `sse = {}`"]),
     Case(SSE, "types = [\">\"]\nwebhook = { url = \"https://a.example\" }", &["4: subscription[0].sse: a subscription has one target: remove `sse` or `webhook`"]),
+    // Secrets
+    Case(STREAM, "[secrets]\nmaster_key = \"hush\"", &["3: secrets.master_key: a master key is the base64 text of 32 bytes: make one with `sluiced secrets key`"]),
+    Case(STREAM, "[secrets]\nmaster_key = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\nmaster_key_file = \"key\"", &["4: secrets.master_key_file: stands beside `master_key`: give one of them"]),
+    Case(WEBHOOK, "secret_overlap = \"31d\"", &["9: subscription[0].webhook.secret_overlap: must be from 0s to 30d, not \"31d\""]),
     // Webhooks
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nwebhook = { url = \"a.example\" }", &[
         "5: subscription[0].webhook.url: must be an absolute URL: relative URL without a base",
-        "5: subscription[0].webhook.secret: is missing: make one with `sluiced secret`",
     ]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nwebhook = { url = \"ftp://a.example\", secret = \"whsec_dG9vIHNob3J0\" }", &[
         "5: subscription[0].webhook.url: must begin with http:// or https://, not ftp:",
@@ -186,7 +189,7 @@ fn a_broken_variable_is_named() {
         String::from_utf8_lossy(&output.stderr),
         "env SLUICED_SERVER__LISTEN: server.listen: \"nowhere\" is not an address and port, such as \"127.0.0.1:8080\"\n\
          env SLUICED_LGO__LEVEL: lgo: unknown key, did you mean `log`? (known here: auth, data_dir, delivery, limits, log, \
-         nats, plugins, server, store, stream, subscription)\n"
+         nats, plugins, secrets, server, store, stream, subscription)\n"
     );
 }
 

@@ -13,6 +13,7 @@ mod nats;
 mod plugins;
 mod rate;
 mod reload;
+mod secrets;
 mod sse;
 mod stop;
 mod tidy;

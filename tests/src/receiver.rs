@@ -210,6 +210,12 @@ impl Received {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
+    /// Is one of its signatures of this secret?
+    pub fn verifies(&self, secret: &str) -> bool {
+        let verifier = Webhook::new(secret).expect("a secret of a test is base64");
+        verifier.verify(&self.body, &self.headers).is_ok()
+    }
+
     /// The delivery's id.
     pub fn webhook_id(&self) -> &str {
         self.header("webhook-id")

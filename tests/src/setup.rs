@@ -22,6 +22,7 @@ pub struct Webhook {
     types: Vec<String>,
     plugins: String,
     settings: String,
+    secret: Option<String>,
 }
 
 impl Webhook {
@@ -32,8 +33,8 @@ impl Webhook {
 
     /// A subscription that delivers every event to a URL, signed with [`SECRET`].
     pub fn to(name: &str, url: &str) -> Self {
-        let (plugins, settings) = (String::new(), String::new());
-        Self { name: name.to_owned(), url: url.to_owned(), types: vec![">".to_owned()], plugins, settings }
+        let (plugins, settings, secret) = (String::new(), String::new(), Some(SECRET.to_owned()));
+        Self { name: name.to_owned(), url: url.to_owned(), types: vec![">".to_owned()], plugins, settings, secret }
     }
 
     /// Only events of these types.
@@ -61,6 +62,13 @@ impl Webhook {
         self.with("retry", format_args!("{{ schedule = {waits:?}, jitter = 0 }}"))
     }
 
+    /// Signed with this secret, or with one that the daemon makes.
+    #[must_use]
+    pub fn secret(mut self, secret: Option<&str>) -> Self {
+        self.secret = secret.map(str::to_owned);
+        self
+    }
+
     /// Sets a key of the webhook, with its value as TOML.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl std::fmt::Display) -> Self {
@@ -77,10 +85,11 @@ impl Webhook {
 
     /// The table of the configuration.
     pub fn toml(&self) -> String {
-        let Self { name, url, types, plugins, settings } = self;
+        let Self { name, url, types, plugins, settings, secret } = self;
+        let secret = secret.as_ref().map(|secret| format!("secret = {secret:?}\n")).unwrap_or_default();
         format!(
             "\n[[subscription]]\nname = {name:?}\ntypes = {types:?}\n{plugins}[subscription.webhook]\nurl = {url:?}\n\
-             secret = {SECRET:?}\n{settings}"
+             {secret}{settings}"
         )
     }
 }

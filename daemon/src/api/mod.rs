@@ -8,6 +8,7 @@ mod auth;
 mod events;
 mod operate;
 pub mod problem;
+pub mod secrets;
 pub mod server;
 mod status;
 pub mod subscriptions;

@@ -4,6 +4,7 @@
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
 pub mod managed;
+mod master_key;
 mod parts;
 mod reload;
 mod reloading;
@@ -19,7 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use parts::{check_plugins, plugin_cache_dir};
+pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
+pub use parts::{check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
@@ -27,9 +29,9 @@ use self::managed::Managed;
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server};
 use crate::config::{self, Config};
-use crate::deliver::Lane;
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Answer, Resume};
+use crate::deliver::{Lane, Secrets};
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
 use crate::pipeline::control::Control;
@@ -61,6 +63,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The master key cannot be read or made.
+    #[error("the secrets' master key cannot be had")]
+    MasterKey(#[from] MasterKeyFileError),
     /// The store cannot be opened, read or written.
     #[error("the store failed")]
     Store(#[from] store::Error),
@@ -114,6 +119,7 @@ pub struct App {
     nats: Nats,
     host: Host,
     client: crate::deliver::Client,
+    secrets: Secrets,
     specs: Vec<(SubscriptionId, Spec)>,
     streams: Vec<OpenStream>,
     recovered: Vec<Recovered>,
@@ -134,10 +140,11 @@ impl App {
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store"]);
         make_data_dir(&config.data_dir)?;
-        let store = Store::open(parts::store(&config))?;
+        let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
-        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &config)?;
+        let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
+        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &secrets, &config)?;
         let client = crate::deliver::Client::new(&parts::client(&config))?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
@@ -167,9 +174,12 @@ impl App {
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let control = Arc::new(OnceLock::new());
-        let lanes = Running { routes: Arc::clone(&routes), control: Arc::clone(&control) };
-        let access = Access { lanes: Arc::new(lanes), store: store.clone() };
-        let server = Server::bind(parts::api(&config), state, subscriptions::routes(access)).await?;
+        let lanes: Arc<dyn Lanes> = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
+        let keys = api::secrets::Access { lanes: Arc::clone(&lanes), secrets: secrets.clone() };
+        let access = Access { lanes, store: store.clone() };
+        let server =
+            Server::bind(parts::api(&config), state, subscriptions::routes(access).merge(api::secrets::routes(keys)))
+                .await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -180,6 +190,7 @@ impl App {
             nats,
             host,
             client,
+            secrets,
             specs,
             streams,
             recovered,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Error, managed};
 use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
-use crate::deliver::attempt;
+use crate::deliver::{Secrets, attempt};
 use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId};
 use crate::ingest::{self, StreamConfig, connect::Hidden};
 use crate::pipeline::subscriptions::{self, Ready};
@@ -22,7 +22,8 @@ const ACK_PENDING: (u32, u32) = (2_000, 20_000);
 /// were in hand at a crash take to come back.
 const ACK_WAIT: Duration = Duration::from_secs(5);
 
-pub(super) fn store(config: &Config) -> store::Config {
+/// How the store of a configuration is set up.
+pub fn store_config(config: &Config) -> store::Config {
     store::Config {
         cache_bytes: u64::from(config.store.cache_mib) << 20,
         log_retention: config.store.log_retention,
@@ -118,11 +119,11 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 /// With the place in the configuration of every plugin that cannot be used as it says.
-pub(super) fn prepare(host: &Host, config: &Config) -> Result<Prepared, config::Error> {
+pub(super) fn prepare(host: &Host, secrets: &Secrets, config: &Config) -> Result<Prepared, config::Error> {
     let mut prepared = Prepared { webhooks: Vec::new(), named: Vec::new() };
     let mut problems = Vec::new();
     for (index, subscription) in config.subscriptions.iter().enumerate() {
-        match subscriptions::prepare(host, subscription) {
+        match subscriptions::prepare(host, secrets, subscription) {
             Ok(Ready::Webhook(spec)) => prepared.webhooks.push((subscription.id.clone(), *spec)),
             Ok(Ready::Stream(chain)) => {
                 prepared.named.push(Named { subscription: subscription.clone(), process: Arc::new(chain) });

@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use super::parts;
 use super::reload::Watch;
 use crate::config::{self, Config};
+use crate::deliver::Secrets;
 use crate::pipeline::subscriptions::Subscriptions;
 use crate::plugin::Host;
 use crate::stream::Hub;
@@ -20,6 +21,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 pub(super) struct Reloading {
     pub(super) config: Config,
     pub(super) host: Host,
+    pub(super) secrets: Secrets,
     pub(super) hub: Hub,
     pub(super) subscriptions: Subscriptions,
 }
@@ -55,8 +57,8 @@ impl Reloading {
                 "this section has changed and is read only at start, restart the daemon to put it into effect"
             );
         }
-        let (compiler, checked) = (self.host.clone(), new.clone());
-        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &checked)).await;
+        let (compiler, secrets, checked) = (self.host.clone(), self.secrets.clone(), new.clone());
+        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &secrets, &checked)).await;
         let prepared = match prepared {
             Ok(Ok(prepared)) => prepared,
             Ok(Err(error)) => return refuse(&error),

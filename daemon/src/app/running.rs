@@ -108,6 +108,7 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         client: app.client,
         recorder: recorder.clone(),
         store: app.store.clone(),
+        secrets: app.secrets,
         nats: app.nats.clone(),
         readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
@@ -143,7 +144,13 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     // It is set here only.
     let _ = app.control.set(subscriptions.control());
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
-    let reloading = Reloading { config: app.config, host: app.host, hub: app.hub.clone(), subscriptions };
+    let reloading = Reloading {
+        config: app.config,
+        host: app.host,
+        secrets: shared.secrets.clone(),
+        hub: app.hub.clone(),
+        subscriptions,
+    };
     tasks.reload.spawn(reloading.run(watch, stops.ingest.clone()));
     for feed in feeds {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));

@@ -6,6 +6,7 @@ pub mod check;
 pub mod dev;
 pub mod run;
 pub mod secret;
+pub mod secrets;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -38,6 +39,9 @@ enum Command {
     Dev(dev::DevArgs),
     /// Make a new signing secret for a webhook.
     Secret,
+    /// The master key that the store's secrets are sealed under.
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
 }
 
 /// Which configuration: a file, and what flags set over it.
@@ -102,6 +106,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Dev(args) => dev::run(&args),
         Command::Secret => secret::run(),
+        Command::Secrets(command) => secrets::run(&command),
     }
 }
 

@@ -61,8 +61,11 @@ fn integer(number: Num) -> toml_edit::Value {
 }
 
 /// Does a key of that name hide what is under it? Header values count, since many receivers take their credentials there,
-/// and so does whatever a plugin's configuration calls by such a name.
+/// and so does whatever a plugin's configuration calls by such a name. How long a secret is valid is none.
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
+    if key == "secret_overlap" {
+        return false;
+    }
     ["secret", "password", "token", "headers"].iter().any(|word| key.contains(word)) || key.ends_with("key")
 }

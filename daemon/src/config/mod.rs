@@ -48,6 +48,8 @@ pub struct Config {
     pub server: Server,
     /// Who may call the API.
     pub auth: Auth,
+    /// `[secrets]`: the master key that secrets are sealed under in the store.
+    pub secrets: MasterKeySource,
     /// What one caller, and all together, may use.
     pub limits: Limits,
     /// The NATS server.
@@ -87,6 +89,17 @@ pub struct Server {
 pub struct Auth {
     /// The key that may do everything: visible ASCII.
     pub admin_key: Option<Secret>,
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MasterKeySource {
+    /// From `master.key` in the data directory, which is made on the first run.
+    DataDir,
+    /// It is the configuration's own: a text that [`MasterKey::parse`](crate::store::MasterKey::parse) takes.
+    Given(Secret),
+    /// From a file that holds that text.
+    File(PathBuf),
 }
 
 /// `[limits]`
@@ -184,6 +197,8 @@ pub struct Delivery {
     pub readers_max: usize,
     /// When an endpoint without its own policy is left alone, and when its subscription is disabled.
     pub health: HealthPolicy,
+    /// How long a signing secret is still signed with after another one took its place.
+    pub secret_overlap: Duration,
 }
 
 /// `[operational_events]`
@@ -298,6 +313,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("data_dir", old.data_dir != new.data_dir),
         ("server", old.server != new.server),
         ("auth", old.auth != new.auth),
+        ("secrets", old.secrets != new.secrets),
         ("limits", old.limits != new.limits),
         ("nats", old.nats != new.nats),
         ("stream", old.streams != new.streams),

@@ -81,6 +81,14 @@ pub(super) struct Delivery {
     pub(super) max_readers: i64,
     pub(super) breaker: Table<Breaker>,
     pub(super) disable_after: String,
+    pub(super) secret_overlap: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secrets {
+    pub(super) master_key: Option<String>,
+    pub(super) master_key_file: Option<String>,
 }
 
 /// A complete breaker policy.
@@ -235,6 +243,7 @@ pub(super) struct PluginRef {
 pub(super) struct Webhook {
     pub(super) url: String,
     pub(super) secret: Option<String>,
+    pub(super) secret_overlap: Option<String>,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     pub(super) max_in_flight: Option<i64>,

@@ -12,10 +12,12 @@ use super::layers::Layers;
 use super::places::KeyPath;
 use super::report::Report;
 use super::{
-    Auth, Config, Delivery, Error, Limits, Log, LogFormat, Nats, NatsLogin, Plugins, Secret, Server, Store, Stream,
+    Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
+    Store, Stream,
 };
 use super::{health, pace, raw, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
+use crate::store::MasterKey;
 
 /// The bounds of every number and duration, both ends included. `config/default.toml` states them too, and a test compares.
 pub mod bounds {
@@ -63,6 +65,8 @@ pub mod bounds {
     pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
     /// `disable_after` of `[delivery]` and of a webhook, when it is not off
     pub const DISABLE_AFTER: RangeInclusive<Duration> = SECOND..=Duration::from_secs(365 * 24 * 3600);
+    /// `secret_overlap` of `[delivery]` and of a webhook
+    pub const SECRET_OVERLAP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
     /// `store.cache_mib`, in MiB
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
@@ -80,10 +84,11 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "data_dir",
     "server",
     "auth",
+    "secrets",
     "limits",
     "nats",
     "stream",
@@ -105,6 +110,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let server = shape::table(&mut values, "server", &mut report).and_then(|raw| server(&raw, &mut report));
     let auth = shape::table(&mut values, "auth", &mut report).and_then(|raw| auth(raw, &mut report));
     public_needs_key(server.as_ref(), auth.as_ref(), &mut report);
+    let secrets = shape::table(&mut values, "secrets", &mut report).and_then(|raw| secrets(raw, &mut report));
     let limits = shape::table(&mut values, "limits", &mut report).and_then(|raw| limits(&raw, &mut report));
     let nats = shape::table(&mut values, "nats", &mut report).and_then(|raw| nats(raw, &mut report));
     let streams = streams(shape::tables(&mut values, "stream", &mut report), &mut report);
@@ -131,6 +137,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             data_dir: data_dir?,
             server: server?,
             auth: auth?,
+            secrets: secrets?,
             limits: limits?,
             nats: nats?,
             streams: streams?,
@@ -187,6 +194,22 @@ fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
     report
         .check(&KeyPath::top("auth").key("admin_key"), key.ok_or_else(reason))
         .map(|admin_key| Auth { admin_key: Some(admin_key) })
+}
+
+fn secrets(raw: raw::Secrets, report: &mut Report<'_>) -> Option<MasterKeySource> {
+    let at = KeyPath::top("secrets");
+    match (raw.master_key, raw.master_key_file) {
+        (None, None) => Some(MasterKeySource::DataDir),
+        (Some(text), None) => {
+            let key = MasterKey::parse(&text).map(|_| MasterKeySource::Given(Secret(text.into())));
+            report.check(&at.key("master_key"), key)
+        }
+        (None, Some(file)) => report.path(&at.key("master_key_file"), &file).map(MasterKeySource::File),
+        (Some(_), Some(_)) => {
+            report.problem(&at.key("master_key_file"), "stands beside `master_key`: give one of them");
+            None
+        }
+    }
 }
 
 /// Whoever can reach a public address could otherwise publish, read and register everything.
@@ -391,6 +414,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
     let breaker = health::breaker(&at.key("breaker"), &raw.breaker.0, report);
     let disable_after = health::disable_after(&at.key("disable_after"), &raw.disable_after, report);
+    let secret_overlap = report.duration(&at.key("secret_overlap"), &raw.secret_overlap, &bounds::SECRET_OVERLAP);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
         retry: retry?,
@@ -401,6 +425,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         hold_after: hold_after?,
         readers_max: readers_max?,
         health: HealthPolicy { breaker: breaker?, disable_after: disable_after? },
+        secret_overlap: secret_overlap?,
     })
 }
 

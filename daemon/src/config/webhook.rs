@@ -57,9 +57,10 @@ pub(super) fn endpoint(
     report: &mut Report<'_>,
 ) -> Option<Endpoint> {
     let url = report.check(&at.key("url"), url(&raw.url));
-    let secret = raw.secret.as_deref().ok_or("is missing: make one with `sluiced secret`").and_then(secret);
-    let secret = report.check(&at.key("secret"), secret);
+    let secret = raw.secret.as_deref().map(|text| report.check(&at.key("secret"), secret(text)));
     let headers = headers(&at.key("headers"), &raw, report);
+    let own_overlap =
+        raw.secret_overlap.map(|text| report.duration(&at.key("secret_overlap"), &text, &bounds::SECRET_OVERLAP));
     let own_in_flight = raw.max_in_flight.map(|n| in_flight(at, n, report));
     let own_connect =
         raw.connect_timeout.map(|text| report.duration(&at.key("connect_timeout"), &text, &bounds::CONNECT_TIMEOUT));
@@ -82,7 +83,11 @@ pub(super) fn endpoint(
     let health = health::of_webhook(at, raw.breaker, raw.disable_after.as_deref(), defaults, report);
     Some(Endpoint {
         url: url?,
-        secret: secret?,
+        secret: match secret {
+            Some(checked) => Some(checked?),
+            None => None,
+        },
+        secret_overlap: own_overlap.unwrap_or(Some(defaults.valid.secret_overlap))?,
         headers: headers?,
         retry: retry?,
         in_flight_max: own_in_flight.unwrap_or(Some(defaults.valid.in_flight_max))?,

@@ -3,6 +3,7 @@
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed; [`health`]: what is known of it.
+//! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
 //! - [`attempt`]: one request, on [`prepared`] endpoints, [`signing`], vetted [`address`]es and [`classify`].
 
 pub mod address;
@@ -15,8 +16,10 @@ pub mod lane;
 pub mod ledger;
 pub mod prepared;
 mod resolve;
+pub mod secrets;
 pub mod signing;
 
 pub use attempt::{Client, Config};
 pub use lane::{Lane, Token};
 pub use prepared::{Prepared, Request};
+pub use secrets::Secrets;

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
-use crate::deliver::signing::Signer;
+use crate::deliver::signing::{Signer, Signing};
 use crate::domain::{DeliveryId, Endpoint, Header};
 
 /// The longest endpoint URL, in bytes.
@@ -106,7 +106,7 @@ pub struct Prepared {
     pub(super) connect_timeout: Duration,
     pub(super) total_timeout: Duration,
     headers: HeaderMap,
-    signer: Signer,
+    signing: Signing,
 }
 
 impl Prepared {
@@ -116,6 +116,14 @@ impl Prepared {
     /// When the URL is not an http or https URL with a host and without user information and fragment, or a header is
     /// invalid or reserved.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        Self::signed_by(endpoint, Signing::of(Signer::new(&endpoint.secret)))
+    }
+
+    /// The same, signed with what the handle holds at the time of each request, whatever secret the endpoint has.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn signed_by(endpoint: &Endpoint, signing: Signing) -> Result<Self, Error> {
         let url = check_url(&endpoint.url)?;
         let (name, address) = match url.host() {
             None => return Err(Error::Host),
@@ -131,7 +139,7 @@ impl Prepared {
             connect_timeout: endpoint.connect_timeout,
             total_timeout: endpoint.total_timeout,
             headers: check_headers(&endpoint.headers)?,
-            signer: Signer::new([&endpoint.secret]),
+            signing,
         })
     }
 
@@ -165,13 +173,14 @@ impl Prepared {
     /// Adds the daemon's own headers. Their values are parts of one buffer, so that they cost one allocation.
     fn sign(&self, request: &Request<'_>, headers: &mut HeaderMap) {
         let event_bytes = request.event_id.len() + request.event_type.len();
-        let mut text = BytesMut::with_capacity(80 + self.signer.len() + event_bytes);
+        let signer = self.signing.load();
+        let mut text = BytesMut::with_capacity(80 + signer.len() + event_bytes);
         let _ = write!(text, "{}", request.delivery);
         let id_end = text.len();
         let _ = write!(text, "{}", request.now_ms / 1_000);
         let timestamp_end = text.len();
-        let mut signature = BytesMut::with_capacity(self.signer.len());
-        self.signer.sign_into(&text[..id_end], &text[id_end..], &request.body, &mut signature);
+        let mut signature = BytesMut::with_capacity(signer.len());
+        signer.sign_into(&text[..id_end], &text[id_end..], request.now_ms, &request.body, &mut signature);
         text.extend_from_slice(&signature);
         let signature_end = text.len();
         let _ = write!(text, "{}", request.attempt);

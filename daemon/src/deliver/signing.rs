@@ -1,5 +1,8 @@
 //! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
 
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
@@ -52,27 +55,53 @@ pub fn parse_secret(text: &str) -> Result<WebhookSecret, Error> {
 pub fn generate() -> (WebhookSecret, String) {
     let mut bytes = [0; GENERATED_BYTES];
     rand::fill(&mut bytes);
-    let text = format!("{PREFIX}{}", STANDARD.encode(bytes));
     let secret = WebhookSecret::new(bytes).expect("32 bytes are within 24 to 64");
+    let text = text_of(&secret);
     (secret, text)
+}
+
+/// A secret's text, for the owner of the endpoint and nobody else.
+pub fn text_of(secret: &WebhookSecret) -> String {
+    format!("{PREFIX}{}", STANDARD.encode(secret.bytes()))
+}
+
+/// The beginning of a secret's text, which may be shown: 24 bits of at least 192.
+pub fn preview(secret: &WebhookSecret) -> String {
+    format!("{PREFIX}{}…", STANDARD.encode(&secret.bytes()[..3]))
 }
 
 /// Signs with one secret, or with several while one takes the place of another. The keyed state is computed once.
 #[derive(Clone)]
-pub struct Signer(SmallVec<[Hmac<Sha256>; 1]>);
+pub struct Signer(SmallVec<[Keyed; 1]>);
+
+/// A secret, ready to sign with.
+#[derive(Clone)]
+struct Keyed {
+    mac: Hmac<Sha256>,
+    /// From this time on, in milliseconds since the Unix epoch, it is not signed with any more.
+    until_ms: u64,
+}
 
 impl Signer {
     /// A signer that makes one signature for each secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a WebhookSecret>) -> Self {
-        let keyed =
-            |secret: &WebhookSecret| Hmac::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
+        Self::ending(secrets.into_iter().map(|secret| (secret, u64::MAX)))
+    }
+
+    /// A signer that makes one signature for each secret until that time, in milliseconds since the Unix epoch.
+    pub fn ending<'a>(secrets: impl IntoIterator<Item = (&'a WebhookSecret, u64)>) -> Self {
+        let keyed = |(secret, until_ms): (&WebhookSecret, u64)| {
+            let mac = Hmac::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
+            Keyed { mac, until_ms }
+        };
         Self(secrets.into_iter().map(keyed).collect())
     }
 
     /// The value of `webhook-signature` for a message of that id, sent at that time in seconds since the Unix epoch.
     pub fn sign(&self, id: &str, timestamp_s: u64, body: &[u8]) -> String {
         let mut out = BytesMut::with_capacity(self.len());
-        self.sign_into(id.as_bytes(), timestamp_s.to_string().as_bytes(), body, &mut out);
+        let now_ms = timestamp_s.saturating_mul(1_000);
+        self.sign_into(id.as_bytes(), timestamp_s.to_string().as_bytes(), now_ms, body, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -81,10 +110,12 @@ impl Signer {
         self.0.len() * (SIGNATURE_BYTES + 1)
     }
 
-    /// Appends the value of `webhook-signature` to `out`: the signatures, a space between each two.
-    pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], body: &[u8], out: &mut BytesMut) {
-        for (n, keyed) in self.0.iter().enumerate() {
-            let mut mac = keyed.clone();
+    /// Appends the value of `webhook-signature` to `out`: the signatures of the secrets that are valid at `now_ms`, a
+    /// space between each two.
+    pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], now_ms: u64, body: &[u8], out: &mut BytesMut) {
+        let valid = self.0.iter().filter(|keyed| now_ms < keyed.until_ms);
+        for (n, keyed) in valid.enumerate() {
+            let mut mac = keyed.mac.clone();
             for part in [id, b".", timestamp_s, b".", body] {
                 mac.update(part);
             }
@@ -97,6 +128,28 @@ impl Signer {
             out.extend_from_slice(b"v1,");
             out.extend_from_slice(&encoded);
         }
+    }
+}
+
+/// What an endpoint signs with at the moment: a handle that can be given another [`Signer`] between two requests.
+/// Cloning shares it.
+#[derive(Clone)]
+pub struct Signing(Arc<ArcSwap<Signer>>);
+
+impl Signing {
+    /// A handle that holds this signer.
+    pub fn of(signer: Signer) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(signer)))
+    }
+
+    /// Signs with another one from the next request on.
+    pub fn put(&self, signer: Signer) {
+        self.0.store(Arc::new(signer));
+    }
+
+    /// The signer at the moment.
+    pub(super) fn load(&self) -> Guard<Arc<Signer>> {
+        self.0.load()
     }
 }
 

@@ -98,6 +98,15 @@ impl WebhookSecret {
     }
 }
 
+impl Drop for WebhookSecret {
+    /// Leaves no copy behind in memory that is given back.
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Seen by somebody, as far as the compiler knows: the bytes are really written.
+        std::hint::black_box(&self.0);
+    }
+}
+
 impl fmt::Debug for WebhookSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WebhookSecret(…)")
@@ -109,8 +118,10 @@ impl fmt::Debug for WebhookSecret {
 pub struct Endpoint {
     /// Where to POST: an absolute `http` or `https` URL without user information.
     pub url: Box<str>,
-    /// What to sign with.
-    pub secret: WebhookSecret,
+    /// What to sign with. Without one the daemon makes a secret and keeps it.
+    pub secret: Option<WebhookSecret>,
+    /// How long a secret is still signed with after another one has taken its place. Zero is not at all.
+    pub secret_overlap: Duration,
     /// Extra headers of every request.
     pub headers: Vec<Header>,
     /// When to try again.

@@ -28,7 +28,8 @@ use tokio_util::task::TaskTracker;
 
 use self::announce::Announcer;
 use self::readers::Readers;
-use crate::deliver::{Client, Prepared, Token};
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Client, Prepared, Secrets, Token};
 use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub recorder: Recorder<Token>,
     /// For reading what is parked.
     pub store: Store,
+    /// What subscriptions sign with.
+    pub secrets: Secrets,
     /// For catching up.
     pub nats: Nats,
     /// Permits of the readers.
@@ -76,6 +79,8 @@ pub struct Spec {
     pub endpoint: Arc<Prepared>,
     /// Tells the endpoint's URL from another one.
     pub endpoint_digest: u64,
+    /// What its definition says of its signing secret.
+    pub secret: Wanted,
     /// When to try again.
     pub retry: RetryPolicy,
     /// When the endpoint is left alone, and when the subscription is disabled.

@@ -17,7 +17,8 @@ use super::{Shared, Spec};
 use crate::deliver::health::{self, Resume};
 use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
-use crate::deliver::{Prepared, prepared};
+use crate::deliver::secrets::Wanted;
+use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
@@ -74,18 +75,20 @@ pub enum Ready {
 ///
 /// # Errors
 /// When a plugin or the endpoint cannot be used.
-pub fn prepare(host: &Host, subscription: &Subscription) -> Result<Ready, Error> {
+pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> Result<Ready, Error> {
     let id = &subscription.id;
     let chain = host
         .chain(id, &subscription.filters, &subscription.transforms, subscription.on_plugin_error)
         .map_err(|source| Error::Plugin { subscription: id.clone(), source })?;
     let Target::Webhook(endpoint) = &subscription.target else { return Ok(Ready::Stream(chain)) };
-    let prepared = Prepared::new(endpoint).map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
+    let prepared = Prepared::signed_by(endpoint, secrets.signing(id))
+        .map_err(|source| Error::Endpoint { subscription: id.clone(), source })?;
     Ok(Ready::Webhook(Box::new(Spec {
         types: subscription.types.clone(),
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
         endpoint_digest: endpoint.digest(),
+        secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
         health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
@@ -169,8 +172,10 @@ impl Subscriptions {
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
+        self.settle_secrets(&specs).await?;
+        let mut registrations = self.register(specs.iter()).await?;
         for (id, spec) in specs {
-            let registration = self.lift(&id, self.register(&id).await?, &spec).await?;
+            let registration = registrations.remove(&id).unwrap_or_default();
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registration, &recovered);
             self.add(&id, spec, ledgers, &registration);
@@ -190,14 +195,15 @@ impl Subscriptions {
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
         self.retarget(&specs).await?;
         let (mut begun, mut relieved) = (Vec::new(), Vec::new());
-        let mut registrations = HashMap::new();
         for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if self.shared.store.registration(id)?.is_some() {
                 self.remove(id).await?;
             }
-            registrations.insert(id.clone(), self.register(id).await?);
         }
+        let new = specs.iter().filter(|(id, _)| !self.running.contains_key(id));
+        let mut registrations = self.register(new).await?;
+        self.settle_secrets(&specs).await?;
         let gone: Vec<SubscriptionId> =
             self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
         for id in gone {
@@ -245,6 +251,17 @@ impl Subscriptions {
         Arc::clone(&self.routes)
     }
 
+    /// Makes the secrets that are missing, and begins the overlap of those that have changed. From here on requests are
+    /// signed so, also those of a set that then stays as before.
+    async fn settle_secrets(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+        let wanted: Vec<_> = specs.iter().map(|(id, spec)| (id.clone(), spec.secret.clone())).collect();
+        let secrets = self.shared.secrets.clone();
+        match tokio::task::spawn_blocking(move || secrets.settle(&wanted)).await {
+            Ok(settled) => Ok(settled?),
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
+    }
+
     /// Asks every stream for the types of the running set and of the new one.
     async fn retarget(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
         let mut types: Vec<_> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
@@ -285,47 +302,49 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// What is known of a subscription; one that is new begins after what is in the streams now.
-    async fn register(&self, id: &SubscriptionId) -> Result<Registration, Error> {
-        let known = self.shared.store.registration(id)?;
-        let now_ms = clock::now_ms();
-        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
-        let mut registration = known.clone().unwrap_or_else(new);
-        for stream in &self.streams {
-            if starts_after(&registration, &stream.name).is_none() {
-                let facts = self.shared.nats.facts(&stream.name).await?;
-                registration.starts_after.push((stream.name.clone(), facts.last_sequence));
-            }
-        }
-        if known.as_ref() != Some(&registration) {
-            registration.updated_ms = now_ms;
-            self.put(id, &registration).await?;
-        }
-        Ok(registration)
-    }
-
-    /// Enables a subscription at start whose endpoint was given another URL while the daemon was away.
-    async fn lift(
+    /// What is known of each subscription; those that are new begin after what is in the streams now. One whose endpoint was
+    /// given another URL while the daemon was away is no longer disabled for the old one. All is durable when it returns,
+    /// with one flush, away from the data plane.
+    async fn register(
         &self,
-        id: &SubscriptionId,
-        mut registration: Registration,
-        spec: &Spec,
-    ) -> Result<Registration, Error> {
-        if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
-            info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
-            registration.failing_since_ms = None;
-            self.put(id, &registration).await?;
+        specs: impl Iterator<Item = &(SubscriptionId, Spec)>,
+    ) -> Result<HashMap<SubscriptionId, Registration>, Error> {
+        let now_ms = clock::now_ms();
+        let mut ends: HashMap<StreamName, u64> = HashMap::new();
+        let (mut all, mut changed) = (HashMap::new(), Vec::new());
+        for (id, spec) in specs {
+            let known = self.shared.store.registration(id)?;
+            let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
+            let mut registration = known.clone().unwrap_or_else(new);
+            for stream in &self.streams {
+                if starts_after(&registration, &stream.name).is_some() {
+                    continue;
+                }
+                let end = match ends.get(&stream.name) {
+                    Some(end) => *end,
+                    None => self.shared.nats.facts(&stream.name).await?.last_sequence,
+                };
+                ends.insert(stream.name.clone(), end);
+                registration.starts_after.push((stream.name.clone(), end));
+            }
+            if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
+                info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
+                registration.failing_since_ms = None;
+            }
+            if known.as_ref() != Some(&registration) {
+                registration.updated_ms = now_ms;
+                changed.push((id.clone(), registration.clone()));
+            }
+            all.insert(id.clone(), registration);
         }
-        Ok(registration)
+        if !changed.is_empty() {
+            let store = self.shared.store.clone();
+            written(tokio::task::spawn_blocking(move || store.put_registrations(&changed)).await)?;
+        }
+        Ok(all)
     }
 
-    /// Writes a registration away from the data plane: it is flushed before this returns.
-    async fn put(&self, id: &SubscriptionId, registration: &Registration) -> Result<(), Error> {
-        let (store, id, registration) = (self.shared.store.clone(), id.clone(), registration.clone());
-        written(tokio::task::spawn_blocking(move || store.put_registration(&id, &registration)).await)
-    }
-
-    /// Removes a registration, as [`Subscriptions::put`] writes one.
+    /// Removes a registration, away from the data plane.
     async fn remove(&self, id: &SubscriptionId) -> Result<(), Error> {
         let (store, id) = (self.shared.store.clone(), id.clone());
         written(tokio::task::spawn_blocking(move || store.remove_registration(&id)).await)

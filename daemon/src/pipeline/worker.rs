@@ -8,7 +8,7 @@ mod health;
 mod next;
 mod outcome;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +57,10 @@ pub struct Worker {
     catch_up: CatchUp,
     /// Up to where history is read once the page has been worked through.
     through: Option<(usize, u64)>,
-    /// The event that went back to the reader last, and how many probes failed with it. It has been counted already.
+    /// The event that went back to the reader last, and how many probes failed with it.
     given_back: Option<(Position, u32)>,
+    /// Events that went back to the reader, and have been counted already.
+    returned: HashSet<Position>,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
     /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
@@ -96,6 +98,7 @@ impl Worker {
             catch_up: CatchUp::default(),
             through: None,
             given_back: None,
+            returned: HashSet::new(),
             parked_next: true,
             look_again: None,
             fault_logged_at: None,
@@ -164,7 +167,7 @@ impl Worker {
     async fn carry(&mut self, event: Arc<Event>) {
         let spec = self.spec.load_full();
         let Some(ledger) = self.lane.state().ledger_of(&event.position.stream) else { return };
-        if self.given_back.as_ref().is_none_or(|(position, _)| *position != event.position) {
+        if !self.returned.remove(&event.position) {
             self.lane.metrics.received.inc();
         }
         if let Some(reason) = &event.undecodable {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::domain::SubscriptionId;
+
 /// An operation of the store that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -84,6 +86,27 @@ pub enum Error {
     Unavailable {
         /// The failure that closed it.
         reason: Box<str>,
+    },
+    /// The secrets in the store are sealed under another master key.
+    #[error(
+        "the master key does not open the secrets in the store: give the one that they were sealed under (a backup of \
+         master.key, secrets.master_key or secrets.master_key_file); if it is lost for good, `sluiced secrets forget` \
+         drops the secrets, and the daemon makes new ones"
+    )]
+    WrongKey,
+    /// A change of the master key was begun and not finished.
+    #[error(
+        "a change of the master key was cut short: run `sluiced secrets rekey` again with the same old and new key files"
+    )]
+    Rekeying,
+    /// A sealed record does not open although the master key is right.
+    #[error(
+        "the sealed secrets of subscription {subscription} are damaged: restore the store from a backup, or run `sluiced \
+         secrets forget` to drop all secrets, and the daemon makes new ones"
+    )]
+    Sealed {
+        /// Whose they are.
+        subscription: SubscriptionId,
     },
     /// The recorder's queue is full: the change was refused.
     #[error("too many changes wait for the store")]

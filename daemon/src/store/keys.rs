@@ -13,10 +13,15 @@ pub(super) mod kind {
     pub(in crate::store) const REGISTRATION: u8 = b'R';
     pub(in crate::store) const STREAM: u8 = b'S';
     pub(in crate::store) const VOID: u8 = b'V';
+    pub(in crate::store) const SEALED: u8 = b'X';
 }
 
 /// The key of the format's version.
 pub(super) const META_FORMAT: &[u8] = b"Mformat";
+/// The key of what only the right master key opens.
+pub(super) const META_KEY_CHECK: &[u8] = b"Mkeycheck";
+/// The key of what only the next master key opens, while sealed records are brought under it.
+pub(super) const META_REKEY: &[u8] = b"Mrekey";
 /// The key that is written to find out whether writing works.
 pub(super) const META_PROBE: &[u8] = b"Mprobe";
 
@@ -64,6 +69,13 @@ pub(super) fn by_id(delivery: &DeliveryId) -> Vec<u8> {
 pub(super) fn held(subscription: &SubscriptionId, stream: &StreamName) -> Vec<u8> {
     let mut key = of_subscription(kind::HELD, subscription);
     key.extend_from_slice(stream.as_str().as_bytes());
+    key
+}
+
+/// `X ‖ length of the id ‖ id ‖ purpose`.
+pub(super) fn sealed(subscription: &SubscriptionId, purpose: u8) -> Vec<u8> {
+    let mut key = of_subscription(kind::SEALED, subscription);
+    key.push(purpose);
     key
 }
 

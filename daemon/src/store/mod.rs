@@ -23,7 +23,8 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
-//! | `M` word | the store's own: `format`, `probe` |
+//! | `X` sub, purpose | a sealed record: signing secrets (see [`Keyring`]) |
+//! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
 //! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time; its
 //! keys are flush numbers, and one value holds all that its flush recorded. Retention drops whole trees. Flush numbers
@@ -43,12 +44,14 @@ mod config;
 mod engine;
 mod error;
 mod group;
+mod keyring;
 mod keys;
 mod log;
 mod read;
 mod recorder;
 mod records;
 mod recover;
+mod secrets;
 mod wire;
 
 use std::collections::HashMap;
@@ -63,6 +66,7 @@ pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
 pub use config::Config;
 pub use error::Error;
+pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
@@ -70,6 +74,7 @@ pub use records::{
     GapRecord, HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
     PositionRecord, Recorded, Recovered, Registration, StreamBinding, add_attempt, add_gap,
 };
+pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 
 use crate::domain::{StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;
@@ -187,10 +192,19 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn put_registration(&self, subscription: &SubscriptionId, registration: &Registration) -> Result<(), Error> {
-        let key = keys::of_subscription(kind::REGISTRATION, subscription);
-        let value = codec::write_registration(registration);
+        self.put_registrations(&[(subscription.clone(), registration.clone())])
+    }
+
+    /// Records or replaces what is known of several subscriptions, all or none; durable when it returns.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_registrations(&self, registrations: &[(SubscriptionId, Registration)]) -> Result<(), Error> {
         self.write_directly(|_, _, batch| {
-            batch.insert(key, value);
+            for (subscription, registration) in registrations {
+                let key = keys::of_subscription(kind::REGISTRATION, subscription);
+                batch.insert(key, codec::write_registration(registration));
+            }
             Ok(())
         })
     }

@@ -8,6 +8,11 @@ use sluiced_tests::paths::workspace;
 use super::*;
 
 #[tokio::test]
+async fn fixtures_of_cloudevents() {
+    run("cloudevents").await;
+}
+
+#[tokio::test]
 async fn fixtures_of_jq() {
     run("jq").await;
 }
@@ -20,6 +25,21 @@ async fn fixtures_of_redact() {
 #[tokio::test]
 async fn fixtures_of_render() {
     run("render").await;
+}
+
+#[tokio::test]
+async fn fixtures_of_route_type() {
+    run("route-type").await;
+}
+
+#[tokio::test]
+async fn fixtures_of_sample() {
+    run("sample").await;
+}
+
+#[tokio::test]
+async fn fixtures_of_schema() {
+    run("schema").await;
 }
 
 async fn run(plugin: &str) {

@@ -114,7 +114,8 @@ fn secret() -> WebhookSecret {
 fn endpoint(url: &str) -> Endpoint {
     Endpoint {
         url: url.into(),
-        secret: secret(),
+        secret: Some(secret()),
+        secret_overlap: Duration::ZERO,
         headers: vec![Header { name: "Authorization".into(), value: "Bearer hush".into() }],
         retry: RetryPolicy::default(),
         in_flight_max: NonZeroU32::MIN,

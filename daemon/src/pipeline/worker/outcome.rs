@@ -16,6 +16,9 @@ use crate::pipeline::job::{Job, Landed};
 /// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
 /// endpoint cannot take.
 const PROBES_PER_EVENT_MAX: u32 = 20;
+/// How many events are known to have gone back to the stream, so that they are not counted as received again. With more,
+/// some are.
+const RETURNED_MAX: usize = 4096;
 
 impl Worker {
     /// Takes in an attempt that ended, and all others that have.
@@ -32,7 +35,8 @@ impl Worker {
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
         let from_reader = job.ledger.is_some() && job.parts == 1;
-        if was_probe
+        // An endpoint that is left alone costs a position and no bodies: what fails goes back to the stream.
+        if (was_probe || self.breaker.is_failing())
             && from_reader
             && matches!(outcome, Outcome::Retry(_))
             && self.probes_of(&job) < PROBES_PER_EVENT_MAX
@@ -71,6 +75,10 @@ impl Worker {
     /// A probe that failed leaves no record: its event stays in the stream, and the reader will bring it again.
     fn give_back(&mut self, job: &Job) {
         self.given_back = Some((job.position.clone(), self.probes_of(job) + 1));
+        if self.returned.len() >= RETURNED_MAX {
+            self.returned.clear();
+        }
+        self.returned.insert(job.position.clone());
         self.drop_page();
         let mut state = self.lane.state();
         state.give_slot_back();

@@ -6,6 +6,7 @@
 //! [`app`] wires them together.
 
 pub mod domain;
+pub mod failpoint;
 pub mod telemetry;
 
 pub mod ingest;

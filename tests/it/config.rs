@@ -41,7 +41,7 @@ const CASES: &[Case] = &[
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\" }", &["3: auth.jwt: unknown key (known here: admin_key)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
-    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: breaker, connect_timeout, disable_after, headers, max_in_flight, rate_limit, retry, secret, secret_overlap, timeout, url)"]),
+    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: breaker, connect_timeout, disable_after, headers, max_in_flight, rate_limit, retry, secret, secret_overlap, timeout, tls, url)"]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: config, plugin)"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = { heartbeat = 1 }", &["5: subscription[0].sse.heartbeat: unknown key (no keys are known here)"]),
     Case(SSE, "", &["2: subscription[0].types: is missing, and has no default"]),
@@ -107,6 +107,13 @@ const CASES: &[Case] = &[
         "3: delivery.retry.base: must be from 1ms to 30d, not \"0s\"",
     ]),
     Case(STREAM, "[delivery]\nretry = { factor = 0.5 }", &["3: delivery.retry.factor: factor must be 1 or more, and at most 100"]),
+    Case(STREAM, "[delivery]\ndeny_ports = [25, 0]", &["3: delivery.deny_ports[1]: must be from 1 to 65535, not 0"]),
+    Case(STREAM, "[delivery]\ndns_servers = [\"10.0.0.53\"]", &["3: delivery.dns_servers[0]: \"10.0.0.53\" is not an address and port, such as \"10.0.0.53:53\""]),
+    Case(STREAM, "[delivery]\nproxy = \"http://user:hush@proxy:3128\"", &["3: delivery.proxy: must not hold a user or password: use delivery.proxy_user and delivery.proxy_password"]),
+    Case(STREAM, "[delivery]\nproxy = \"socks5://proxy\"\nproxy_password = \"hush\"", &[
+        "3: delivery.proxy: must begin with http://: the daemon speaks plain HTTP to a proxy, and TLS through it",
+        "4: delivery.proxy_password: needs `proxy_user` beside it",
+    ]),
     Case(STREAM, "[delivery]\nretry = { jitter = 2 }", &["3: delivery.retry.jitter: jitter must be from 0 to 1"]),
     Case(STREAM, "[store]\ncache_mib = 1\nlog_retention = \"5m\"", &[
         "3: store.cache_mib: must be from 8 to 65536, not 1",
@@ -160,6 +167,13 @@ const CASES: &[Case] = &[
     Case(WEBHOOK, "retry = { schedule = [\"5s\", \"soon\"], base = \"1s\" }", &[
         "9: subscription[0].webhook.retry.base: has no meaning beside `schedule`: remove one of them",
         "9: subscription[0].webhook.retry.schedule[1]: \"soon\" is not a duration: write one such as \"250ms\", \"5s\" or \"12h\"",
+    ]),
+    Case(WEBHOOK, "tls = { client_cert_file = \"a.pem\", min_version = \"1.1\" }", &[
+        "9: subscription[0].webhook.tls.min_version: must be one of \"1.2\", \"1.3\", not \"1.1\", did you mean \"1.2\"?",
+        "9: subscription[0].webhook.tls.client_cert_file: needs `client_key_file` beside it",
+    ]),
+    Case(WEBHOOK, "tls = { ca_file = \"not-there.pem\" }", &[
+        "9: subscription[0].webhook.tls.ca_file: not-there.pem cannot be read: No such file or directory (os error 2)",
     ]),
     Case(WEBHOOK, "retry = { base = \"24h\" }", &["9: subscription[0].webhook.retry.max: max must not be shorter than base"]),
 ];

@@ -8,7 +8,14 @@ use sluiced::telemetry::metrics::Metrics;
 use sluiced_tests::paths::workspace;
 
 /// Keys of the sections of `config/default.toml` with limits that are none themselves.
-const NO_LIMITS: [&str; 4] = ["server.listen", "server.cors_origins", "plugins.dir", "delivery.allow_cidrs"];
+const NO_LIMITS: [&str; 6] = [
+    "server.listen",
+    "server.cors_origins",
+    "plugins.dir",
+    "delivery.allow_cidrs",
+    "delivery.deny_ports",
+    "delivery.dns_servers",
+];
 
 #[test]
 fn every_metric_is_documented_and_every_documented_one_exists() {

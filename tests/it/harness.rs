@@ -119,7 +119,7 @@ sluiced_up 1
     assert_eq!(metrics.sum("sluiced_events_received_total", &[]), 13.0);
     assert!(metrics.has("sluiced_up", &[]) && !metrics.has("sluiced_down", &[]));
     let books = Accounting::of(&metrics, "big");
-    assert_eq!(books, Accounting { received: 10, delivered: 3, filtered: 4, failed: 1, parked: 2 });
+    assert_eq!(books, Accounting { received: 10, delivered: 3, filtered: 4, failed: 1, parked: 2, resent: 0 });
     assert!(books.balances());
     assert!(!Accounting { parked: 3, ..books }.balances());
 }

@@ -2,14 +2,17 @@
 
 mod config;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod dev;
 mod docs;
 mod endpoint;
+mod failpoints;
 mod faults;
 mod harness;
 mod hold;
 mod nats;
+mod net;
 mod plugins;
 mod rate;
 mod reload;

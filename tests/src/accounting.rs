@@ -1,4 +1,4 @@
-//! The books of one subscription: received = delivered + filtered + failed + parked.
+//! The books of one subscription: received + resent = delivered + filtered + failed + parked.
 
 use crate::metrics::Metrics;
 
@@ -15,6 +15,8 @@ pub struct Accounting {
     pub failed: u64,
     /// Waiting in the store for the next attempt.
     pub parked: u64,
+    /// Dead letters that were sent again: each is in one of the other columns twice, as it failed and as it ended then.
+    pub resent: u64,
 }
 
 impl Accounting {
@@ -29,12 +31,13 @@ impl Accounting {
             filtered: events("sluiced_events_filtered_total") + events("sluiced_events_dropped_total"),
             failed: deliveries("failed"),
             parked: events("sluiced_parked"),
+            resent: events("sluiced_deliveries_resent_total"),
         }
     }
 
-    /// Whether every received event is in exactly one of the other columns.
+    /// Whether every received event, and every dead letter that was sent again, is in exactly one of the other columns.
     pub fn balances(&self) -> bool {
-        self.received == self.delivered + self.filtered + self.failed + self.parked
+        self.received + self.resent == self.delivered + self.filtered + self.failed + self.parked
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub struct TestDaemon {
     nats_url: String,
     plugins: PathBuf,
     env: Vec<(String, String)>,
+    open_files_max: Option<u32>,
     dir: TempDir,
 }
 
@@ -50,7 +52,7 @@ impl TestDaemon {
     pub fn builder(nats: &TestNats, config: &str) -> Builder {
         let dir = tempfile::Builder::new().prefix("sluiced-test-").tempdir().expect("a temporary folder");
         let (listen, plugins, env) = (String::new(), plugin_dir(), Vec::new());
-        let daemon = Self { process: None, listen, nats_url: nats.url(), plugins, env, dir };
+        let daemon = Self { process: None, listen, nats_url: nats.url(), plugins, env, open_files_max: None, dir };
         daemon.share_plugin_cache();
         daemon.write_config(config);
         Builder { daemon }
@@ -120,7 +122,7 @@ impl TestDaemon {
         self.kill9();
         // Of an earlier run: the port it names may be another server's by now.
         drop(fs::remove_file(self.data_dir().join("listen")));
-        let mut command = Command::new(sluiced_binary());
+        let mut command = self.command();
         for (key, _) in std::env::vars_os() {
             if key.as_encoded_bytes().starts_with(b"SLUICED_") {
                 command.env_remove(key);
@@ -129,6 +131,14 @@ impl TestDaemon {
         command.args([OsStr::new("run"), OsStr::new("--config"), self.config_path().as_os_str()]);
         command.envs(self.env.iter().cloned()).current_dir(self.dir.path());
         self.process = Some(Process::start("sluiced", &mut command, &self.dir.path().join("log")));
+    }
+
+    /// The binary, below a shell that lowers its limit where a test asks for that: the shell becomes the daemon.
+    fn command(&self) -> Command {
+        let Some(open_files_max) = self.open_files_max else { return Command::new(sluiced_binary()) };
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {open_files_max} && exec \"$0\" \"$@\"")]).arg(sluiced_binary());
+        shell
     }
 
     /// Waits until it has named its port and says that it is ready.
@@ -220,6 +230,28 @@ impl TestDaemon {
         String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// Says what is to happen at the daemon's failpoints from now on: lines of `PLACE = ACTION`, see the daemon's module
+    /// `failpoint`. It needs [`Builder::failpoints`].
+    pub fn arm(&self, text: &str) {
+        let new = self.dir.path().join("failpoints.new");
+        fs::write(&new, text).expect("the failpoints can be written");
+        fs::rename(&new, self.failpoints_path()).expect("the failpoints can be replaced");
+    }
+
+    /// Waits until it has ended itself at a failpoint.
+    ///
+    /// # Panics
+    /// When it does not within a minute, or ends in another way.
+    pub async fn wait_aborted(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        let status = process.wait_ended(STOP_TIMEOUT).await;
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it ended otherwise: {status}\n{}", self.log());
+    }
+
+    fn failpoints_path(&self) -> PathBuf {
+        self.dir.path().join("failpoints")
+    }
+
     /// Its process.
     ///
     /// # Panics
@@ -239,6 +271,20 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.daemon.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets [`TestDaemon::arm`] take effect, in a daemon that is built with debug assertions.
+    #[must_use]
+    pub fn failpoints(self) -> Self {
+        let file = self.daemon.failpoints_path();
+        self.env("SLUICED_FAILPOINTS", &file.to_string_lossy())
+    }
+
+    /// Lets it have no more than this many open files, whatever it asks for.
+    #[must_use]
+    pub fn open_files_max(mut self, open_files_max: u32) -> Self {
+        self.daemon.open_files_max = Some(open_files_max);
         self
     }
 

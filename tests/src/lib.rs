@@ -6,6 +6,7 @@
 
 pub mod accounting;
 pub mod daemon;
+pub mod dns;
 pub mod events;
 pub mod http;
 pub mod metrics;
@@ -13,18 +14,23 @@ pub mod nats;
 pub mod paths;
 pub mod proc;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod receiver;
 pub mod setup;
 pub mod sse;
+pub mod tls;
 pub mod wait;
 
 pub use accounting::Accounting;
 pub use daemon::{ADMIN_KEY, TestDaemon};
+pub use dns::TestDns;
 pub use events::SECRET;
 pub use metrics::Metrics;
 pub use nats::TestNats;
+pub use proxy::TestProxy;
 pub use receiver::{Behaviour, Received, Reply, TestReceiver};
 pub use setup::Webhook;
 pub use sse::{SseClient, SseEvent};
+pub use tls::{TestCa, TlsReceiver};
 pub use wait::wait_until;

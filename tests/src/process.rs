@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::proc;
 use crate::wait::comes_true;
@@ -78,10 +78,31 @@ impl Process {
         proc::cpu_time(self.id())
     }
 
+    /// How many files and connections it has open.
+    pub fn open_files(&self) -> u64 {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("a running child has descriptors");
+        open.count() as u64
+    }
+
+    /// Lets it have no more than this many open files, as if the system had run short of them, and returns the limit
+    /// before.
+    pub fn limit_open_files(&self, max: u64) -> u64 {
+        limit_open_files(self.id(), max)
+    }
+
     /// Everything that it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
+}
+
+/// Sets how many open files a process of this user may have, and returns the limit before.
+pub fn limit_open_files(process: u32, max: u64) -> u64 {
+    let process = Pid::from_raw(process.cast_signed()).expect("a process has an id");
+    let now = getrlimit(Resource::Nofile);
+    let limit = Rlimit { current: Some(max), maximum: now.maximum };
+    let before = prlimit(Some(process), Resource::Nofile, limit).expect("a process of the same user can be limited");
+    before.current.unwrap_or(u64::MAX)
 }
 
 impl Drop for Process {

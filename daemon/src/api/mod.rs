@@ -4,7 +4,9 @@
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - `auth`: who asks.
 
+mod answer;
 mod auth;
+mod dead_letters;
 mod events;
 mod operate;
 pub mod problem;

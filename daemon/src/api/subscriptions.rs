@@ -6,23 +6,21 @@ use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
+use super::answer::Answer;
 use super::status::{self, Status};
-use super::{Problem, State};
+use super::{Problem, State, dead_letters};
 use crate::deliver::Lane;
-use crate::deliver::health::{Answer, Resume};
-use crate::domain::DeliveryId;
-use crate::store::{self, DeadKey, DeadLetter, LogEntry, LogKey, Store};
+use crate::deliver::health::{Decision, Resume};
+use crate::store::{self, LogEntry, LogKey, Store};
 use crate::telemetry::{chain, clock};
 
 /// The most entries of a page.
-const PAGE_MAX: usize = 100;
+pub(super) const PAGE_MAX: usize = 100;
 /// The entries of a page when nothing is said.
-const PAGE_DEFAULT: usize = 50;
+pub(super) const PAGE_DEFAULT: usize = 50;
 
 /// Where the running subscriptions are found.
 pub trait Lanes: Send + Sync + 'static {
@@ -30,10 +28,10 @@ pub trait Lanes: Send + Sync + 'static {
     fn lanes(&self) -> Vec<Arc<Lane>>;
 
     /// Enables a subscription; durable when it returns. One that is not disabled stays as it is.
-    fn enable(&self, lane: &Arc<Lane>, resume: Resume) -> Answer<()>;
+    fn enable(&self, lane: &Arc<Lane>, resume: Resume) -> Decision<()>;
 
     /// Disables a subscription; durable when it returns.
-    fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Answer<()>;
+    fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Decision<()>;
 }
 
 /// What the routes work on.
@@ -53,7 +51,7 @@ pub fn routes(access: Access) -> Router<State> {
         .route("/subscriptions/{name}/enable", post(status::enable))
         .route("/subscriptions/{name}/disable", post(status::disable))
         .route("/subscriptions/{name}/deliveries", get(deliveries))
-        .route("/subscriptions/{name}/dead-letters", get(dead_letters))
+        .merge(dead_letters::routes())
         .layer(Extension(access))
 }
 
@@ -92,7 +90,7 @@ impl PageQuery {
     }
 }
 
-fn bad_cursor() -> Problem {
+pub(super) fn bad_cursor() -> Problem {
     Problem::invalid("cursor", "`before` is not a cursor: take it from the `next` of a page")
 }
 
@@ -112,6 +110,30 @@ struct Delivery {
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'static str>,
     at: String,
+    /// Of a failed attempt: how long it took, when the next one is due, what happened, and what the receiver answered.
+    #[serde(flatten)]
+    detail: Option<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    took_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_due: Option<String>,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<Answer>,
+}
+
+impl From<&store::Detail> for Detail {
+    fn from(detail: &store::Detail) -> Self {
+        Self {
+            took_ms: detail.took_ms,
+            next_due: detail.due_ms.map(clock::rfc3339),
+            reason: detail.message.to_string(),
+            response: detail.response.as_ref().map(Answer::from),
+        }
+    }
 }
 
 impl From<&LogEntry> for Delivery {
@@ -123,15 +145,11 @@ impl From<&LogEntry> for Delivery {
             part: entry.part,
             parts: entry.parts,
             attempt: entry.attempt,
-            outcome: match entry.disposition {
-                store::Disposition::Delivered => "delivered",
-                store::Disposition::Dropped => "dropped",
-                store::Disposition::Parked => "parked",
-                store::Disposition::Dead => "dead",
-            },
+            outcome: entry.disposition.as_str(),
             status: entry.status,
             class: entry.class.map(crate::domain::FailureClass::as_str),
             at: clock::rfc3339(entry.at_ms),
+            detail: entry.detail.as_deref().map(Detail::from),
         }
     }
 }
@@ -157,81 +175,8 @@ fn log_key(text: &str) -> Result<LogKey, Problem> {
     Ok(LogKey { flush, index: index.parse().map_err(|_| bad_cursor())? })
 }
 
-#[derive(Serialize)]
-struct Letter {
-    id: String,
-    event_id: String,
-    r#type: String,
-    stream: String,
-    sequence: u64,
-    failed_at: String,
-    attempts: u32,
-    class: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    reason: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_type: Option<String>,
-    /// The body as text, when it is UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
-    /// The body in base64, when it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
-}
-
-impl From<DeadLetter> for Letter {
-    fn from(letter: DeadLetter) -> Self {
-        let text = String::from_utf8(letter.content.body.to_vec());
-        let (body, body_base64) = match text {
-            Ok(text) => (Some(text), None),
-            Err(binary) => (None, Some(STANDARD.encode(binary.as_bytes()))),
-        };
-        Self {
-            id: letter.delivery.to_string(),
-            event_id: letter.content.event_id.into(),
-            r#type: letter.content.event_type.into(),
-            stream: letter.position.stream.to_string(),
-            sequence: letter.position.sequence,
-            failed_at: clock::rfc3339(letter.failed_ms),
-            attempts: letter.attempts,
-            class: letter.failure.class.into(),
-            status: letter.failure.status,
-            reason: letter.failure.message.into(),
-            content_type: letter.content.content_type.map(Into::into),
-            body,
-            body_base64,
-        }
-    }
-}
-
-/// `GET /api/v1/subscriptions/{name}/dead-letters`: what was given up, newest first.
-async fn dead_letters(
-    Extension(access): Extension<Access>,
-    Path(name): Path<String>,
-    Query(query): Query<PageQuery>,
-) -> Result<Response, Problem> {
-    let lane = find(&access, &name)?;
-    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit());
-    let before = query.before.as_deref().map(|text| dead_key(&id, text)).transpose()?;
-    let page = blocking(move || store.dead_letters(&id, before.as_ref(), limit)).await?;
-    let next =
-        page.last().filter(|_| page.len() == limit).map(|(key, _)| format!("{}-{}", key.failed_ms, key.delivery));
-    let letters: Vec<Letter> = page.into_iter().map(|(_, letter)| letter.into()).collect();
-    Ok(Json(serde_json::json!({ "dead_letters": letters, "next": next })).into_response())
-}
-
-fn dead_key(subscription: &crate::domain::SubscriptionId, text: &str) -> Result<DeadKey, Problem> {
-    let (failed_ms, delivery) = text.split_once('-').ok_or_else(bad_cursor)?;
-    Ok(DeadKey {
-        subscription: subscription.clone(),
-        failed_ms: failed_ms.parse().map_err(|_| bad_cursor())?,
-        delivery: DeliveryId::parse(delivery).map_err(|_| bad_cursor())?,
-    })
-}
-
 /// Reads or writes the store away from the tasks that serve requests.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, Problem> {
     let unavailable = || Problem::unavailable("store_unavailable", "the store cannot be read at the moment");

@@ -3,6 +3,7 @@
 //! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod descriptors;
 pub mod managed;
 mod master_key;
 mod parts;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
-pub use parts::{check_plugins, plugin_cache_dir, store_config};
+pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
@@ -30,7 +31,7 @@ use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
-use crate::deliver::health::{self, Answer, Resume};
+use crate::deliver::health::{self, Decision, Resume};
 use crate::deliver::{Lane, Secrets};
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
@@ -137,6 +138,7 @@ impl App {
     /// When a part cannot be had; the error says which and what to do.
     pub async fn build(config: Config) -> Result<Self, Error> {
         let began = Instant::now();
+        let descriptors_max = descriptors::raise();
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store"]);
         make_data_dir(&config.data_dir)?;
@@ -145,7 +147,7 @@ impl App {
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &secrets, &config)?;
-        let client = crate::deliver::Client::new(&parts::client(&config))?;
+        let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
             false => None,
@@ -228,12 +230,12 @@ impl Lanes for Running {
         self.routes.load().lanes.clone()
     }
 
-    fn enable(&self, lane: &Arc<Lane>, resume: Resume) -> Answer<()> {
+    fn enable(&self, lane: &Arc<Lane>, resume: Resume) -> Decision<()> {
         let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
         Box::pin(async move { control.ok_or(health::Error::Store)?.enable(&lane, resume).await })
     }
 
-    fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Answer<()> {
+    fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Decision<()> {
         let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
         Box::pin(async move { control.ok_or(health::Error::Store)?.disable(&lane, reason).await })
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Error, managed};
 use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
-use crate::deliver::{Secrets, attempt};
-use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId};
+use crate::deliver::{self, Secrets, attempt, prepared, proxy};
+use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId, Target};
 use crate::ingest::{self, StreamConfig, connect::Hidden};
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::pipeline::{self, Spec};
@@ -21,6 +21,9 @@ const ACK_PENDING: (u32, u32) = (2_000, 20_000);
 /// After how long JetStream sends a message again that was neither acked nor reported as in progress: how long events that
 /// were in hand at a crash take to come back.
 const ACK_WAIT: Duration = Duration::from_secs(5);
+/// One part in so many of the open files that the system allows are for connections to receivers; the rest is for the
+/// API's clients, name look-ups and the store.
+const CONNECTIONS_SHARE: usize = 2;
 
 /// How the store of a configuration is set up.
 pub fn store_config(config: &Config) -> store::Config {
@@ -46,8 +49,21 @@ pub(super) fn managed(config: &Config) -> managed::Config {
     managed::Config { binary: config.nats.server_binary.clone(), data_dir: config.data_dir.clone(), port: None }
 }
 
-pub(super) fn client(config: &Config) -> attempt::Config {
-    attempt::Config { allow_cidrs: config.delivery.allow_cidrs.clone(), ..attempt::Config::default() }
+/// The HTTP client, with no more connections than `descriptors_max` open files leave room for.
+pub(super) fn client(config: &Config, descriptors_max: usize) -> attempt::Config {
+    let delivery = &config.delivery;
+    let proxy = delivery.proxy.as_ref().map(|proxy| {
+        let login = proxy.login.as_ref().map(|login| (login.user.as_str(), login.password.expose()));
+        proxy::Config::new(&proxy.host, proxy.port, login)
+    });
+    attempt::Config {
+        allow_cidrs: delivery.allow_cidrs.clone(),
+        deny_ports: delivery.deny_ports.clone(),
+        dns_servers: delivery.dns_servers.clone(),
+        proxy,
+        connections_max: delivery.connections_max.min(descriptors_max / CONNECTIONS_SHARE),
+        ..attempt::Config::default()
+    }
 }
 
 pub(super) fn pipeline(config: &Config) -> pipeline::Config {
@@ -129,10 +145,10 @@ pub(super) fn prepare(host: &Host, secrets: &Secrets, config: &Config) -> Result
                 prepared.named.push(Named { subscription: subscription.clone(), process: Arc::new(chain) });
             }
             Err(error) => {
-                let found = plugin_problems(host, config, index, subscription);
+                let mut found = plugin_problems(host, config, index, subscription);
+                found.extend(endpoint_problem(config, index, subscription));
                 if found.is_empty() {
-                    problems
-                        .push(Problem { place: config.locate(index, "webhook", 0), reason: telemetry::chain(&error) });
+                    found.push(Problem { place: config.locate(index, "webhook", 0), reason: telemetry::chain(&error) });
                 }
                 problems.extend(found);
             }
@@ -159,9 +175,30 @@ pub(super) fn plugin_problems(host: &Host, config: &Config, index: usize, subscr
     problems
 }
 
+/// What is wrong with a webhook's endpoint, at its place. Blocks: it reads the files that the endpoint names.
+fn endpoint_problem(config: &Config, index: usize, subscription: &Subscription) -> Option<Problem> {
+    let Target::Webhook(endpoint) = &subscription.target else { return None };
+    let error = deliver::Prepared::new(endpoint).err()?;
+    let (keys, reason) = match &error {
+        prepared::Error::Tls(file) => (vec!["tls", file.key], file.to_string()),
+        other => (vec![], telemetry::chain(other)),
+    };
+    Some(Problem { place: config.locate_webhook(index, &keys), reason })
+}
+
 /// Where the daemon keeps compiled plugins.
 pub fn plugin_cache_dir(config: &Config) -> PathBuf {
     config.data_dir.join("plugin-cache")
+}
+
+/// The endpoints of a configuration, checked without a daemon: `sluiced check`. Blocks: it reads the files that they name.
+///
+/// # Errors
+/// [`Error::Config`] with every problem found.
+pub fn check_endpoints(config: &Config) -> Result<(), Error> {
+    let all = config.subscriptions.iter().enumerate();
+    let problems: Vec<Problem> = all.filter_map(|(index, s)| endpoint_problem(config, index, s)).collect();
+    if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }.into()) }
 }
 
 /// The plugins of a configuration, checked without a daemon: `sluiced check`. Compiled plugins are taken from `cache_dir`

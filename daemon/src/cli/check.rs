@@ -12,7 +12,7 @@ use super::{ConfigArgs, write_out};
 use crate::app;
 use crate::config::Config;
 
-/// Loads and checks the configuration, the plugins that it names included, and says what is in it.
+/// Loads and checks the configuration, the plugins and TLS files that it names included, and says what is in it.
 ///
 /// # Errors
 /// With every problem found, or when standard output is closed.
@@ -24,6 +24,7 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<()> {
             .iter()
             .any(|subscription| !(subscription.filters.is_empty() && subscription.transforms.is_empty()))
     };
+    app::check_endpoints(&config).map_err(into_cli_error)?;
     if uses_plugins(&config) {
         check_plugins(&config)?;
     }

@@ -14,6 +14,7 @@ mod layers;
 mod pace;
 mod places;
 pub mod problem;
+mod proxy;
 mod raw;
 mod report;
 mod shape;
@@ -180,6 +181,14 @@ pub struct Plugins {
 pub struct Delivery {
     /// Networks that the address guard lets through.
     pub allow_cidrs: Vec<IpNet>,
+    /// Ports that it refuses at every address.
+    pub deny_ports: Vec<u16>,
+    /// The name servers to ask; without any, those of the system.
+    pub dns_servers: Vec<SocketAddr>,
+    /// The proxy that all requests go through.
+    pub proxy: Option<Proxy>,
+    /// Connections at a time, all webhooks together.
+    pub connections_max: usize,
     /// The retry policy of a webhook without its own. Each [`Subscription`] already has what is in effect for it; this
     /// and the next three are for subscriptions that come from elsewhere.
     pub retry: RetryPolicy,
@@ -206,6 +215,26 @@ pub struct Delivery {
 pub struct OperationalEvents {
     /// What comes before an event's type in its subject; `None` publishes nothing.
     pub subject_prefix: Option<String>,
+}
+
+/// The proxy of `[delivery]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How to log in, if it asks for that.
+    pub login: Option<ProxyLogin>,
+}
+
+/// How to log in to the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyLogin {
+    /// The user: visible ASCII without a colon.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
 }
 
 /// `[store]`
@@ -296,6 +325,13 @@ impl Config {
         self.layers.places.find(&path)
     }
 
+    /// The place of a key of a subscription's webhook, such as the first subscription's `tls.ca_file`:
+    /// `locate_webhook(0, &["tls", "ca_file"])`.
+    pub fn locate_webhook(&self, subscription: usize, keys: &[&str]) -> Place {
+        let webhook = KeyPath::top("subscription").index(subscription).key("webhook");
+        self.layers.places.find(&keys.iter().fold(webhook, |path, key| path.key(key)))
+    }
+
     /// What is in effect, all layers merged, as TOML with `***` in the place of every secret.
     pub fn dump(&self) -> String {
         dump::toml(&self.layers.values)
@@ -307,7 +343,9 @@ impl Config {
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let delivery = |config: &Config| {
         let delivery = &config.delivery;
-        (delivery.allow_cidrs.clone(), delivery.hold_after, delivery.readers_max)
+        let guard = (delivery.allow_cidrs.clone(), delivery.deny_ports.clone());
+        let client = (delivery.dns_servers.clone(), delivery.proxy.clone(), delivery.connections_max);
+        (guard, client, delivery.hold_after, delivery.readers_max)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

@@ -68,10 +68,16 @@ pub(super) struct Plugins {
     pub(super) output_kib_max: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Delivery {
     pub(super) allow_cidrs: Vec<String>,
+    pub(super) deny_ports: Vec<i64>,
+    pub(super) dns_servers: Vec<String>,
+    pub(super) proxy: Option<String>,
+    pub(super) proxy_user: Option<String>,
+    pub(super) proxy_password: Option<String>,
+    pub(super) connections_max: i64,
     pub(super) retry: Table<Retry>,
     pub(super) connect_timeout: String,
     pub(super) timeout: String,
@@ -251,8 +257,18 @@ pub(super) struct Webhook {
     pub(super) retry: Option<Table<RetryPart>>,
     pub(super) connect_timeout: Option<String>,
     pub(super) timeout: Option<String>,
+    pub(super) tls: Option<Table<Tls>>,
     pub(super) breaker: Option<Table<BreakerPart>>,
     pub(super) disable_after: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) ca_file: Option<String>,
+    pub(super) client_cert_file: Option<String>,
+    pub(super) client_key_file: Option<String>,
+    pub(super) min_version: Option<String>,
 }
 
 /// The empty table of `sse = {}`.

@@ -15,7 +15,7 @@ use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
     Store, Stream,
 };
-use super::{health, pace, raw, shape, subscription, webhook};
+use super::{health, pace, proxy, raw, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -63,6 +63,10 @@ pub mod bounds {
     pub const BREAKER_WINDOW: RangeInclusive<Duration> = SECOND..=HOUR;
     /// `probe` and `probe_max` of a breaker
     pub const BREAKER_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+    /// `delivery.connections_max`
+    pub const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000;
+    /// A port of `delivery.deny_ports`
+    pub const PORT: RangeInclusive<i64> = 1..=65_535;
     /// `disable_after` of `[delivery]` and of a webhook, when it is not off
     pub const DISABLE_AFTER: RangeInclusive<Duration> = SECOND..=Duration::from_secs(365 * 24 * 3600);
     /// `secret_overlap` of `[delivery]` and of a webhook
@@ -404,6 +408,17 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         let reason = |_| format!("{text:?} is not a network: write one such as \"10.0.0.0/8\" or \"::1/128\"");
         report.check(&cidrs.index(i), network.map_err(reason))
     }));
+    let ports = at.key("deny_ports");
+    let deny_ports =
+        all(raw.deny_ports.iter().enumerate().map(|(i, port)| report.int(&ports.index(i), *port, &bounds::PORT)));
+    let servers = at.key("dns_servers");
+    let dns_servers = all(raw.dns_servers.iter().enumerate().map(|(i, text)| {
+        let server = text.parse::<SocketAddr>();
+        let reason = |_| format!("{text:?} is not an address and port, such as \"10.0.0.53:53\"");
+        report.check(&servers.index(i), server.map_err(reason))
+    }));
+    let proxy = proxy::proxy(&at, raw, report);
+    let connections_max = report.int(&at.key("connections_max"), raw.connections_max, &bounds::CONNECTIONS);
     let retry = webhook::retry(&at.key("retry"), &raw.retry.0, report);
     let connect_timeout = report.duration(&at.key("connect_timeout"), &raw.connect_timeout, &bounds::CONNECT_TIMEOUT);
     let total_timeout = report.duration(&at.key("timeout"), &raw.timeout, &bounds::TOTAL_TIMEOUT);
@@ -417,6 +432,10 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let secret_overlap = report.duration(&at.key("secret_overlap"), &raw.secret_overlap, &bounds::SECRET_OVERLAP);
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
+        deny_ports: deny_ports?,
+        dns_servers: dns_servers?,
+        proxy: proxy?,
+        connections_max: connections_max?,
         retry: retry?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,

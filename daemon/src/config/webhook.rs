@@ -14,7 +14,7 @@ use super::report::{Report, short};
 use super::valid::{all, bounds};
 use super::{Delivery, health, pace, raw};
 use crate::domain::retry::Error as RetryError;
-use crate::domain::{Endpoint, Header, RetryPolicy, WebhookSecret};
+use crate::domain::{ClientIdentity, Endpoint, EndpointTls, Header, RetryPolicy, TlsVersion, WebhookSecret};
 
 const SECRET_PREFIX: &str = "whsec_";
 
@@ -56,7 +56,7 @@ pub(super) fn endpoint(
     defaults: Option<&Defaults<'_>>,
     report: &mut Report<'_>,
 ) -> Option<Endpoint> {
-    let url = report.check(&at.key("url"), url(&raw.url));
+    let url = report.check(&at.key("url"), url(&raw.url, defaults.map_or(&[], |defaults| &defaults.valid.deny_ports)));
     let secret = raw.secret.as_deref().map(|text| report.check(&at.key("secret"), secret(text)));
     let headers = headers(&at.key("headers"), &raw, report);
     let own_overlap =
@@ -65,6 +65,11 @@ pub(super) fn endpoint(
     let own_connect =
         raw.connect_timeout.map(|text| report.duration(&at.key("connect_timeout"), &text, &bounds::CONNECT_TIMEOUT));
     let own_total = raw.timeout.map(|text| report.duration(&at.key("timeout"), &text, &bounds::TOTAL_TIMEOUT));
+
+    let tls = match raw.tls {
+        None => Some(None),
+        Some(raw) => tls(&at.key("tls"), &raw.0, report).map(Some),
+    };
 
     let defaults = defaults?;
     let retry = match raw.retry {
@@ -94,6 +99,7 @@ pub(super) fn endpoint(
         rate_limit: rate_limit?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
+        tls: tls?,
         health: health?,
     })
 }
@@ -107,7 +113,7 @@ pub(super) fn secret(text: &str) -> Result<WebhookSecret, &'static str> {
 }
 
 /// The reasons do not show the text: many receivers have their credentials in the URL.
-fn url(text: &str) -> Result<Box<str>, String> {
+fn url(text: &str, deny_ports: &[u16]) -> Result<Box<str>, String> {
     let url = Url::parse(text).map_err(|reason| format!("must be an absolute URL: {reason}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("must begin with http:// or https://, not {}:", url.scheme()));
@@ -118,7 +124,36 @@ fn url(text: &str) -> Result<Box<str>, String> {
     if url.fragment().is_some() {
         return Err("must not have a fragment (#…): it is never sent".into());
     }
+    if let Some(port) = url.port_or_known_default().filter(|port| deny_ports.contains(port)) {
+        return Err(format!("leads to port {port}, which delivery.deny_ports refuses"));
+    }
     Ok(String::from(url).into())
+}
+
+const TLS_VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+
+/// Checks the table alone: what the files hold is for the one who reads them to say.
+fn tls(at: &KeyPath, raw: &raw::Tls, report: &mut Report<'_>) -> Option<EndpointTls> {
+    let ca_file = report.path_if_any(&at.key("ca_file"), raw.ca_file.as_deref());
+    let cert_file = report.path_if_any(&at.key("client_cert_file"), raw.client_cert_file.as_deref());
+    let key_file = report.path_if_any(&at.key("client_key_file"), raw.client_key_file.as_deref());
+    let min_version = match &raw.min_version {
+        None => Some(TlsVersion::default()),
+        Some(word) => report.word(&at.key("min_version"), word, &TLS_VERSIONS),
+    };
+    let client = match (cert_file?, key_file?) {
+        (None, None) => None,
+        (Some(cert_file), Some(key_file)) => Some(ClientIdentity { cert_file, key_file }),
+        (Some(_), None) => {
+            report.problem(&at.key("client_cert_file"), "needs `client_key_file` beside it");
+            return None;
+        }
+        (None, Some(_)) => {
+            report.problem(&at.key("client_key_file"), "needs `client_cert_file` beside it");
+            return None;
+        }
+    };
+    Some(EndpointTls { ca_file: ca_file?, client, min_version: min_version? })
 }
 
 fn headers(at: &KeyPath, raw: &raw::Webhook, report: &mut Report<'_>) -> Option<Vec<Header>> {

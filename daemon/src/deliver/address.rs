@@ -1,8 +1,9 @@
-//! Which addresses an endpoint may lead to.
+//! Which addresses and ports an endpoint may lead to.
 //!
 //! Endpoints are written by customers, so a URL must not be a way into the network that the daemon stands in. Every
 //! address is judged before it is dialled, whether it came from a name or stood in the URL, and an IPv4 address that
-//! hides in an IPv6 one is judged as the IPv4 address it reaches.
+//! hides in an IPv6 one is judged as the IPv4 address it reaches. Ports of services that do not speak HTTP, and could
+//! take a request for something else, are refused at every address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,10 +17,20 @@ pub struct Refused {
     pub reason: &'static str,
 }
 
-/// Judges addresses: only those of the public internet and those in `allow` are let through.
+/// A port that the policy does not let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("port {port} is refused")]
+pub struct RefusedPort {
+    /// The port.
+    pub port: u16,
+}
+
+/// Judges addresses: only those of the public internet and those in `allow` are let through. Judges ports: all but those
+/// in `deny_ports` are.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     allow: Vec<IpNet>,
+    deny_ports: Vec<u16>,
 }
 
 /// The parts of IPv4 that are not the public internet: first address, prefix length, reason.
@@ -60,7 +71,21 @@ const SPECIAL_V6: [(Ipv6Addr, u8, &str); 11] = [
 impl Policy {
     /// A policy that also lets `allow` through. A network of IPv4-mapped IPv6 addresses counts as the IPv4 network.
     pub fn new(allow: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { allow: allow.into_iter().map(unmapped).collect() }
+        Self { allow: allow.into_iter().map(unmapped).collect(), deny_ports: Vec::new() }
+    }
+
+    /// The policy that also refuses these ports, whatever the address.
+    #[must_use]
+    pub fn denying_ports(self, ports: impl IntoIterator<Item = u16>) -> Self {
+        Self { deny_ports: ports.into_iter().collect(), ..self }
+    }
+
+    /// Judges a port.
+    ///
+    /// # Errors
+    /// When it is denied.
+    pub fn permits_port(&self, port: u16) -> Result<(), RefusedPort> {
+        if self.deny_ports.contains(&port) { Err(RefusedPort { port }) } else { Ok(()) }
     }
 
     /// Judges one address.

@@ -3,32 +3,44 @@
 //! The status line decides. The body is read so that the connection can serve the next attempt, up to a cap and within
 //! the attempt's total time; a body that is too long, breaks off or never ends costs the connection, not the outcome.
 
-use std::error::Error as _;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
-use http::header::RETRY_AFTER;
+use http::header::{RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Method, Response, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::time::Sleep;
 
-use crate::deliver::address::Policy;
 use crate::deliver::classify;
-use crate::deliver::connect::{self, TimeoutLayer};
+use crate::deliver::client::Clients;
+use crate::deliver::connect;
+use crate::deliver::connections::Link;
 use crate::deliver::prepared::{Prepared, Request};
-use crate::deliver::resolve::Resolver;
+use crate::deliver::proxy;
 use crate::domain::Outcome;
+use crate::telemetry::metrics::ClientMetrics;
 
 /// The limits and habits of the client.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Networks that are let through although they are not the public internet.
     pub allow_cidrs: Vec<IpNet>,
+    /// Ports that are refused at every address.
+    pub deny_ports: Vec<u16>,
+    /// The name servers to ask; without any, those of the system.
+    pub dns_servers: Vec<SocketAddr>,
+    /// The proxy that all requests go through.
+    pub proxy: Option<proxy::Config>,
     /// The `User-Agent` of requests whose endpoint sets none.
     pub user_agent: String,
-    /// The longest that making a connection may take, whatever the endpoint asks. A name with several addresses gives
-    /// each an equal part of it.
+    /// The longest that making a connection may take, whatever the endpoint asks.
     pub connect_timeout_max: Duration,
+    /// The most connections at a time, all endpoints together.
+    pub connections_max: usize,
     /// How much of a response's body is read, in bytes. A longer one ends the connection.
     pub response_bytes_max: usize,
     /// How much of a refusal's body goes into the failure's message, in bytes.
@@ -45,8 +57,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             allow_cidrs: Vec::new(),
+            deny_ports: Vec::new(),
+            dns_servers: Vec::new(),
+            proxy: None,
             user_agent: concat!("sluiced/", env!("CARGO_PKG_VERSION")).to_owned(),
-            connect_timeout_max: Duration::from_secs(10),
+            connect_timeout_max: Duration::from_secs(60),
+            connections_max: 8_192,
             response_bytes_max: 64 * 1024,
             response_capture_bytes_max: 200,
             idle_connections_per_host_max: 64,
@@ -59,19 +75,19 @@ impl Default for Config {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The HTTP client could not be set up: a user agent that is no header value, or TLS without any support.
-    #[error("the HTTP client could not be set up")]
-    Build(#[source] reqwest::Error),
+    /// The user agent is no header value.
+    #[error("the user agent is not a header value")]
+    UserAgent,
     /// TLS could not be set up.
     #[error("TLS could not be set up")]
     Tls(#[source] rustls::Error),
 }
 
 /// Carries out attempts. Clones share their connections, which belong to the runtime that first used them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
-    policy: Policy,
+    clients: Arc<Clients>,
+    user_agent: HeaderValue,
     response_bytes_max: usize,
     response_capture_bytes_max: usize,
     retry_after_max: Duration,
@@ -82,22 +98,10 @@ impl Client {
     ///
     /// # Errors
     /// When the user agent is not a header value, or TLS cannot be set up.
-    pub fn new(config: &Config) -> Result<Self, Error> {
-        // The client takes its cryptography from here. When the program has already chosen one, that one stays.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let policy = Policy::new(config.allow_cidrs.iter().copied());
-        let resolver = Resolver::new(policy.clone());
-        let http = match builder(config, resolver.clone()).build() {
-            Ok(http) => http,
-            Err(error) if is_tls(&error) => {
-                tracing::warn!("no trusted certificates found, https endpoints will fail");
-                builder(config, resolver).tls_backend_preconfigured(distrustful()?).build().map_err(Error::Build)?
-            }
-            Err(error) => return Err(Error::Build(error)),
-        };
+    pub fn new(config: &Config, metrics: &ClientMetrics) -> Result<Self, Error> {
         Ok(Self {
-            http,
-            policy,
+            clients: Arc::new(Clients::new(config, metrics).map_err(Error::Tls)?),
+            user_agent: HeaderValue::from_str(&config.user_agent).map_err(|_| Error::UserAgent)?,
             response_bytes_max: config.response_bytes_max,
             response_capture_bytes_max: config.response_capture_bytes_max,
             retry_after_max: config.retry_after_max,
@@ -107,18 +111,20 @@ impl Client {
     /// Sends one request and says how it ended. It takes no longer than the endpoint's total time. Dropping the future
     /// gives the attempt up; the receiver may have seen the request all the same.
     pub async fn attempt(&self, target: &Prepared, request: Request<'_>) -> Outcome {
-        if let Some(address) = target.address
-            && let Err(refused) = self.policy.permits(address)
-        {
-            return classify::refused(&target.host, refused);
-        }
-        let mut http = reqwest::Request::new(Method::POST, target.url.clone());
-        *http.headers_mut() = target.headers(&request);
-        *http.body_mut() = Some(request.body.into());
+        let http = match self.clients.of(target) {
+            Ok(http) => http,
+            Err(error) => return classify::failed(&target.host, &error),
+        };
+        let mut headers = target.headers(&request);
+        headers.entry(USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        let mut post = http::Request::new(Full::new(request.body));
+        *post.method_mut() = Method::POST;
+        *post.uri_mut() = target.uri.clone();
+        *post.headers_mut() = headers;
         let mut deadline = std::pin::pin!(tokio::time::sleep(target.total_timeout));
         let answer = tokio::select! {
             biased;
-            answer = connect::within(target.connect_timeout, self.http.execute(http)) => answer,
+            answer = connect::within(target.connect_timeout, http.request(post)) => answer,
             () = &mut deadline => return classify::timed_out(&target.host, target.total_timeout),
         };
         let response = match answer {
@@ -142,21 +148,24 @@ impl Client {
     }
 
     /// Reads the body to its end, the cap or the deadline, and returns its first `capture_bytes`.
-    async fn read(
-        &self,
-        mut response: reqwest::Response,
-        capture_bytes: usize,
-        mut deadline: Pin<&mut Sleep>,
-    ) -> Vec<u8> {
+    async fn read(&self, response: Response<Incoming>, capture_bytes: usize, mut deadline: Pin<&mut Sleep>) -> Vec<u8> {
+        let resting = Resting::of(&response);
+        let mut body = response.into_body();
         let mut captured = Vec::new();
         let mut left = self.response_bytes_max;
         loop {
-            let chunk = tokio::select! {
+            let frame = tokio::select! {
                 biased;
-                chunk = response.chunk() => chunk,
+                frame = body.frame() => frame,
                 () = &mut deadline => break,
             };
-            let Ok(Some(chunk)) = chunk else { break };
+            let Some(Ok(frame)) = frame else {
+                if frame.is_none() {
+                    resting.ended();
+                }
+                break;
+            };
+            let Some(chunk) = frame.data_ref() else { continue };
             let wanted = capture_bytes.saturating_sub(captured.len()).min(chunk.len());
             captured.extend_from_slice(&chunk[..wanted]);
             let Some(rest) = left.checked_sub(chunk.len()) else { break };
@@ -179,35 +188,22 @@ impl Client {
     }
 }
 
-fn builder(config: &Config, resolver: Resolver) -> reqwest::ClientBuilder {
-    // The client's own retries stay on: it sends again only what an HTTP/2 receiver said it has not looked at.
-    reqwest::Client::builder()
-        .user_agent(config.user_agent.as_str())
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        // A proxy from the environment would dial addresses that nobody judged.
-        .no_proxy()
-        .dns_resolver(resolver)
-        .connector_layer(TimeoutLayer)
-        .connect_timeout(config.connect_timeout_max)
-        .pool_max_idle_per_host(config.idle_connections_per_host_max)
-        .pool_idle_timeout(config.idle_timeout)
-        .tcp_nodelay(true)
-        // Only the status matters: a receiver with one odd header has still answered.
-        .http1_ignore_invalid_headers_in_responses(true)
-}
+/// The connection of an answer that has begun to come, to be told when the answer has ended.
+struct Resting(Option<(Arc<Link>, u64)>);
 
-/// Whether it is TLS that could not be set up, which happens where the system has no trusted certificates.
-fn is_tls(error: &reqwest::Error) -> bool {
-    std::iter::successors(error.source(), |error| (*error).source()).any(|error| error.is::<rustls::Error>())
-}
+impl Resting {
+    /// Must be asked before anything else is awaited: after that the connection may serve the next request already.
+    fn of(response: &Response<Incoming>) -> Self {
+        // Requests share an HTTP/2 connection, so that the end of one does not say that it rests.
+        let link = response.extensions().get::<Arc<Link>>().filter(|_| response.version() < Version::HTTP_2);
+        Self(link.map(|link| (Arc::clone(link), link.writes())))
+    }
 
-/// TLS that trusts nobody.
-fn distrustful() -> Result<rustls::ClientConfig, Error> {
-    let provider = rustls::crypto::ring::default_provider().into();
-    let versions = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let roots = rustls::RootCertStore::empty();
-    Ok(versions.map_err(Error::Tls)?.with_root_certificates(roots).with_no_client_auth())
+    fn ended(self) {
+        if let Some((link, writes)) = self.0 {
+            link.rests(writes);
+        }
+    }
 }
 
 #[cfg(test)]

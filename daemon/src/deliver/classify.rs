@@ -9,7 +9,7 @@
 //! | no connection, a broken one, an answer that is not HTTP | retry | network |
 //! | no connection or no status in time | retry | timeout |
 //! | the address policy refuses | final | address refused |
-//! | out of file descriptors, memory, ports or look-ups; a request that cannot be built | retry | internal |
+//! | out of file descriptors, memory, ports, look-ups or connections; the proxy fails; a request that cannot be built | retry | internal |
 //!
 //! Errors are told apart by type, never by their text.
 
@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use rustix::io::Errno;
 
-use crate::deliver::address::Refused;
-use crate::deliver::{connect, resolve};
+use crate::deliver::address::{Refused, RefusedPort};
+use crate::deliver::{connect, connections, proxy, resolve};
 use crate::domain::{Failure, FailureClass, Outcome};
 
 /// The longest message about a connection, in bytes: a certificate's complaint can list every name that it is for.
@@ -84,6 +84,9 @@ pub fn refused(host: &str, refused: Refused) -> Outcome {
 pub fn failed(host: &str, error: &(dyn Error + 'static)) -> Outcome {
     let (class, message) = match cause(error) {
         Cause::Refused(reason) => return refused(host, reason),
+        Cause::RefusedPort(reason) => {
+            return Outcome::Final(failure(FailureClass::AddressRefused, format!("{host} cannot be called: {reason}")));
+        }
         Cause::ConnectTimedOut(limit) => {
             (FailureClass::Timeout, format!("no connection to {host} within {}", Seconds(limit)))
         }
@@ -92,6 +95,9 @@ pub fn failed(host: &str, error: &(dyn Error + 'static)) -> Outcome {
         Cause::Lookup => (FailureClass::Network, format!("the name {host} could not be resolved")),
         Cause::Tls(error) => (FailureClass::Network, format!("no secure connection to {host}: {error}")),
         Cause::Io(kind) => (FailureClass::Network, format!("no answer from {host}: {kind}")),
+        Cause::Proxy(status) => {
+            (FailureClass::Network, format!("no connection to {host}: the proxy answered {status}"))
+        }
         Cause::NotHttp => (FailureClass::Network, format!("the answer of {host} is not valid HTTP")),
         Cause::Broken => (FailureClass::Network, format!("the connection to {host} broke before an answer came")),
     };
@@ -105,12 +111,14 @@ fn failure(class: FailureClass, mut message: String) -> Failure {
 
 enum Cause {
     Refused(Refused),
+    RefusedPort(RefusedPort),
     ConnectTimedOut(Duration),
     TimedOut,
     Ours(String),
     Lookup,
     Tls(rustls::Error),
     Io(io::ErrorKind),
+    Proxy(StatusCode),
     NotHttp,
     Broken,
 }
@@ -139,8 +147,15 @@ fn known(error: &(dyn Error + 'static)) -> Option<Cause> {
         Some(match error {
             resolve::Error::Refused(refused) => Cause::Refused(*refused),
             resolve::Error::Busy => Cause::Ours(error.to_string()),
+            resolve::Error::Nothing => Cause::Lookup,
             resolve::Error::Lookup(io) => ours(io).unwrap_or(Cause::Lookup),
         })
+    } else if let Some(refused) = error.downcast_ref::<RefusedPort>() {
+        Some(Cause::RefusedPort(*refused))
+    } else if let Some(error) = error.downcast_ref::<connections::NoneFree>() {
+        Some(Cause::Ours(error.to_string()))
+    } else if let Some(error) = error.downcast_ref::<proxy::Error>() {
+        Some(of_proxy(error))
     } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
         Some(Cause::Tls(error.clone()))
     } else if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -150,10 +165,15 @@ fn known(error: &(dyn Error + 'static)) -> Option<Cause> {
         }))
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
         of_http(error)
-    } else if let Some(error) = error.downcast_ref::<reqwest::Error>() {
-        error.is_builder().then(|| Cause::Ours("the client refuses it".to_owned()))
     } else {
         None
+    }
+}
+
+fn of_proxy(error: &proxy::Error) -> Cause {
+    match error {
+        proxy::Error::Refused(status) if !error.is_ours() => Cause::Proxy(*status),
+        _ => Cause::Ours(error.to_string()),
     }
 }
 

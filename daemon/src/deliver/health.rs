@@ -73,4 +73,4 @@ pub enum Error {
 }
 
 /// The answer to an operator's wish.
-pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+pub type Decision<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::health::Health;
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
 use crate::domain::{AckShare, DeliveryId, Event, Pattern, Position, RateLimit, StreamName, SubscriptionId};
+use crate::failpoint::{self, Place};
 use crate::store::{Change, Disabled, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
@@ -282,6 +283,7 @@ impl Lane {
         }
         state.full_since = None;
         drop(state);
+        failpoint::pass(Place::Held);
         self.metrics.held.set(1);
         self.wake();
         self.room.notify_waiters();
@@ -332,6 +334,7 @@ impl Lane {
     }
 
     fn position_done(&self, ledger: usize, durable: bool) -> Shares {
+        failpoint::pass(Place::PositionSaved);
         let mut state = self.state.lock();
         let shares = if durable {
             state.ledgers[ledger].position_saved()
@@ -351,6 +354,14 @@ impl Lane {
         state.lost_changes.push(change);
         state.refused_at = Some(Instant::now());
         drop(state);
+        self.wake();
+    }
+
+    /// Dead letters of this subscription were parked to be sent again: their next attempts are due now.
+    pub fn resent(&self, letters: u64, now_ms: u64) {
+        self.metrics.resent.inc_by(letters);
+        self.metrics.parked.inc_by(i64::try_from(letters).unwrap_or(i64::MAX));
+        self.state.lock().due_at(now_ms);
         self.wake();
     }
 

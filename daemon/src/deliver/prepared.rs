@@ -5,14 +5,17 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::Uri;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
+use crate::deliver::client::Http;
 use crate::deliver::signing::{Signer, Signing};
+use crate::deliver::tls;
 use crate::domain::{DeliveryId, Endpoint, Header};
 
 /// The longest endpoint URL, in bytes.
@@ -71,6 +74,9 @@ pub enum Error {
     /// [`HEADER_VALUE_BYTES_MAX`].
     #[error("the value of the header `{0}` is not printable ASCII of at most {HEADER_VALUE_BYTES_MAX} bytes")]
     HeaderValue(Box<str>),
+    /// A file of its TLS settings cannot be used.
+    #[error("TLS cannot be done as the endpoint asks")]
+    Tls(#[source] tls::Error),
 }
 
 /// One delivery's next request.
@@ -98,11 +104,13 @@ pub struct Request<'a> {
 
 /// An endpoint, checked, with everything computed that does not change from attempt to attempt.
 pub struct Prepared {
-    pub(super) url: Url,
+    pub(super) uri: Uri,
     /// Host and explicit port: what messages may name of the URL.
     pub(super) host: Box<str>,
-    /// The host, when it is an address: then no name is looked up.
-    pub(super) address: Option<IpAddr>,
+    /// How TLS is done with it, where that differs from the default.
+    pub(super) tls: Option<tls::Own>,
+    /// The HTTP client for `tls`, once it has been asked for.
+    pub(super) own_client: OnceLock<Arc<Http>>,
     pub(super) connect_timeout: Duration,
     pub(super) total_timeout: Duration,
     headers: HeaderMap,
@@ -110,11 +118,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Checks the endpoint and computes what its attempts share.
+    /// Checks the endpoint, reads the files that it names, and computes what its attempts share. Blocks.
     ///
     /// # Errors
-    /// When the URL is not an http or https URL with a host and without user information and fragment, or a header is
-    /// invalid or reserved.
+    /// When the URL is not an http or https URL with a host and without user information and fragment, a header is
+    /// invalid or reserved, or a file of its TLS settings cannot be used.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
         Self::signed_by(endpoint, Signing::of(Signer::new(&endpoint.secret)))
     }
@@ -124,18 +132,19 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::new`].
     pub fn signed_by(endpoint: &Endpoint, signing: Signing) -> Result<Self, Error> {
-        let url = check_url(&endpoint.url)?;
-        let (name, address) = match url.host() {
+        let (url, uri) = check_url(&endpoint.url)?;
+        let name = match url.host() {
             None => return Err(Error::Host),
-            Some(Host::Domain(name)) => (name.to_owned(), None),
-            Some(Host::Ipv4(address)) => (address.to_string(), Some(address.into())),
-            Some(Host::Ipv6(address)) => (format!("[{address}]"), Some(address.into())),
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(address)) => address.to_string(),
+            Some(Host::Ipv6(address)) => format!("[{address}]"),
         };
         let host = url.port().map(|port| format!("{name}:{port}")).unwrap_or(name);
         Ok(Self {
-            url,
+            uri,
             host: host.into(),
-            address,
+            tls: endpoint.tls.as_ref().map(tls::Own::load).transpose().map_err(Error::Tls)?,
+            own_client: OnceLock::new(),
             connect_timeout: endpoint.connect_timeout,
             total_timeout: endpoint.total_timeout,
             headers: check_headers(&endpoint.headers)?,
@@ -224,7 +233,7 @@ impl fmt::Debug for Prepared {
     }
 }
 
-fn check_url(text: &str) -> Result<Url, Error> {
+fn check_url(text: &str) -> Result<(Url, Uri), Error> {
     if text.len() > URL_BYTES_MAX {
         return Err(Error::UrlLength);
     }
@@ -242,8 +251,8 @@ fn check_url(text: &str) -> Result<Url, Error> {
         return Err(Error::Fragment);
     }
     // The client parses the URL a second time by its own rules, and must come to the same host.
-    let uri: http::Uri = url.as_str().parse().map_err(|_| Error::Url(None))?;
-    if uri.host() != url.host_str() { Err(Error::Url(None)) } else { Ok(url) }
+    let uri: Uri = url.as_str().parse().map_err(|_| Error::Url(None))?;
+    if uri.host() != url.host_str() { Err(Error::Url(None)) } else { Ok((url, uri)) }
 }
 
 fn check_headers(headers: &[Header]) -> Result<HeaderMap, Error> {

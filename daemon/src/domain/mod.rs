@@ -20,4 +20,7 @@ pub use ranges::RangeSet;
 pub use rate::{RateLimit, TokenBucket};
 pub use retry::RetryPolicy;
 pub use subject::{Pattern, Subject};
-pub use subscription::{Endpoint, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, WebhookSecret};
+pub use subscription::{
+    ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, TlsVersion,
+    WebhookSecret,
+};

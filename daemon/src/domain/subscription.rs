@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +114,36 @@ impl fmt::Debug for WebhookSecret {
     }
 }
 
+/// The oldest version of TLS that is good enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246); anything older is never spoken.
+    #[default]
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
+}
+
+/// How TLS is done with one endpoint, where that differs from the default. All files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EndpointTls {
+    /// The certificate authorities to trust instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// What the daemon shows of itself.
+    pub client: Option<ClientIdentity>,
+    /// The oldest version to speak.
+    pub min_version: TlsVersion,
+}
+
+/// A client's certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The certificate, and those between it and its authority.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+}
+
 /// A webhook subscription's receiver, with its secret and policies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
@@ -134,6 +165,8 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.
     pub total_timeout: Duration,
+    /// How TLS is done, where that differs from the default.
+    pub tls: Option<EndpointTls>,
     /// When it is left alone, and when its subscription is disabled.
     pub health: HealthPolicy,
 }

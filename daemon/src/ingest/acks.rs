@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::domain::{AckSink, Settlement};
+use crate::failpoint::{self, Place};
 
 /// How long JetStream is to wait before it sends a message again that could not be recorded.
 const NAK_DELAY: Duration = Duration::from_secs(5);
@@ -97,6 +98,7 @@ impl Acks {
 
     async fn send_settled(&self, client: &async_nats::Client, nak_delay: Duration) {
         let settled = std::mem::take(&mut self.state.lock().settled);
+        failpoint::pass(Place::BeforeAck);
         for (reply, settlement) in settled {
             let payload = match settlement {
                 Settlement::Ack => Bytes::from_static(b"+ACK"),

@@ -32,6 +32,10 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The wait before the consumer is opened again after a failure.
 const REOPEN_DELAY: Duration = Duration::from_millis(500);
+/// The ack wait that makes the server send again whatever it has handed out,
+const CALL_BACK_ACK_WAIT: Duration = Duration::from_millis(1);
+/// and how long it stays: the server looks 100 ms after the change.
+const CALL_BACK_TIME: Duration = Duration::from_millis(300);
 /// What the consumer asks for while no subscription asks for anything: a subject that nobody publishes.
 const NOTHING: &str = "sluiced.no-subscription";
 
@@ -87,6 +91,9 @@ impl Live {
         live.delivered = info.delivered.stream_sequence;
         live.floor = info.ack_floor.stream_sequence;
         live.acks.start_at(live.delivered);
+        if info.num_ack_pending > 0 {
+            live.call_back(&consumer).await?;
+        }
         live.messages = Some(live.pull(&consumer).await?);
         Ok(live)
     }
@@ -247,6 +254,20 @@ impl Live {
         }
     }
 
+    /// Has JetStream send again at once what it handed out to a daemon that is no more, instead of after the ack wait: by
+    /// an ack wait that is over already, for the moment that the server takes to look.
+    async fn call_back(&self, consumer: &PullConsumer) -> Result<(), Error> {
+        let info = consumer.cached_info();
+        info!(stream = %self.stream.name, messages = info.num_ack_pending, "calling back what was handed out before");
+        let stream = self.nats.jetstream.get_stream_no_info(self.stream.name.as_str()).await;
+        let stream = stream.map_err(|e| self.fail("look for", e))?;
+        let policy = info.config.deliver_policy;
+        self.create(&stream, policy, CALL_BACK_ACK_WAIT).await?;
+        tokio::time::sleep(CALL_BACK_TIME).await;
+        self.create(&stream, policy, self.nats.config.ack_wait).await?;
+        Ok(())
+    }
+
     async fn pull(&self, consumer: &PullConsumer) -> Result<Messages, Error> {
         consumer
             .stream()
@@ -275,10 +296,15 @@ impl Live {
             Some(floor) => DeliverPolicy::ByStartSequence { start_sequence: floor + 1 },
             None => DeliverPolicy::New,
         });
-        self.create(&stream, deliver_policy).await
+        self.create(&stream, deliver_policy, self.nats.config.ack_wait).await
     }
 
-    async fn create(&self, stream: &Stream, deliver_policy: DeliverPolicy) -> Result<PullConsumer, Error> {
+    async fn create<I>(
+        &self,
+        stream: &Stream<I>,
+        deliver_policy: DeliverPolicy,
+        ack_wait: Duration,
+    ) -> Result<PullConsumer, Error> {
         let mut subjects: Vec<String> = self.filter.iter().map(ToString::to_string).collect();
         if subjects.is_empty() {
             subjects.push(NOTHING.to_owned());
@@ -288,7 +314,7 @@ impl Live {
             description: Some("sluiced: every event that some subscription asks for".to_owned()),
             deliver_policy,
             ack_policy: AckPolicy::Explicit,
-            ack_wait: self.nats.config.ack_wait,
+            ack_wait,
             max_ack_pending: i64::from(self.nats.config.ack_pending_max),
             filter_subjects: subjects,
             ..Default::default()

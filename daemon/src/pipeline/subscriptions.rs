@@ -20,6 +20,7 @@ use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
+use crate::failpoint::{self, Place};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
 use crate::store::{Disabled, Recovered, Registration};
@@ -277,6 +278,7 @@ impl Subscriptions {
                 result?;
             }
         }
+        failpoint::pass(Place::Retargeted);
         Ok(())
     }
 
@@ -339,7 +341,9 @@ impl Subscriptions {
         }
         if !changed.is_empty() {
             let store = self.shared.store.clone();
+            failpoint::pass(Place::Registering);
             written(tokio::task::spawn_blocking(move || store.put_registrations(&changed)).await)?;
+            failpoint::pass(Place::Registered);
         }
         Ok(all)
     }

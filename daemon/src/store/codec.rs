@@ -8,7 +8,9 @@
 //! | dead letter | place, attempts, failure, content | creation, when it was resent, every attempt |
 //! | registration | first seen, where it starts, reason of being disabled | since when, failing since, gaps, last change |
 //! | log | entries, and each stream's running maximum | which sequences a flush has; details of failed attempts |
-//! | position, number, count, delivery index | all | not written |
+//! | count | parked, dead | bytes of dead letters |
+//! | delivery index | where it lies, its body's file | class, status and size of a dead letter |
+//! | position, number | all | not written |
 
 mod deliveries;
 
@@ -24,6 +26,10 @@ pub(super) use deliveries::{read_dead, read_parked, read_response, write_dead, w
 const FIRST: u8 = 1;
 /// The current version of registrations.
 const REGISTRATION: u8 = 2;
+/// The current version of counts.
+const COUNTS: u8 = 2;
+/// The current version of the index by delivery id.
+const WHEREABOUTS: u8 = 2;
 
 /// How much room a record's fixed and small parts are given.
 const RECORD_BYTES_TYPICAL: usize = 256;
@@ -157,19 +163,23 @@ pub struct Counts {
     pub parked: u64,
     /// Dead letters.
     pub dead: u64,
+    /// The bytes of the dead letters' records and bodies.
+    pub dead_bytes: u64,
 }
 
 pub(super) fn write_counts(counts: Counts) -> Vec<u8> {
-    let mut w = Writer::record(FIRST, 20);
+    let mut w = Writer::record(COUNTS, 24);
     w.number(counts.parked);
     w.number(counts.dead);
+    w.number(counts.dead_bytes);
     w.0
 }
 
 pub(super) fn read_counts(record: &[u8]) -> Result<Counts, Error> {
     let read = || {
-        let (_, mut r) = Reader::record(record, FIRST)?;
-        Some(Counts { parked: r.number()?, dead: r.number()? })
+        let (version, mut r) = Reader::record(record, COUNTS)?;
+        let (parked, dead) = (r.number()?, r.number()?);
+        Some(Counts { parked, dead, dead_bytes: if version == 1 { 0 } else { r.number()? } })
     };
     read().ok_or(Error::Record { what: "count" })
 }
@@ -185,10 +195,34 @@ pub(super) struct Whereabouts {
     pub(super) at_ms: u64,
     /// Its body's file.
     pub(super) file: Option<BodyRef>,
+    /// What the other indexes of a dead letter say of it; `None` for parked deliveries, and in version 1.
+    pub(super) traits: Option<Traits>,
+}
+
+/// What the indexes say of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Traits {
+    /// The class of its failure.
+    pub(super) class: Box<str>,
+    /// The receiver's last status.
+    pub(super) status: Option<u16>,
+    /// The bytes of its record and its body.
+    pub(super) bytes: u64,
+}
+
+fn write_traits(w: &mut Writer, traits: &Traits) {
+    w.text(&traits.class);
+    w.option(traits.status, |w, status| w.number(u64::from(status)));
+    w.number(traits.bytes);
+}
+
+fn read_traits(r: &mut Reader<'_>) -> Option<Traits> {
+    let (class, status) = (r.boxed()?, r.option(|r| u16::try_from(r.number()?).ok())?);
+    Some(Traits { class, status, bytes: r.number()? })
 }
 
 pub(super) fn write_whereabouts(whereabouts: &Whereabouts) -> Vec<u8> {
-    let mut w = Writer::record(FIRST, 96);
+    let mut w = Writer::record(WHEREABOUTS, 96);
     w.0.push(u8::from(whereabouts.dead));
     w.text(whereabouts.subscription.as_str());
     w.number(whereabouts.at_ms);
@@ -196,12 +230,13 @@ pub(super) fn write_whereabouts(whereabouts: &Whereabouts) -> Vec<u8> {
         w.number(file.length);
         w.0.extend_from_slice(&file.digest);
     });
+    w.option(whereabouts.traits.as_ref(), write_traits);
     w.0
 }
 
 pub(super) fn read_whereabouts(record: &[u8]) -> Result<Whereabouts, Error> {
     let read = || {
-        let (_, mut r) = Reader::record(record, FIRST)?;
+        let (version, mut r) = Reader::record(record, WHEREABOUTS)?;
         let dead = r.byte()? != 0;
         let subscription = SubscriptionId::parse(r.text()?).ok()?;
         let at_ms = r.number()?;
@@ -211,9 +246,26 @@ pub(super) fn read_whereabouts(record: &[u8]) -> Result<Whereabouts, Error> {
             digest.copy_from_slice(r.take(8)?);
             Some(BodyRef { length, digest })
         })?;
-        Some(Whereabouts { dead, subscription, at_ms, file })
+        let traits = if version == 1 { None } else { r.option(read_traits)? };
+        Some(Whereabouts { dead, subscription, at_ms, file, traits })
     };
     read().ok_or(Error::Record { what: "delivery index" })
+}
+
+/// A dead letter as the index by time has it: its subscription and its traits.
+pub(super) fn write_dead_index(subscription: &SubscriptionId, traits: &Traits) -> Vec<u8> {
+    let mut w = Writer::record(FIRST, 64);
+    w.text(subscription.as_str());
+    write_traits(&mut w, traits);
+    w.0
+}
+
+pub(super) fn read_dead_index(record: &[u8]) -> Result<(SubscriptionId, Traits), Error> {
+    let read = || {
+        let (_, mut r) = Reader::record(record, FIRST)?;
+        Some((SubscriptionId::parse(r.text()?).ok()?, read_traits(&mut r)?))
+    };
+    read().ok_or(Error::Record { what: "dead letter index" })
 }
 
 /// The body's file name in the `bodies` directory.

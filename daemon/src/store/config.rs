@@ -22,6 +22,8 @@ pub struct Config {
     pub log_retention: Duration,
     /// The span of one log partition: retention drops whole partitions.
     pub log_partition: Duration,
+    /// Mark each dead letter as one that is still to be published.
+    pub publish_dead_letters: bool,
     /// How long `open` waits for another process to let go of the directory.
     pub lock_wait: Duration,
 }
@@ -37,6 +39,7 @@ impl Config {
             queue_ops_max: 65_536,
             log_retention: Duration::from_secs(72 * 3600),
             log_partition: Duration::from_secs(3600),
+            publish_dead_letters: false,
             lock_wait: Duration::from_secs(3),
         }
     }

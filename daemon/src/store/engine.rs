@@ -12,13 +12,13 @@ use sled::transaction::{TransactionError, Transactional};
 use tokio::time::Instant;
 
 use super::bodies::Bodies;
-use super::{Config, Error, codec, keys};
+use super::{Config, Error, codec, keys, migrate};
+use crate::failpoint::{self, Place};
 
 /// The format that this version writes, and the newest that it reads.
 ///
-/// Format 2 has records of version 2 besides those of version 1. A store of format 1 is brought up to date by its number
-/// alone: its records are read as they are, and written anew when they change. The number keeps a daemon that knows only
-/// version 1 from opening a store that it would find unreadable.
+/// Format 2 has records of version 2 besides those of version 1, and indexes of the dead letters. The number keeps a daemon
+/// that knows only format 1 from opening a store that it would find unreadable.
 pub(super) const FORMAT: u32 = 2;
 
 /// sled's segments: values above a quarter of this would be spilled to files that sled never syncs.
@@ -124,6 +124,7 @@ impl Engine {
     pub(super) fn open(directory: &Directory, config: &Config) -> Result<Self, Error> {
         let dir = directory.path().to_path_buf();
         let failed = |source| Error::Open { dir: dir.clone(), source };
+        failpoint::reach(Place::Opening).map_err(failed)?;
         let db = open_db(&dir, config)?;
         let state = db.open_tree("state").map_err(|e| failed(e.into()))?;
         let mut partitions = Vec::new();
@@ -166,6 +167,7 @@ impl Engine {
         }
         if found < FORMAT {
             tracing::info!(from = found, to = FORMAT, "bringing the store's format up to date");
+            migrate::from_1_to_2(self)?;
             self.state.insert(keys::META_FORMAT, codec::write_number(u64::from(FORMAT))).map_err(Error::write)?;
             self.sync()?;
         }
@@ -186,6 +188,7 @@ impl Engine {
         state: Option<sled::Batch>,
         log: Option<(&sled::Tree, u64, Vec<u8>)>,
     ) -> Result<(), Error> {
+        failpoint::reach(Place::BeforeWrite).map_err(Error::Write)?;
         match (state, log) {
             (None, None) => Ok(()),
             (Some(state), None) => self.state.apply_batch(state).map_err(Error::write),
@@ -210,7 +213,9 @@ impl Engine {
     /// Makes everything written so far durable. sled's `flush` hands the bytes to the device with `sync_file_range`,
     /// which neither waits for the device's cache nor writes the file's new length; `fdatasync` does both.
     pub(super) fn sync(&self) -> Result<(), Error> {
+        failpoint::reach(Place::BeforeFlush).map_err(Error::Write)?;
         self.db.flush().map_err(Error::write)?;
+        failpoint::reach(Place::BeforeSync).map_err(Error::Write)?;
         self.file.sync_data().map_err(Error::Write)
     }
 
@@ -229,6 +234,7 @@ impl Engine {
             return Ok((newest.tree.clone(), false));
         }
         let tree = self.db.open_tree(keys::partition(flush, now_ms)).map_err(Error::write)?;
+        failpoint::reach(Place::PartitionBegun).map_err(Error::Write)?;
         self.partitions.write().push(Partition { first_flush: flush, opened_ms: now_ms, tree: tree.clone() });
         Ok((tree, true))
     }
@@ -247,6 +253,7 @@ impl Engine {
                 }
                 partitions.remove(0)
             };
+            failpoint::reach(Place::Expiring).map_err(Error::Write)?;
             self.db.drop_tree(keys::partition(old.first_flush, old.opened_ms)).map_err(Error::write)?;
             dropped += 1;
         }

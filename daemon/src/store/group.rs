@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::bodies::{self, INLINE_BODY_BYTES_MAX};
-use super::codec::{self, BodyRef, Counts, Whereabouts};
+use super::codec::{self, BodyRef, Counts, Traits, Whereabouts};
 use super::engine::Engine;
 use super::keys::{self, kind};
 use super::log::{Builder, Running};
 use super::records::{Change, Content, LogEntry, Registration};
 use super::{Error, Ledger};
 use crate::domain::{DeliveryId, SubscriptionId};
+use crate::failpoint::{self, Place};
 use crate::telemetry::clock::now_ms;
 
 /// A group in the making.
@@ -31,6 +32,8 @@ pub(super) struct Group<'a> {
     stale_files: HashSet<String>,
     /// New files whose names are not yet durable.
     unsynced_files: bool,
+    /// Dead letters are to be published.
+    mark_unpublished: bool,
 }
 
 /// A group that is written and synced, for the ledger.
@@ -56,12 +59,14 @@ impl<'a> Group<'a> {
             logged: Vec::new(),
             stale_files: HashSet::new(),
             unsynced_files: false,
+            mark_unpublished: ledger.publish_dead,
         };
         for change in changes {
             group.add(change)?;
         }
         if group.unsynced_files {
             engine.bodies.sync().map_err(Error::Write)?;
+            failpoint::reach(Place::BodyWritten).map_err(Error::Write)?;
         }
         Ok(group)
     }
@@ -73,23 +78,23 @@ impl<'a> Group<'a> {
                 self.log(log);
                 self.park(parked)?;
             }
-            Change::Resend(parked) => self.park(parked)?,
+            Change::Resend(parked) => {
+                // Only what is a dead letter now: one that was resent before, and may have arrived since, stays as it is.
+                if self.place(&parked.delivery)?.is_some_and(|place| place.dead) {
+                    self.park(parked)?;
+                }
+            }
             Change::FinishParked { delivery, log } => {
                 self.log(log);
                 self.leave(delivery)?;
             }
             Change::Remove(delivery) => self.leave(delivery)?,
+            Change::Published { delivery, failed_ms } => {
+                self.writes.insert(keys::anywhere(kind::UNPUBLISHED, *failed_ms, delivery), None);
+            }
             Change::Dead { letter, log } => {
                 self.log(log);
-                self.leave(&letter.delivery)?;
-                let file = self.keep_body(&letter.delivery, &letter.content)?;
-                let place = Whereabouts {
-                    dead: true,
-                    subscription: letter.subscription.clone(),
-                    at_ms: letter.failed_ms,
-                    file,
-                };
-                self.enter(&letter.delivery, &place, codec::write_dead(letter, file));
+                self.bury(letter)?;
             }
             Change::Hold { subscription, position } => {
                 let key = keys::held(subscription, &position.position.stream);
@@ -126,8 +131,26 @@ impl<'a> Group<'a> {
     fn park(&mut self, parked: &super::Parked) -> Result<(), Error> {
         self.leave(&parked.delivery)?;
         let file = self.keep_body(&parked.delivery, &parked.content)?;
-        let place = Whereabouts { dead: false, subscription: parked.subscription.clone(), at_ms: parked.due_ms, file };
+        let subscription = parked.subscription.clone();
+        let place = Whereabouts { dead: false, subscription, at_ms: parked.due_ms, file, traits: None };
         self.enter(&parked.delivery, &place, codec::write_parked(parked, file));
+        Ok(())
+    }
+
+    /// Keeps a dead letter, with its places in the indexes by time and by reason.
+    fn bury(&mut self, letter: &super::DeadLetter) -> Result<(), Error> {
+        self.leave(&letter.delivery)?;
+        let file = self.keep_body(&letter.delivery, &letter.content)?;
+        let record = codec::write_dead(letter, file);
+        let place = dead_place(letter, file, record.len());
+        for (key, value) in dead_indexes(&place, &letter.delivery) {
+            self.writes.insert(key, Some(value));
+        }
+        if self.mark_unpublished {
+            let key = keys::anywhere(kind::UNPUBLISHED, letter.failed_ms, &letter.delivery);
+            self.writes.insert(key, Some(Vec::new()));
+        }
+        self.enter(&letter.delivery, &place, record);
         Ok(())
     }
 
@@ -140,28 +163,46 @@ impl<'a> Group<'a> {
         self.writes.insert(keys::by_id(delivery), Some(codec::write_whereabouts(place)));
         let counts = self.counts_of(&place.subscription);
         *(if place.dead { &mut counts.dead } else { &mut counts.parked }) += 1;
+        counts.dead_bytes += place.traits.as_ref().map_or(0, |traits| traits.bytes);
+    }
+
+    /// Where a delivery lies after the changes so far.
+    fn place(&self, delivery: &DeliveryId) -> Result<Option<Whereabouts>, Error> {
+        let Some(record) = self.read(&keys::by_id(delivery))? else { return Ok(None) };
+        match codec::read_whereabouts(&record) {
+            Ok(place) => Ok(Some(place)),
+            Err(error) => {
+                tracing::error!(%delivery, %error, "store has a damaged index record, taken as absent");
+                Ok(None)
+            }
+        }
     }
 
     /// Takes out whatever the delivery has in the store. Nothing is no error: a change whose group failed may have
     /// become durable all the same, and comes again.
     fn leave(&mut self, delivery: &DeliveryId) -> Result<(), Error> {
         let key = keys::by_id(delivery);
-        let Some(record) = self.read(&key)? else { return Ok(()) };
+        if self.read(&key)?.is_none() {
+            return Ok(());
+        }
+        let place = self.place(delivery)?;
         self.writes.insert(key, None);
-        let place = match codec::read_whereabouts(&record) {
-            Ok(place) => place,
-            Err(error) => {
-                tracing::error!(%delivery, %error, "store has a damaged index record, taken as absent");
-                return Ok(());
-            }
-        };
+        let Some(place) = place else { return Ok(()) };
         self.writes.insert(timed_key(&place, delivery), None);
+        if place.dead {
+            for (key, _) in dead_indexes(&place, delivery) {
+                self.writes.insert(key, None);
+            }
+            self.writes.insert(keys::anywhere(kind::UNPUBLISHED, place.at_ms, delivery), None);
+        }
         if let Some(file) = &place.file {
             self.stale_files.insert(codec::body_file_name(delivery, file));
         }
         let counts = self.counts_of(&place.subscription);
         let count = if place.dead { &mut counts.dead } else { &mut counts.parked };
         *count = count.saturating_sub(1);
+        let bytes = place.traits.as_ref().map_or(0, |traits| traits.bytes);
+        counts.dead_bytes = counts.dead_bytes.saturating_sub(bytes);
         Ok(())
     }
 
@@ -232,11 +273,30 @@ impl<'a> Group<'a> {
             written.partition_begun = begun;
         }
         self.engine.sync()?;
+        failpoint::pass(Place::Flushed);
         for name in &self.stale_files {
             self.engine.bodies.remove(name);
         }
         Ok(written)
     }
+}
+
+/// Where a dead letter lies, whose record has so many bytes.
+pub(super) fn dead_place(letter: &super::DeadLetter, file: Option<BodyRef>, record_bytes: usize) -> Whereabouts {
+    let bytes = record_bytes as u64 + file.map_or(0, |file| file.length);
+    let traits = Traits { class: letter.failure.class.clone(), status: letter.failure.status, bytes };
+    let subscription = letter.subscription.clone();
+    Whereabouts { dead: true, subscription, at_ms: letter.failed_ms, file, traits: Some(traits) }
+}
+
+/// What the indexes by time and by reason have of a dead letter.
+pub(super) fn dead_indexes(place: &Whereabouts, delivery: &DeliveryId) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let Some(traits) = &place.traits else { return Vec::new() };
+    let mut by_reason = keys::of_reason(&place.subscription, &traits.class, traits.status);
+    by_reason.extend_from_slice(&place.at_ms.to_be_bytes());
+    by_reason.extend_from_slice(delivery.bytes());
+    let by_time = keys::anywhere(kind::DEAD_BY_TIME, place.at_ms, delivery);
+    vec![(by_time, codec::write_dead_index(&place.subscription, traits)), (by_reason, Vec::new())]
 }
 
 fn timed_key(place: &Whereabouts, delivery: &DeliveryId) -> Vec<u8> {

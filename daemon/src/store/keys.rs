@@ -4,14 +4,17 @@ use crate::domain::{DeliveryId, StreamName, SubscriptionId};
 
 /// What a key of the state tree is of: its first byte.
 pub(super) mod kind {
+    pub(in crate::store) const DEAD_BY_TIME: u8 = b'A';
     pub(in crate::store) const COUNTS: u8 = b'C';
     pub(in crate::store) const DEAD: u8 = b'D';
+    pub(in crate::store) const DEAD_BY_REASON: u8 = b'F';
     pub(in crate::store) const HELD: u8 = b'H';
     pub(in crate::store) const BY_ID: u8 = b'I';
     pub(in crate::store) const CHECKPOINT: u8 = b'K';
     pub(in crate::store) const PARKED: u8 = b'P';
     pub(in crate::store) const REGISTRATION: u8 = b'R';
     pub(in crate::store) const STREAM: u8 = b'S';
+    pub(in crate::store) const UNPUBLISHED: u8 = b'U';
     pub(in crate::store) const VOID: u8 = b'V';
     pub(in crate::store) const SEALED: u8 = b'X';
 }
@@ -55,6 +58,42 @@ pub(super) fn parse_timed(key: &[u8]) -> Option<(u64, DeliveryId)> {
     let (rest, id) = key.split_last_chunk::<16>()?;
     let (_, at) = rest.split_last_chunk::<8>()?;
     Some((u64::from_be_bytes(*at), DeliveryId::from_bytes(*id)))
+}
+
+/// `kind ‖ time (big-endian) ‖ delivery id`: in order of time, over all subscriptions.
+pub(super) fn anywhere(kind: u8, at_ms: u64, delivery: &DeliveryId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(25);
+    key.push(kind);
+    key.extend_from_slice(&at_ms.to_be_bytes());
+    key.extend_from_slice(delivery.bytes());
+    key
+}
+
+/// `F ‖ length of the id ‖ id ‖ length of the class ‖ class ‖ status (big-endian, 0 is none)`: what a subscription's dead
+/// letters with one reason begin with.
+pub(super) fn of_reason(subscription: &SubscriptionId, class: &str, status: Option<u16>) -> Vec<u8> {
+    let mut key = of_class(subscription, class);
+    key.extend_from_slice(&status.unwrap_or(0).to_be_bytes());
+    key
+}
+
+/// What a subscription's dead letters of one class begin with.
+pub(super) fn of_class(subscription: &SubscriptionId, class: &str) -> Vec<u8> {
+    let class = &class.as_bytes()[..class.len().min(CLASS_BYTES_MAX)];
+    let mut key = of_subscription(kind::DEAD_BY_REASON, subscription);
+    key.push(class.len() as u8);
+    key.extend_from_slice(class);
+    key
+}
+
+/// How much of a class's word stands in a key.
+const CLASS_BYTES_MAX: usize = 64;
+
+/// What a key of the index by reason begins with, and the status in it.
+pub(super) fn parse_reason(key: &[u8]) -> Option<(&[u8], Option<u16>)> {
+    let (reason, _) = key.split_last_chunk::<24>()?;
+    let (_, status) = reason.split_last_chunk::<2>()?;
+    Some((reason, Some(u16::from_be_bytes(*status)).filter(|status| *status != 0)))
 }
 
 /// `I ‖ delivery id`.

@@ -17,7 +17,10 @@
 //! | `P` sub, due time, delivery id | parked delivery, with its body and its attempts |
 //! | `D` sub, time of death, delivery id | dead letter, with its body and its attempts |
 //! | `I` delivery id | where the delivery lies (one of the two above), and its body's file |
-//! | `C` sub | how many are parked, how many dead |
+//! | `A` time of death, delivery id | a dead letter's subscription, class, status and bytes |
+//! | `F` sub, class, status, time of death, delivery id | nothing: dead letters by reason |
+//! | `U` time of death, delivery id | nothing: dead letters that are still to be published |
+//! | `C` sub | how many are parked, how many dead, the bytes of these |
 //! | `H` sub, stream | position of a held subscription |
 //! | `R` sub | registration |
 //! | `K` stream | ack floor |
@@ -25,6 +28,12 @@
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
 //! | `X` sub, purpose | a sealed record: signing secrets (see [`Keyring`]) |
 //! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
+//!
+//! What is asked for and where it is found: what is due, and a subscription's parked deliveries in due order: `P`. Its
+//! dead letters by time: `D`; by class or status: `F`. All dead letters by time, for listings and retention: `A`. A delivery
+//! by its id: `I`. An event's deliveries: their ids are a function of subscription and place, so `I` again. What became of
+//! an event: the log, in which running maxima and spans lead to the flushes that have it. No listing reads more than a
+//! page's worth, or says that it stopped early and where to go on.
 //!
 //! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time; its
 //! keys are flush numbers, and one value holds all that its flush recorded. Retention drops whole trees. Flush numbers
@@ -46,7 +55,9 @@ mod error;
 mod group;
 mod keyring;
 mod keys;
+mod letters;
 mod log;
+mod migrate;
 mod read;
 mod recorder;
 mod records;
@@ -67,6 +78,7 @@ pub use codec::Counts;
 pub use config::Config;
 pub use error::Error;
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
+pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
@@ -111,6 +123,8 @@ enum State {
 struct Ledger {
     next_flush: u64,
     running: Running,
+    /// Dead letters are to be published: each is marked as long as it is not.
+    publish_dead: bool,
     counts: HashMap<SubscriptionId, Counts>,
     /// A closed database that some reader still holds: it must be gone before the next one can be opened.
     retired: Option<Arc<Engine>>,
@@ -122,7 +136,7 @@ impl Ledger {
     }
 
     /// What the database says.
-    fn load(engine: &Engine) -> Result<Self, Error> {
+    fn load(engine: &Engine, config: &Config) -> Result<Self, Error> {
         let (next_flush, running) = recover::last_flush(engine)?;
         let mut counts = HashMap::new();
         for pair in engine.state.scan_prefix([kind::COUNTS]) {
@@ -130,7 +144,7 @@ impl Ledger {
             let (subscription, _) = keys::parse_subscription(&key).ok_or(Error::Record { what: "count" })?;
             counts.insert(subscription, codec::read_counts(&value)?);
         }
-        Ok(Self { next_flush, running, counts, retired: None })
+        Ok(Self { next_flush, running, publish_dead: config.publish_dead_letters, counts, retired: None })
     }
 }
 
@@ -151,6 +165,7 @@ impl CountBook {
         let before = before.unwrap_or_default();
         self.total.parked = self.total.parked + counts.parked - before.parked;
         self.total.dead = self.total.dead + counts.dead - before.dead;
+        self.total.dead_bytes = self.total.dead_bytes + counts.dead_bytes - before.dead_bytes;
     }
 
     fn of(counts: &HashMap<SubscriptionId, Counts>) -> Self {
@@ -174,7 +189,7 @@ impl Store {
     pub fn open(config: Config) -> Result<Self, Error> {
         let directory = Directory::prepare(&config)?;
         let engine = Engine::open(&directory, &config)?;
-        let ledger = Ledger::load(&engine)?;
+        let ledger = Ledger::load(&engine, &config)?;
         let counts = CountBook::of(&ledger.counts);
         let inner = Inner {
             config,
@@ -267,10 +282,15 @@ impl Store {
             return self.engine().map(|_| false);
         }
         let mut ledger = self.inner.ledger.lock();
+        self.commit_with(&mut ledger, changes)
+    }
+
+    /// The same, by one who has the lock already.
+    fn commit_with(&self, ledger: &mut Ledger, changes: &[Change]) -> Result<bool, Error> {
         let engine = self.engine()?;
-        let result = Group::build(&engine, &ledger, changes)
+        let result = Group::build(&engine, ledger, changes)
             .and_then(|group| group.write(now_ms(), self.inner.config.log_partition));
-        let written = self.settle(engine, &mut ledger, result)?;
+        let written = self.settle(engine, ledger, result)?;
         let mut book = self.inner.counts.lock();
         for (subscription, counts) in written.counts {
             book.put(&subscription, counts);
@@ -331,7 +351,7 @@ impl Store {
             self.retire(&mut ledger)?;
             if matches!(*self.inner.engine.read(), State::Closed(_)) {
                 let engine = Engine::open(&self.inner.directory, &self.inner.config)?;
-                *ledger = Ledger::load(&engine)?;
+                *ledger = Ledger::load(&engine, &self.inner.config)?;
                 *self.inner.counts.lock() = CountBook::of(&ledger.counts);
                 *self.inner.engine.write() = State::Open(Arc::new(engine));
             }

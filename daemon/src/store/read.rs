@@ -6,7 +6,7 @@ use super::codec::{self, Counts, StoredBody};
 use super::engine::Engine;
 use super::keys::{self, kind};
 use super::log::Group;
-use super::records::{DeadKey, DeadLetter, DeliveryPage, LogEntry, LogKey, Parked, ParkedKey, Recovered, Registration};
+use super::records::{DeliveryPage, LogEntry, LogKey, Parked, ParkedKey, Recovered, Registration};
 use super::{Error, Store, recover};
 use crate::domain::{DeliveryId, StreamName, SubscriptionId};
 
@@ -15,7 +15,7 @@ pub const DELIVERIES_PAGE_MAX: usize = 100;
 /// The most parked deliveries of one page.
 pub const PARKED_PAGE_MAX: usize = 256;
 /// A page of parked deliveries or dead letters ends when it has this many bytes of bodies.
-const PAGE_BODY_BYTES_MAX: usize = 4 << 20;
+pub(super) const PAGE_BODY_BYTES_MAX: usize = 4 << 20;
 /// How many flushes a page of the log may search: it bounds the time that a page takes to some tens of milliseconds.
 const PAGE_FLUSHES_MAX: usize = 4_000;
 
@@ -144,52 +144,6 @@ impl Store {
         Ok(fill(&engine, &key, delivery, body, &mut parked.content.body)?.then_some(parked))
     }
 
-    /// A dead letter, by its delivery's id.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn dead_letter(&self, delivery: &DeliveryId) -> Result<Option<DeadLetter>, Error> {
-        let engine = self.engine()?;
-        let Some((subscription, failed_ms, key)) = find(&engine, true, delivery)? else { return Ok(None) };
-        let Some(record) = engine.state.get(&key).map_err(Error::read)? else { return Ok(None) };
-        let (mut letter, body) = codec::read_dead(subscription, failed_ms, *delivery, &record)?;
-        Ok(fill(&engine, &key, delivery, body, &mut letter.content.body)?.then_some(letter))
-    }
-
-    /// A page of a subscription's dead letters, newest first, before that key; at most `limit` (and
-    /// [`DELIVERIES_PAGE_MAX`]) of them.
-    ///
-    /// # Errors
-    /// When something cannot be read.
-    pub fn dead_letters(
-        &self,
-        subscription: &SubscriptionId,
-        before: Option<&DeadKey>,
-        limit: usize,
-    ) -> Result<Vec<(DeadKey, DeadLetter)>, Error> {
-        let engine = self.engine()?;
-        let from = keys::of_subscription(kind::DEAD, subscription);
-        let to = match before {
-            Some(key) => keys::timed(kind::DEAD, subscription, key.failed_ms, &key.delivery),
-            None => keys::from_time(kind::DEAD, subscription, u64::MAX),
-        };
-        let (mut page, mut bytes) = (Vec::new(), 0);
-        for pair in engine.state.range(from..to).rev() {
-            if page.len() >= limit.min(DELIVERIES_PAGE_MAX) || bytes >= PAGE_BODY_BYTES_MAX {
-                break;
-            }
-            let (key, value) = pair.map_err(Error::read)?;
-            let (failed_ms, delivery) = keys::parse_timed(&key).ok_or(Error::Record { what: "dead letter" })?;
-            let (mut letter, body) = codec::read_dead(subscription.clone(), failed_ms, delivery, &value)?;
-            if !fill(&engine, &key, &delivery, body, &mut letter.content.body)? {
-                continue;
-            }
-            bytes += letter.content.body.len();
-            page.push((letter.key(), letter));
-        }
-        Ok(page)
-    }
-
     /// A page of a subscription's log, newest first, before that key; at most `limit` (and [`DELIVERIES_PAGE_MAX`])
     /// entries. It searches all subscriptions' flushes and may take tens of milliseconds: not for the data plane.
     ///
@@ -279,7 +233,11 @@ fn next_due_ms(engine: &Engine, subscription: &SubscriptionId) -> Result<Option<
 }
 
 /// Where a delivery lies, when it is parked or a dead letter as asked.
-fn find(engine: &Engine, dead: bool, delivery: &DeliveryId) -> Result<Option<(SubscriptionId, u64, Vec<u8>)>, Error> {
+pub(super) fn find(
+    engine: &Engine,
+    dead: bool,
+    delivery: &DeliveryId,
+) -> Result<Option<(SubscriptionId, u64, Vec<u8>)>, Error> {
     let Some(record) = engine.state.get(keys::by_id(delivery)).map_err(Error::read)? else { return Ok(None) };
     let place = codec::read_whereabouts(&record)?;
     if place.dead != dead {
@@ -291,7 +249,7 @@ fn find(engine: &Engine, dead: bool, delivery: &DeliveryId) -> Result<Option<(Su
 }
 
 /// Puts a record's body in its place; false when the record was removed, and the body's file with it, in the meantime.
-fn fill(
+pub(super) fn fill(
     engine: &Engine,
     key: &[u8],
     delivery: &DeliveryId,

@@ -263,6 +263,29 @@ impl DeadLetter {
     }
 }
 
+impl DeadLetter {
+    /// The same delivery, parked to be sent again at that time. Its attempts stay, and its retry policy begins anew.
+    pub fn resent(self, due_ms: u64) -> Parked {
+        Parked {
+            delivery: self.delivery,
+            subscription: self.subscription,
+            position: self.position,
+            part: self.part,
+            parts: self.parts,
+            due_ms,
+            attempts: self.attempts,
+            first_attempt_ms: self.first_attempt_ms,
+            last_failure: Some(self.failure),
+            content: self.content,
+            created_ms: self.created_ms,
+            resent_after: self.attempts,
+            // It has lost its place in the order when it was given up.
+            order_key: None,
+            history: self.history,
+        }
+    }
+}
+
 /// What became of a delivery, as its log entry says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disposition {
@@ -274,6 +297,18 @@ pub enum Disposition {
     Parked,
     /// It was given up and is kept as a dead letter.
     Dead,
+}
+
+impl Disposition {
+    /// A stable word for the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Dropped => "dropped",
+            Self::Parked => "parked",
+            Self::Dead => "dead",
+        }
+    }
 }
 
 /// One line of the log. Whatever it says, the delivery counts as on record from then on.
@@ -402,8 +437,16 @@ pub enum Change {
         /// The attempt, or what else made an end.
         log: LogEntry,
     },
-    /// A dead letter is to be sent again: it is parked in its place.
+    /// A dead letter is to be sent again: it is parked in its place. What is no dead letter stays as it is, so that a
+    /// delivery which was resent before is not sent once more. [`Store::resend`](super::Store::resend) says which it was.
     Resend(Box<Parked>),
+    /// A dead letter has been published.
+    Published {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// When it was given up.
+        failed_ms: u64,
+    },
     /// A parked delivery or dead letter is taken out of the store without more ado.
     Remove(DeliveryId),
     /// A subscription is held at a position, or its position moves.

@@ -16,8 +16,8 @@ pub enum Format {
 }
 
 /// Libraries whose own lines matter only when something is wrong.
-const QUIET: &str = "async_nats=warn,hyper=warn,hyper_util=warn,h2=warn,reqwest=warn,rustls=warn,sled=warn,wasmtime=warn,\
-                     cranelift_codegen=warn,notify=warn,tower_http=warn";
+const QUIET: &str = "async_nats=warn,hyper=warn,hyper_util=warn,h2=warn,hickory_net=warn,hickory_resolver=warn,\
+                     rustls=warn,sled=warn,wasmtime=warn,cranelift_codegen=warn,notify=warn,tower_http=warn";
 
 /// Starts logging for the whole process; a second call changes nothing.
 pub fn init(format: Format, level: Level) {

@@ -75,6 +75,7 @@ struct Inner {
     attempts: Family<ByOutcome, Counter>,
     faults: Family<ByKind, Counter>,
     dropped: Family<BySubscription, Counter>,
+    resent: Family<BySubscription, Counter>,
     parked: Family<BySubscription, Gauge>,
     in_flight: Family<BySubscription, Gauge>,
     held: Family<BySubscription, Gauge>,
@@ -90,6 +91,7 @@ struct Inner {
     unmatched: Family<ByStream, Counter>,
     unacked: Family<ByStream, Gauge>,
     attempt_seconds: Histogram,
+    client: ClientMetrics,
     store: StoreMetrics,
     sse: SseMetrics,
 }
@@ -107,6 +109,8 @@ pub struct SubscriptionMetrics {
     pub delivered: Counter,
     /// Deliveries that ended as dead letters.
     pub failed: Counter,
+    /// Dead letters that were parked again, to be sent once more.
+    pub resent: Counter,
     /// Deliveries that wait in the store for their next attempt.
     pub parked: Gauge,
     /// Attempts under way, and outcomes not yet on record.
@@ -163,6 +167,13 @@ pub struct StreamMetrics {
     pub unacked: Gauge,
 }
 
+/// What the HTTP client of the webhooks counts.
+#[derive(Clone, Debug, Default)]
+pub struct ClientMetrics {
+    /// Connections open now, to receivers or to the proxy.
+    pub connections: Gauge,
+}
+
 /// What the store's writer counts.
 #[derive(Clone, Debug, Default)]
 pub struct StoreMetrics {
@@ -214,6 +225,7 @@ impl Metrics {
             attempts: Family::default(),
             faults: Family::default(),
             dropped: Family::default(),
+            resent: Family::default(),
             parked: Family::default(),
             in_flight: Family::default(),
             held: Family::default(),
@@ -229,6 +241,7 @@ impl Metrics {
             unmatched: Family::default(),
             unacked: Family::default(),
             attempt_seconds: Histogram::new(SECONDS_BUCKETS),
+            client: ClientMetrics::default(),
             store: StoreMetrics::default(),
             sse: SseMetrics::default(),
         };
@@ -247,6 +260,7 @@ impl Metrics {
             dropped: m.dropped.get_or_create_owned(&by),
             delivered: m.deliveries.get_or_create_owned(&outcome("delivered")),
             failed: m.deliveries.get_or_create_owned(&outcome("failed")),
+            resent: m.resent.get_or_create_owned(&by),
             parked: m.parked.get_or_create_owned(&by),
             in_flight: m.in_flight.get_or_create_owned(&by),
             held: m.held.get_or_create_owned(&by),
@@ -309,6 +323,11 @@ impl Metrics {
         }
     }
 
+    /// The readings of the HTTP client of the webhooks.
+    pub fn client(&self) -> ClientMetrics {
+        self.0.client.clone()
+    }
+
     /// The counters of the store's writer.
     pub fn store(&self) -> StoreMetrics {
         self.0.store.clone()
@@ -339,6 +358,7 @@ impl Inner {
         r.register("deliveries", "Deliveries that ended, by outcome", self.deliveries.clone());
         r.register("attempts", "Attempts that ended, by result", self.attempts.clone());
         r.register("plugin_faults", "Plugin faults, by kind", self.faults.clone());
+        r.register("deliveries_resent", "Dead letters parked to be sent again", self.resent.clone());
         r.register("parked", "Deliveries that wait for their next attempt", self.parked.clone());
         r.register("in_flight", "Attempts under way or not yet on record", self.in_flight.clone());
         r.register("held", "1 while a subscription is held or catching up", self.held.clone());
@@ -356,6 +376,7 @@ impl Inner {
         r.register("ingest_unacked", "Messages received and not yet acked", self.unacked.clone());
         let seconds = self.attempt_seconds.clone();
         r.register_with_unit("attempt", "How long attempts take", Unit::Seconds, seconds);
+        r.register("connections", "Connections open to receivers", self.client.connections.clone());
         let store = &self.store;
         r.register("store_flushes", "Groups of changes made durable", store.flushes.clone());
         r.register("store_changes", "Changes made durable", store.changes.clone());

@@ -97,7 +97,7 @@ impl Template {
                 Piece::Pointer(pointer) => match (payload.pointer(pointer), missing) {
                     (Some(Value::String(text)), _) => filled.push_str(&clean(text)),
                     (Some(value @ (Value::Number(_) | Value::Bool(_))), _) => {
-                        filled.push_str(&clean(&value.to_string()))
+                        filled.push_str(&clean(&value.to_string()));
                     }
                     (None | Some(Value::Null), Some(missing)) => filled.push_str(missing),
                     (None | Some(Value::Null), None) => {

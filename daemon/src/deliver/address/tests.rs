@@ -121,6 +121,112 @@ fn the_edges_of_every_special_network_are_refused() {
     }
 }
 
+/// What IPv6 is public, written down a second time: by range, from the registries of IANA, as texts.
+fn is_public(address: IpAddr) -> bool {
+    let within = |text: &str| net(text).contains(&address);
+    let IpAddr::V6(v6) = address else { return !SPECIAL.iter().any(|text| net(text).contains(&address)) };
+    let octets = v6.octets();
+    let v4_at =
+        |at: usize| is_public(IpAddr::from(<[u8; 4]>::try_from(&octets[at..at + 4]).expect("four of sixteen octets")));
+    if within("::ffff:0:0/96") || within("64:ff9b::/96") {
+        return v4_at(12);
+    }
+    if within("2002::/16") {
+        return v4_at(2);
+    }
+    let reserved = ["2001::/23", "2001:db8::/32", "3fff::/20"];
+    within("2000::/3") && !reserved.into_iter().any(within)
+}
+
+/// An address of any kind, often next to the edge of a special network or hiding an IPv4 one, which chance alone would
+/// hardly meet.
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    let near = (0..SPECIAL.len(), any::<bool>(), -2i8..=2).prop_map(|(which, end, step)| {
+        let network = net(SPECIAL[which]);
+        match if end { network.broadcast() } else { network.network() } {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add_signed(step.into())).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add_signed(step.into())).into(),
+        }
+    });
+    let v4 = prop_oneof![
+        any::<u32>().prop_map(Ipv4Addr::from_bits),
+        near.clone().prop_filter_map("IPv4", |address| match address {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        })
+    ];
+    let hidden = (v4, 0..5usize, any::<u64>()).prop_map(|(v4, how, rest)| {
+        let [a, b, c, d] = v4.octets();
+        let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let any = (rest >> 48) as u16;
+        IpAddr::V6(match how {
+            0 => v4.to_ipv6_mapped(),
+            1 => Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+            2 => Ipv6Addr::new(0x64, 0xff9b, 1, any, 0, 0, high, low),
+            3 => Ipv6Addr::new(0x2002, high, low, any, 0, 0, 0, rest as u16),
+            // Teredo has it inverted.
+            _ => Ipv6Addr::new(0x2001, 0, any, any, 0, 0, !high, !low),
+        })
+    });
+    prop_oneof![
+        any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+        any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+        // Within the part of IPv6 that is in use.
+        any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits >> 3 | 1 << 125))),
+        near,
+        hidden,
+    ]
+}
+
+#[test]
+fn ports_are_denied_at_every_address() {
+    let policy = Policy::new([net("127.0.0.0/8")]).denying_ports([22, 25]);
+    assert_eq!(policy.permits_port(25), Err(RefusedPort { port: 25 }));
+    assert_eq!(policy.permits_port(443), Ok(()));
+    assert_eq!(Policy::default().permits_port(25), Ok(()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn an_address_is_let_through_exactly_when_it_is_public(address in any_address()) {
+        prop_assert_eq!(Policy::default().permits(address).is_ok(), is_public(address), "{}", address);
+    }
+
+    #[test]
+    fn what_is_allowed_beside_the_public_is_let_through_and_nothing_else(
+        address in any_address(), inside in any_address(), prefix in 0u8..=128,
+    ) {
+        let network = match inside {
+            IpAddr::V4(v4) => IpNet::V4(Ipv4Net::new(v4, prefix.min(32)).expect("a network").trunc()),
+            IpAddr::V6(v6) => IpNet::V6(ipnet::Ipv6Net::new(v6, prefix).expect("a network").trunc()),
+        };
+        // What is dialled as IPv4 is let through by IPv4 networks only, and one of mapped addresses is one.
+        let policy = Policy::new([network]);
+        prop_assert!(policy.permits(address).is_ok() || !is_public(address), "{} is public", address);
+        if policy.permits(address).is_ok() && !is_public(address) {
+            let reached = [Some(address), mapped(address), embedded(address)];
+            let allowed = |ip: IpAddr| network.contains(&ip) || unmapped(network).contains(&ip);
+            prop_assert!(reached.into_iter().flatten().any(allowed), "{} by {}", address, network);
+        }
+    }
+}
+
+fn mapped(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map(IpAddr::V4),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V6(v6) => embedded_v4(v6).map(IpAddr::V4),
+        IpAddr::V4(_) => None,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 

@@ -122,6 +122,7 @@ fn endpoint(url: &str) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
+        tls: None,
         health: crate::domain::HealthPolicy::default(),
     }
 }
@@ -141,7 +142,7 @@ fn request() -> Request<'static> {
 
 fn client(allow: &[&str]) -> Client {
     let allow_cidrs = allow.iter().map(|text| text.parse().expect("a network")).collect();
-    Client::new(&Config { allow_cidrs, ..Config::default() }).expect("a client")
+    Client::new(&Config { allow_cidrs, ..Config::default() }, &ClientMetrics::default()).expect("a client")
 }
 
 async fn attempt_at(url: &str, allow: &[&str]) -> Outcome {
@@ -343,13 +344,7 @@ async fn a_name_that_does_not_exist_is_the_networks_fault() {
 }
 
 #[test]
-fn a_client_that_trusts_nobody_can_be_built() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let resolver = Resolver::new(Policy::default());
-    let tls = distrustful().expect("TLS");
-    assert!(builder(&Config::default(), resolver).tls_backend_preconfigured(tls).build().is_ok());
-    assert!(matches!(
-        Client::new(&Config { user_agent: "two\nlines".to_owned(), ..Config::default() }),
-        Err(Error::Build(_))
-    ));
+fn a_client_needs_a_user_agent_that_can_be_sent() {
+    let config = Config { user_agent: "two\nlines".to_owned(), ..Config::default() };
+    assert!(matches!(Client::new(&config, &ClientMetrics::default()), Err(Error::UserAgent)));
 }

@@ -88,6 +88,12 @@ fn errors_are_told_apart_by_type_however_deep() {
     assert_eq!(class_of(refused), (FailureClass::AddressRefused, false));
     assert_eq!(class_of(resolve::Error::Refused(refused)), (FailureClass::AddressRefused, false));
     assert_eq!(class_of(resolve::Error::Busy), (FailureClass::Internal, true));
+    assert_eq!(class_of(resolve::Error::Nothing), (FailureClass::Network, true));
+    assert_eq!(class_of(RefusedPort { port: 25 }), (FailureClass::AddressRefused, false));
+    assert_eq!(class_of(proxy::Error::Refused(StatusCode::BAD_GATEWAY)), (FailureClass::Network, true));
+    assert_eq!(class_of(proxy::Error::Refused(StatusCode::FORBIDDEN)), (FailureClass::Internal, true));
+    assert_eq!(class_of(proxy::Error::Io(ErrorKind::ConnectionRefused.into())), (FailureClass::Internal, true));
+    assert_eq!(class_of(proxy::Error::NotHttp), (FailureClass::Internal, true));
     assert_eq!(class_of(resolve::Error::Lookup(io::Error::other("x").into())), (FailureClass::Network, true));
     assert_eq!(class_of(resolve::Error::Lookup(errno(Errno::MFILE).into())), (FailureClass::Internal, true));
     assert_eq!(class_of("a text that says timeout"), (FailureClass::Network, true));

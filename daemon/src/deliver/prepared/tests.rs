@@ -22,6 +22,7 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
+        tls: None,
         health: crate::domain::HealthPolicy::default(),
     }
 }
@@ -52,6 +53,9 @@ fn refuses_urls_that_are_no_endpoint() {
         ("/hook", Error::Url(Some(url::ParseError::RelativeUrlWithoutBase))),
         ("http://1.2.3.4.5.6.0x/", Error::Url(Some(url::ParseError::InvalidIpv4Address))),
         (&*long, Error::UrlLength),
+        // A zone names an interface of this machine, and has no place in a URL (WHATWG).
+        ("http://[fe80::1%25eth0]/", Error::Url(Some(url::ParseError::InvalidIpv6Address))),
+        ("http://[fe80::1%eth0]/", Error::Url(Some(url::ParseError::InvalidIpv6Address))),
     ] {
         assert_eq!(Prepared::new(&endpoint(url, Vec::new())).err(), Some(expected), "{url}");
     }
@@ -68,10 +72,10 @@ fn sees_the_address_behind_every_way_of_writing_it() {
         "http://①27.0.0.1/",
     ] {
         let prepared = Prepared::new(&endpoint(url, Vec::new())).expect(url);
-        assert_eq!(prepared.address, Some(IpAddr::from([127, 0, 0, 1])), "{url}");
+        assert_eq!(prepared.uri.host(), Some("127.0.0.1"), "{url}");
     }
     let prepared = Prepared::new(&endpoint("https://[::ffff:7f00:1]:8443/a?key=secret", Vec::new())).expect("valid");
-    assert_eq!(prepared.address, Some("::ffff:127.0.0.1".parse().expect("an address")));
+    assert_eq!(prepared.uri.host(), Some("[::ffff:7f00:1]"));
     assert_eq!(&*prepared.host, "[::ffff:127.0.0.1]:8443");
     assert!(!format!("{prepared:?}").contains("secret"));
 }

@@ -7,6 +7,7 @@ use tracing::{error, info};
 
 use super::{Next, Worker};
 use crate::domain::{DeliveryId, Event};
+use crate::failpoint::{self, Place};
 use crate::pipeline::catchup::{Ask, Brought};
 use crate::pipeline::job::Job;
 use crate::store;
@@ -115,6 +116,7 @@ impl Worker {
 
     fn rejoined(&mut self, all_live: bool) {
         self.drop_page();
+        failpoint::pass(Place::Rejoined);
         if all_live {
             self.lane.metrics.held.set(0);
             info!(subscription = %self.lane.id(), "caught up, reading live again");
@@ -189,6 +191,7 @@ impl Worker {
                     return Ok(Some(key.due_ms));
                 }
                 self.lane.state().claim(key.delivery);
+                failpoint::pass(Place::DueTaken);
                 self.ready.push_back(Job::parked(parked));
             }
         }

@@ -11,6 +11,7 @@ use super::{RESUBMIT_DELAY, Worker};
 use crate::deliver::breaker::Permit;
 use crate::deliver::lane::{Record, Token};
 use crate::domain::Outcome;
+use crate::failpoint::{self, Place};
 use crate::pipeline::job::{Job, Landed};
 
 /// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
@@ -31,6 +32,7 @@ impl Worker {
 
     pub(super) fn land(&mut self, landed: Landed) {
         let Landed { job, outcome, took } = landed;
+        failpoint::pass(Place::Answered);
         self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);

@@ -111,7 +111,7 @@ fn check(path: &std::path::Path, confirmed: &HashSet<u64>) {
         }
     }
     assert!(parked.union(&dead).all(|n| recorded.contains(n)), "nothing is parked that is not on record");
-    assert_eq!(store.totals(), counts(parked.len() as u64, dead.len() as u64));
+    assert_eq!(totals(&store), counts(parked.len() as u64, dead.len() as u64));
     // A position is durable only with all that was submitted before it.
     let round = held - held % 1_000_000;
     assert!(

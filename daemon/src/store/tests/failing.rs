@@ -111,7 +111,7 @@ fn child() {
         assert!(store.parked(&parked("crm", *n, 0).delivery).expect("read").is_some(), "{n} is parked");
         parked_count += 1;
     }
-    assert_eq!(store.totals(), counts(parked_count, 0));
+    assert_eq!(totals(&store), counts(parked_count, 0));
 }
 
 #[test]

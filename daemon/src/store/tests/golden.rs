@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::codec::{self, BodyRef, StoredBody, Whereabouts};
+use super::super::codec::{self, BodyRef, StoredBody, Traits, Whereabouts};
 use super::super::log::{Builder, Group};
 use super::*;
 use crate::domain::{FailureClass, RangeSet};
@@ -56,7 +56,12 @@ pub(super) fn dead_v1() -> DeadLetter {
 
 fn place() -> Whereabouts {
     let file = Some(BodyRef { length: 70_000, digest: [1, 2, 3, 4, 5, 6, 7, 8] });
-    Whereabouts { dead: true, subscription: sub("crm"), at_ms: 1_700_000_000_000, file }
+    let traits = Some(traits());
+    Whereabouts { dead: true, subscription: sub("crm"), at_ms: 1_700_000_000_000, file, traits }
+}
+
+fn traits() -> Traits {
+    Traits { class: "status".into(), status: Some(503), bytes: 70_300 }
 }
 
 fn entries() -> Vec<LogEntry> {
@@ -123,6 +128,9 @@ fn version_2_has_these_bytes() {
         ("parked with file", codec::write_parked(&resent, file)),
         ("dead", codec::write_dead(&dead("crm", 42, 5), None)),
         ("log", log_value(&entries())),
+        ("counts", codec::write_counts(Counts { parked: 3, dead: 400, dead_bytes: 70_300 })),
+        ("whereabouts", codec::write_whereabouts(&place())),
+        ("dead by time", codec::write_dead_index(&sub("crm"), &traits())),
     ];
     let golden: Vec<&str> = include_str!("golden_v2.txt").lines().collect();
     assert_eq!(lines(&found), golden);
@@ -130,12 +138,7 @@ fn version_2_has_these_bytes() {
 
 #[test]
 fn what_has_only_a_version_1_has_these_bytes() {
-    let found = [
-        ("position", codec::write_position(&position())),
-        ("number", codec::write_number(300)),
-        ("counts", codec::write_counts(counts(3, 400))),
-        ("whereabouts", codec::write_whereabouts(&place())),
-    ];
+    let found = [("position", codec::write_position(&position())), ("number", codec::write_number(300))];
     for (name, bytes) in found {
         assert_eq!(hex::encode(bytes), hex::encode(v1(name)), "{name}");
     }
@@ -153,6 +156,9 @@ fn version_1_is_read() {
     let (read, body) = codec::read_dead(sub("crm"), 5, letter.delivery, &v1("dead")).expect("read");
     assert_eq!(body, StoredBody::Inline(letter.content.body.clone()));
     assert_eq!(DeadLetter { content: letter.content.clone(), ..read }, letter);
+    assert_eq!(codec::read_counts(&v1("counts")).expect("read"), counts(3, 400));
+    let bare = Whereabouts { traits: None, ..place() };
+    assert_eq!(codec::read_whereabouts(&v1("whereabouts")).expect("read"), bare);
     let mut read = log_entries(&v1("log"));
     read.sort_by_key(|entry| entry.position.sequence);
     let mut expected = entries_v1();
@@ -166,6 +172,8 @@ fn records_survive_their_bytes() {
     let bytes = codec::write_position(&position());
     assert_eq!(codec::read_position(stream("EVENTS"), &bytes).expect("read"), position());
     assert_eq!(codec::read_whereabouts(&codec::write_whereabouts(&place())).expect("read"), place());
+    let index = codec::write_dead_index(&sub("crm"), &traits());
+    assert_eq!(codec::read_dead_index(&index).expect("read"), (sub("crm"), traits()));
     let (one, letter) = (parked("crm", 42, 5), dead("crm", 42, 5));
     let (mut read, body) =
         codec::read_parked(sub("crm"), 5, one.delivery, &codec::write_parked(&one, None)).expect("read");

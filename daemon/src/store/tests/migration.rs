@@ -29,8 +29,8 @@ fn write_format_1(dir: &Path) {
         (keys::by_id(&parked.delivery), parked_at),
         (keys::timed(kind::DEAD, &sub("wall"), 5, &dead_id), v1("dead")),
         (keys::by_id(&dead_id), dead_at),
-        (keys::of_subscription(kind::COUNTS, &sub("crm")), codec::write_counts(counts(1, 0))),
-        (keys::of_subscription(kind::COUNTS, &sub("wall")), codec::write_counts(counts(0, 1))),
+        (keys::of_subscription(kind::COUNTS, &sub("crm")), hex::decode("010100").expect("hex")),
+        (keys::of_subscription(kind::COUNTS, &sub("wall")), hex::decode("010001").expect("hex")),
     ] {
         state.insert(key, value).expect("insert");
     }
@@ -46,11 +46,15 @@ fn a_store_of_format_1_is_read_and_brought_up_to_date() {
     for round in ["first", "second"] {
         let store = open(&dir);
         assert_eq!(store.parked(&parked_v1().delivery).expect("read"), Some(parked_v1()), "{round}");
-        let letters = store.dead_letters(&sub("wall"), None, 10).expect("page");
+        let letters = store.dead_letters(&sub("wall"), &DeadFilter::default(), None, 10).expect("page").letters;
         let dead_id = DeliveryId::derive(&sub("wall"), &at(42), 0);
         let expected = DeadLetter { subscription: sub("wall"), delivery: dead_id, ..dead_v1() };
-        assert_eq!(letters.into_iter().map(|(_, letter)| letter).collect::<Vec<_>>(), [expected]);
-        assert_eq!(store.totals(), counts(1, 1));
+        assert_eq!(letters, [expected]);
+        let busy = DeadFilter { class: Some("status".into()), status: Some(503), ..DeadFilter::default() };
+        assert_eq!(store.dead_letters(&sub("wall"), &busy, None, 10).expect("page").letters, letters, "by reason");
+        assert_eq!(store.dead_letters_of_all(&busy, None, 10).expect("page").letters, letters, "by time");
+        assert!(store.counts(&sub("wall")).dead_bytes > 100, "{:?}", store.counts(&sub("wall")));
+        assert_eq!(totals(&store), counts(1, 1));
         let registration = store.registration(&sub("crm")).expect("read").expect("known");
         assert_eq!(registration.disabled.map(|d| (d.reason, d.since_ms)), Some(("gone".into(), 0)));
         assert_eq!(store.checkpoint(&stream("EVENTS")).expect("read"), Some(300));

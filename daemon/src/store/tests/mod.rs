@@ -3,6 +3,7 @@
 mod crash;
 mod failing;
 mod golden;
+mod letters;
 mod migration;
 mod opening;
 mod recorder;
@@ -138,5 +139,16 @@ fn bury(letter: DeadLetter) -> Change {
 }
 
 fn counts(parked: u64, dead: u64) -> Counts {
-    Counts { parked, dead }
+    Counts { parked, dead, dead_bytes: 0 }
+}
+
+/// All counts but the bytes, which depend on how records are written.
+fn totals(store: &Store) -> Counts {
+    Counts { dead_bytes: 0, ..store.totals() }
+}
+
+/// The sequences of a subscription's dead letters, newest first.
+fn dead_sequences(store: &Store, subscription: &str) -> Vec<u64> {
+    let page = store.dead_letters(&sub(subscription), &DeadFilter::default(), None, 100).expect("page");
+    page.letters.iter().map(|letter| letter.position.sequence).collect()
 }

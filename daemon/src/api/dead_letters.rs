@@ -1,0 +1,248 @@
+//! Dead letters: finding them, looking at one with all its attempts, sending one again, removing one.
+
+use axum::extract::{Path, Query};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use super::answer::{Body, Try, headers};
+use super::subscriptions::{Access, PAGE_DEFAULT, PAGE_MAX, bad_cursor, blocking, find};
+use super::{Problem, State};
+use crate::domain::{DeliveryId, SubscriptionId};
+use crate::store::{DeadFilter, DeadKey, DeadLetter, DeadPage, Resent};
+use crate::telemetry::clock;
+
+/// The routes, to be served below `/api/v1`; [`Access`] is laid over them by the caller.
+pub(super) fn routes() -> Router<State> {
+    Router::new()
+        .route("/dead-letters", get(list_all))
+        .route("/subscriptions/{name}/dead-letters", get(list))
+        .route("/subscriptions/{name}/dead-letters/{id}", get(one).delete(remove))
+        .route("/subscriptions/{name}/dead-letters/{id}/resend", post(resend))
+}
+
+/// Which dead letters are asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    limit: Option<usize>,
+    before: Option<String>,
+    subscription: Option<String>,
+    class: Option<String>,
+    status: Option<u16>,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+impl Search {
+    fn filter(&self) -> Result<DeadFilter, Problem> {
+        let time = |text: &Option<String>| {
+            let parse = |text: &String| {
+                let bad =
+                    || Problem::invalid("time", "a time is written as RFC 3339 has it, such as 2026-01-31T12:00:00Z");
+                clock::parse_rfc3339(text).ok_or_else(bad)
+            };
+            text.as_ref().map(parse).transpose()
+        };
+        let class = self.class.as_deref().map(Into::into);
+        Ok(DeadFilter { class, status: self.status, since_ms: time(&self.since)?, until_ms: time(&self.until)? })
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
+    }
+
+    fn before(&self) -> Result<Option<(u64, DeliveryId)>, Problem> {
+        let parse = |text: &String| {
+            let (failed_ms, delivery) = text.split_once('-')?;
+            Some((failed_ms.parse().ok()?, DeliveryId::parse(delivery).ok()?))
+        };
+        self.before.as_ref().map(|text| parse(text).ok_or_else(bad_cursor)).transpose()
+    }
+}
+
+/// A dead letter as listings show it.
+#[derive(Serialize)]
+struct Letter {
+    id: String,
+    subscription: String,
+    event_id: String,
+    r#type: String,
+    stream: String,
+    sequence: u64,
+    part: u32,
+    parts: u32,
+    created_at: String,
+    failed_at: String,
+    attempts: u32,
+    class: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    body_bytes: usize,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    body: Option<Body>,
+}
+
+impl Letter {
+    fn new(letter: &DeadLetter, with_body: bool) -> Self {
+        let content = &letter.content;
+        Self {
+            id: letter.delivery.to_string(),
+            subscription: letter.subscription.to_string(),
+            event_id: content.event_id.to_string(),
+            r#type: content.event_type.to_string(),
+            stream: letter.position.stream.to_string(),
+            sequence: letter.position.sequence,
+            part: letter.part,
+            parts: letter.parts,
+            created_at: clock::rfc3339(letter.created_ms),
+            failed_at: clock::rfc3339(letter.failed_ms),
+            attempts: letter.attempts,
+            class: letter.failure.class.to_string(),
+            status: letter.failure.status,
+            reason: letter.failure.message.to_string(),
+            content_type: content.content_type.as_deref().map(ToOwned::to_owned),
+            body_bytes: content.body.len(),
+            body: with_body.then(|| Body::from(&content.body[..])),
+        }
+    }
+}
+
+/// A dead letter with its headers and every attempt.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    letter: Letter,
+    headers: Vec<[String; 2]>,
+    /// After how many attempts it was last sent again; 0 when it never was.
+    resent_after: u32,
+    history: Vec<Try>,
+}
+
+fn answer(page: &DeadPage, with_body: bool) -> Response {
+    let letters: Vec<Letter> = page.letters.iter().map(|letter| Letter::new(letter, with_body)).collect();
+    let next = page.next.as_ref().map(|key| format!("{}-{}", key.failed_ms, key.delivery));
+    Json(serde_json::json!({ "dead_letters": letters, "next": next })).into_response()
+}
+
+/// `GET /api/v1/dead-letters`: what was given up, of all subscriptions or one, newest first, without bodies.
+async fn list_all(Extension(access): Extension<Access>, Query(search): Query<Search>) -> Result<Response, Problem> {
+    let (filter, before, limit) = (search.filter()?, search.before()?, search.limit());
+    let store = access.store.clone();
+    let page = match &search.subscription {
+        Some(name) => {
+            let id = known(&access, name)?;
+            let before = before.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
+            blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?
+        }
+        None => blocking(move || store.dead_letters_of_all(&filter, before, limit)).await?,
+    };
+    Ok(answer(&page, false))
+}
+
+/// `GET /api/v1/subscriptions/{name}/dead-letters`: what was given up of one subscription, newest first, with bodies.
+async fn list(
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    Query(search): Query<Search>,
+) -> Result<Response, Problem> {
+    if search.subscription.is_some() {
+        return Err(Problem::invalid("parameter", "the subscription stands in the path already"));
+    }
+    let id = known(&access, &name)?;
+    let (filter, limit, store) = (search.filter()?, search.limit(), access.store.clone());
+    let before = search.before()?.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
+    let page = blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?;
+    Ok(answer(&page, true))
+}
+
+/// `GET /api/v1/subscriptions/{name}/dead-letters/{id}`: one, with its body and every attempt.
+async fn one(
+    Extension(access): Extension<Access>,
+    Path((name, delivery)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
+    let store = access.store.clone();
+    let found = blocking(move || store.dead_letter(&delivery)).await?;
+    let letter = found.filter(|letter| letter.subscription == id).ok_or_else(|| missing(&name, &delivery))?;
+    let whole = Whole {
+        headers: headers(&letter.content.headers),
+        resent_after: letter.resent_after,
+        history: letter.history.iter().map(Try::from).collect(),
+        letter: Letter::new(&letter, true),
+    };
+    Ok(Json(whole).into_response())
+}
+
+/// `POST /api/v1/subscriptions/{name}/dead-letters/{id}/resend`: it is parked again, and due at once.
+async fn resend(
+    Extension(access): Extension<Access>,
+    Path((name, delivery)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let (lane, delivery) = (find(&access, &name)?, parse(&delivery)?);
+    let (store, id) = (access.store.clone(), lane.id().clone());
+    let answers = blocking(move || store.resend(&id, &[delivery])).await?;
+    match answers.first() {
+        Some(Resent::Parked) => {
+            lane.resent(1, clock::now_ms());
+            info!(subscription = %name, %delivery, "a dead letter is sent again");
+            let said = serde_json::json!({ "id": delivery.to_string(), "state": "parked" });
+            Ok((StatusCode::ACCEPTED, Json(said)).into_response())
+        }
+        Some(Resent::UnderWay) => Err(under_way(&delivery)),
+        Some(Resent::Unknown) | None => Err(missing(&name, &delivery)),
+    }
+}
+
+/// `DELETE /api/v1/subscriptions/{name}/dead-letters/{id}`: it is forgotten, with its body.
+async fn remove(
+    Extension(access): Extension<Access>,
+    Path((name, delivery)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
+    let store = access.store.clone();
+    let (removed, parked) = blocking(move || {
+        let removed = store.remove_dead_letters(&id, &[delivery])?;
+        Ok((removed, removed == 0 && store.parked(&delivery)?.is_some_and(|parked| parked.subscription == id)))
+    })
+    .await?;
+    match (removed, parked) {
+        (0, true) => Err(under_way(&delivery)),
+        (0, false) => Err(missing(&name, &delivery)),
+        _ => {
+            info!(subscription = %name, %delivery, "a dead letter was removed");
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+    }
+}
+
+/// A subscription that runs, or has dead letters from when it did.
+fn known(access: &Access, name: &str) -> Result<SubscriptionId, Problem> {
+    match SubscriptionId::parse(name) {
+        Ok(id) if access.store.counts(&id).dead > 0 => Ok(id),
+        _ => Ok(find(access, name)?.id().clone()),
+    }
+}
+
+fn key(subscription: &SubscriptionId, failed_ms: u64, delivery: DeliveryId) -> DeadKey {
+    DeadKey { subscription: subscription.clone(), failed_ms, delivery }
+}
+
+fn parse(id: &str) -> Result<DeliveryId, Problem> {
+    DeliveryId::parse(id).map_err(|error| Problem::invalid("delivery_id", error.to_string()))
+}
+
+fn missing(name: &str, delivery: &DeliveryId) -> Problem {
+    Problem::not_found(format!("subscription {name} has no dead letter {delivery}"))
+}
+
+fn under_way(delivery: &DeliveryId) -> Problem {
+    let detail = format!("{delivery} is parked and waits for its next attempt: look at the subscription's deliveries");
+    Problem::new(StatusCode::CONFLICT, "delivery_under_way", "The delivery is under way already", detail)
+}

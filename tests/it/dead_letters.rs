@@ -1,0 +1,125 @@
+//! What was given up: found, looked at, sent again, removed.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sluiced_tests::events::order;
+use sluiced_tests::setup::config;
+use sluiced_tests::{Behaviour, Reply, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+const LETTERS: &str = "/api/v1/subscriptions/crm/dead-letters";
+
+/// A daemon with one subscription `crm`, two attempts for each delivery, and orders that a receiver refused as `status`
+/// says of their numbers.
+async fn refused(numbers: u64, status: fn(u64) -> u16) -> (TestNats, TestReceiver, TestDaemon) {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    receiver.set(Behaviour::custom(move |request| Reply::status(request.number().map_or(500, status))));
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["10ms"]);
+    let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
+    for number in 0..numbers {
+        nats.publish("events.orders.created", order(number)).await;
+    }
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "failed")], numbers as f64).await;
+    (nats, receiver, daemon)
+}
+
+async fn get(daemon: &TestDaemon, path: &str) -> Value {
+    let answer = daemon.request("GET", path, None).await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    answer.json()
+}
+
+/// The stream sequences of a page's dead letters, in order.
+fn sequences(page: &Value) -> Vec<u64> {
+    let letters = page["dead_letters"].as_array().unwrap_or_else(|| panic!("no dead letters in {page}"));
+    letters.iter().map(|letter| letter["sequence"].as_u64().expect("a sequence")).collect()
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_by_reason_and_shown_with_every_attempt() {
+    let (_nats, _receiver, daemon) = refused(4, |number| if number % 2 == 0 { 400 } else { 503 }).await;
+    let found = async |query: &str| {
+        let mut sequences = sequences(&get(&daemon, &format!("{LETTERS}?{query}")).await);
+        sequences.sort_unstable();
+        sequences
+    };
+    assert_eq!(found("").await, [1, 2, 3, 4]);
+    assert_eq!(found("status=503").await, [2, 4]);
+    assert_eq!(found("class=status&status=400").await, [1, 3]);
+    assert_eq!(found("class=timeout").await, [] as [u64; 0]);
+    assert_eq!(found("until=2020-01-01T00:00:00Z").await, [] as [u64; 0]);
+    assert_eq!(found("since=2020-01-01T00:00:00Z").await, [1, 2, 3, 4]);
+    let everywhere = get(&daemon, "/api/v1/dead-letters?status=503&limit=1").await;
+    assert_eq!(everywhere["dead_letters"][0]["subscription"], "crm");
+    let next = format!("/api/v1/dead-letters?status=503&before={}", everywhere["next"].as_str().expect("a cursor"));
+    let mut both = sequences(&everywhere);
+    both.extend(sequences(&get(&daemon, &next).await));
+    both.sort_unstable();
+    assert_eq!(both, [2, 4]);
+
+    let page = get(&daemon, &format!("{LETTERS}?status=503&limit=1")).await;
+    let letter = &page["dead_letters"][0];
+    let one = get(&daemon, &format!("{LETTERS}/{}", letter["id"].as_str().expect("an id"))).await;
+    assert_eq!((&one["body"], &one["sequence"]), (&letter["body"], &letter["sequence"]));
+    let history = one["history"].as_array().expect("a history");
+    let attempts: Vec<(u64, u64)> = history
+        .iter()
+        .map(|attempt| (attempt["number"].as_u64().expect("a number"), attempt["status"].as_u64().expect("a status")))
+        .collect();
+    assert_eq!(attempts, [(1, 503), (2, 503)]);
+    assert!(history.iter().all(|attempt| attempt["class"] == "status" && attempt["took_ms"].is_u64()), "{one}");
+
+    for (query, code) in [("before=x", "cursor"), ("since=yesterday", "time"), ("subscription=crm", "parameter")] {
+        let answer = daemon.request("GET", &format!("{LETTERS}?{query}"), None).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some(code)), "{query}");
+    }
+    let nobody = daemon.request("GET", "/api/v1/dead-letters?subscription=nobody", None).await;
+    assert_eq!(nobody.status, 404);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_sent_again_arrives_or_comes_back_with_its_whole_history() {
+    let (_nats, receiver, mut daemon) = refused(1, |_| 500).await;
+    let page = get(&daemon, LETTERS).await;
+    let id = page["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
+    let (one, again) = (format!("{LETTERS}/{id}"), format!("{LETTERS}/{id}/resend"));
+    assert_eq!(daemon.request("POST", &again, None).await.status, 202);
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "failed")], 2.0).await;
+    let letter = get(&daemon, &one).await;
+    assert_eq!((letter["attempts"].as_u64(), letter["resent_after"].as_u64()), (Some(4), Some(2)));
+    assert_eq!(letter["history"].as_array().map(Vec::len), Some(4), "two attempts before, and two after: {letter}");
+    let books = daemon.accounted("crm", 1).await;
+    assert_eq!((books.failed, books.resent, books.delivered), (2, 1, 0));
+
+    // While it is on its way it cannot be sent once more.
+    receiver.set(Behaviour::Hang);
+    assert_eq!(daemon.request("POST", &again, None).await.status, 202);
+    let second = daemon.request("POST", &again, None).await;
+    assert_eq!((second.status, second.json()["code"].as_str()), (409, Some("delivery_under_way")));
+    assert_eq!(daemon.request("DELETE", &one, None).await.status, 409);
+    assert_eq!(daemon.request("GET", &one, None).await.status, 404);
+    // What was parked to be sent again survives a kill.
+    daemon.kill9();
+    receiver.set(Behaviour::Ok);
+    daemon.restart().await;
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "delivered")], 1.0).await;
+    wait_until("nothing is parked", SOON, async || daemon.reading("sluiced_parked", "crm").await == 0).await;
+    let last = receiver.received().pop().expect("a request");
+    assert_eq!((last.webhook_id(), last.attempt()), (id.as_str(), 5));
+    assert_eq!(daemon.request("POST", &again, None).await.status, 404, "it is a dead letter no more");
+}
+
+#[tokio::test]
+async fn a_dead_letter_can_be_removed() {
+    let (_nats, _receiver, daemon) = refused(2, |_| 400).await;
+    let page = get(&daemon, LETTERS).await;
+    let one = format!("{LETTERS}/{}", page["dead_letters"][0]["id"].as_str().expect("an id"));
+    assert_eq!(daemon.request("DELETE", &one, None).await.status, 204);
+    for method in ["DELETE", "GET"] {
+        assert_eq!(daemon.request(method, &one, None).await.status, 404, "{method}");
+    }
+    assert_eq!(daemon.request("DELETE", &format!("{LETTERS}/msg_1"), None).await.status, 400);
+    assert_eq!(sequences(&get(&daemon, LETTERS).await).len(), 1);
+    assert_eq!(daemon.accounted("crm", 2).await.failed, 2, "it stays counted");
+}

@@ -12,7 +12,7 @@ use tracing::{error, info};
 
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
-use super::{App, Error, parts};
+use super::{App, Error, OpenStream, parts};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::feed::{Feed, Routes};
@@ -21,7 +21,7 @@ use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::pipeline::{Shared, announce, lag};
 use crate::store::{self, Recorder, Store};
 use crate::telemetry::health::{Condition, Health};
-use crate::telemetry::metrics::StoreMetrics;
+use crate::telemetry::metrics::{StoreMetrics, StreamMetrics};
 use crate::{api, telemetry};
 
 /// How often the parts are asked how they are.
@@ -112,8 +112,8 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         nats: app.nats.clone(),
         readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
-        announcer: announcer.clone(),
-        config: Arc::new(pipeline.clone()),
+        announcer,
+        config: Arc::new(pipeline),
     };
     let room = Arc::new(Notify::new());
     let mut subscriptions = Subscriptions::new(
@@ -126,19 +126,11 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     );
     let (mut links, mut feeds) = (Vec::new(), Vec::new());
     for stream in app.streams {
-        let (retarget, asked) = mpsc::channel(1);
-        let delivered_before = stream.live.delivered_before();
-        links.push(StreamLink { name: stream.name.clone(), delivered_before, retarget });
         tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
-        feeds.push(Feed {
-            metrics: app.metrics.stream(stream.name.as_str()),
-            live: stream.live,
-            routes: Arc::clone(&app.routes),
-            room: Arc::clone(&room),
-            hold_after: pipeline.hold_after,
-            recorder: recorder.clone(),
-            retarget: asked,
-        });
+        let metrics = app.metrics.stream(stream.name.as_str());
+        let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
+        links.push(link);
+        feeds.push(feed);
     }
     subscriptions.start(links, app.specs, app.recovered).await?;
     // It is set here only.
@@ -170,6 +162,28 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         tasks,
         serving,
     })
+}
+
+/// A stream's feed, and what the subscriptions know of it.
+fn feed(
+    stream: OpenStream,
+    metrics: StreamMetrics,
+    shared: &Shared,
+    routes: &Arc<ArcSwap<Routes>>,
+    room: &Arc<Notify>,
+) -> (StreamLink, Feed) {
+    let (retarget, asked) = mpsc::channel(1);
+    let link = StreamLink { name: stream.name, delivered_before: stream.live.delivered_before(), retarget };
+    let feed = Feed {
+        metrics,
+        live: stream.live,
+        routes: Arc::clone(routes),
+        room: Arc::clone(room),
+        hold_after: shared.config.hold_after,
+        recorder: shared.recorder.clone(),
+        retarget: asked,
+    };
+    (link, feed)
 }
 
 fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Token>, JoinHandle<()>), store::Error> {

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use self::health::Course;
 use super::catchup::CatchUp;
-use super::job::{InAir, Job, failure};
+use super::job::{InAir, Job, Landed, failure};
 use super::pace::Pace;
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
@@ -59,6 +59,10 @@ pub struct Worker {
     through: Option<(usize, u64)>,
     /// The event that went back to the reader last, and how many probes failed with it.
     given_back: Option<(Position, u32)>,
+    /// Attempts that failed a moment ago, and since when: they may be the first of those that make the endpoint a failing
+    /// one.
+    suspects: Vec<Landed>,
+    suspected_at: Option<Instant>,
     /// Events that went back to the reader, and have been counted already.
     returned: HashSet<Position>,
     /// Take live events and parked deliveries by turns.
@@ -98,6 +102,8 @@ impl Worker {
             catch_up: CatchUp::default(),
             through: None,
             given_back: None,
+            suspects: Vec::new(),
+            suspected_at: None,
             returned: HashSet::new(),
             parked_next: true,
             look_again: None,
@@ -130,6 +136,9 @@ impl Worker {
         self.look_again = None;
         self.give_way();
         self.announce_gap();
+        if self.suspects_due().is_some_and(|due| due <= Instant::now()) {
+            self.conclude_suspects();
+        }
         if !self.resubmit() {
             return;
         }
@@ -259,7 +268,7 @@ impl Worker {
         let state = self.lane.state();
         let resubmit = state.refused_at.map(|at| at + RESUBMIT_DELAY);
         if state.disabled.is_some() {
-            return resubmit.into_iter().chain(self.course.gap_due()).min();
+            return resubmit.into_iter().chain(self.course.gap_due()).chain(self.suspects_due()).min();
         }
         // What is due cannot begin before what the last look for work was told to wait for, or without a free slot: the end
         // of an attempt wakes the worker.
@@ -275,6 +284,7 @@ impl Worker {
             .chain(self.look_again)
             .chain(self.catch_up.turn_end())
             .chain(self.course.gap_due())
+            .chain(self.suspects_due())
             .min()
     }
 }

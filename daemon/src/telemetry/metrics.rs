@@ -285,7 +285,7 @@ impl Metrics {
         let name = &subscription.name;
         let by = BySubscription { subscription: name.clone() };
         let m = &self.0;
-        let counters = [&m.received, &m.filtered, &m.dropped, &m.gap_events, &m.skipped_events];
+        let counters = [&m.received, &m.filtered, &m.dropped, &m.resent, &m.gap_events, &m.skipped_events];
         for family in counters {
             family.remove(&by);
         }

@@ -1,6 +1,7 @@
 //! What follows from an attempt: its record, and what it says of the endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
@@ -17,6 +18,9 @@ use crate::pipeline::job::{Job, Landed};
 /// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
 /// endpoint cannot take.
 const PROBES_PER_EVENT_MAX: u32 = 20;
+/// How long the record of a failure waits while others are under way: when they fail too and the endpoint is left alone,
+/// none of them is parked.
+const SUSPECT_TIME: Duration = Duration::from_millis(50);
 /// How many events are known to have gone back to the stream, so that they are not counted as received again. With more,
 /// some are.
 const RETURNED_MAX: usize = 4096;
@@ -36,18 +40,45 @@ impl Worker {
         self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
-        let from_reader = job.ledger.is_some() && job.parts == 1;
+        let landed = Landed { job, outcome, took };
+        let may_go_back =
+            landed.job.ledger.is_some() && landed.job.parts == 1 && matches!(landed.outcome, Outcome::Retry(_));
         // An endpoint that is left alone costs a position and no bodies: what fails goes back to the stream.
-        if (was_probe || self.breaker.is_failing())
-            && from_reader
-            && matches!(outcome, Outcome::Retry(_))
-            && self.probes_of(&job) < PROBES_PER_EVENT_MAX
+        if may_go_back && (was_probe || self.breaker.is_failing()) && self.probes_of(&landed.job) < PROBES_PER_EVENT_MAX
         {
-            return self.give_back(&job);
+            self.suspected_at = None;
+            let suspects = std::mem::take(&mut self.suspects);
+            suspects.iter().for_each(|suspect| self.give_back(&suspect.job));
+            return self.give_back(&landed.job);
         }
-        let spec = self.spec.load();
-        let record = job.conclude(&spec, &outcome, took, rand::random::<f64>());
+        // One of several that fail together may be the first of those that make the endpoint a failing one.
+        if may_go_back && !self.breaker.is_open() && !(self.in_air.is_empty() && self.suspects.is_empty()) {
+            self.suspected_at.get_or_insert_with(Instant::now);
+            return self.suspects.push(landed);
+        }
+        if !may_go_back {
+            self.conclude_suspects();
+        }
+        self.conclude(&landed);
+    }
+
+    fn conclude(&self, landed: &Landed) {
+        let Landed { job, outcome, took } = landed;
+        let record = job.conclude(&self.spec.load(), outcome, *took, rand::random::<f64>());
         self.submit(record);
+    }
+
+    /// What failed a moment ago was not the beginning of more: it is recorded like any other failure.
+    pub(super) fn conclude_suspects(&mut self) {
+        self.suspected_at = None;
+        for landed in std::mem::take(&mut self.suspects) {
+            self.conclude(&landed);
+        }
+    }
+
+    /// When what failed is to be recorded, whatever comes.
+    pub(super) fn suspects_due(&self) -> Option<Instant> {
+        self.suspected_at.map(|at| at + SUSPECT_TIME)
     }
 
     /// Counts the outcome, and draws what it says of the endpoint.

@@ -132,6 +132,12 @@ const CASES: &[Case] = &[
     Case(SSE, "types = [\">\"]\non_plugin_error = \"deadletter\"", &["6: subscription[0].on_plugin_error: must be one of \"dead-letter\", \"drop\", \"pass\", not \"deadletter\", did you mean \"dead-letter\"?"]),
     Case(SSE, "types = [\">\"]\ntransforms = [{ plugin = \"../evil.wasm\" }]", &["6: subscription[0].transforms[0].plugin: \"../evil.wasm\" is not a plugin name: 1 to 64 of a-z, 0-9, `-` and `_`, without folder or .wasm"]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", config = { since = 2026-01-01 } }]", &["6: subscription[0].filters[0].config: holds a date, which JSON has no form for: write it as a text in quotes"]),
+    Case(SSE, "types = [\">\"]\ndeliver_from = \"all\"", &["6: subscription[0].deliver_from: has no meaning beside `sse`: each client says where it begins, by Last-Event-ID"]),
+    Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\ndeliver_from = \"yesterday\"\nwebhook = { url = \"https://a.example/\", secret = \"whsec_c2x1aWNlZCBleGFtcGxlIHNlY3JldCBvbmx5ISEh\" }", &["5: subscription[0].deliver_from: must be \"now\", \"all\", a time such as \"2026-01-31T08:00:00Z\", or a stream sequence from 1 on"]),
+    Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\ndeliver_from = { EVENTS = 0, OTHER = 3 }\nwebhook = { url = \"https://a.example/\", secret = \"whsec_c2x1aWNlZCBleGFtcGxlIHNlY3JldCBvbmx5ISEh\" }", &[
+        "5: subscription[0].deliver_from.EVENTS: must be \"now\", \"all\", a time such as \"2026-01-31T08:00:00Z\", or a stream sequence from 1 on",
+        "5: subscription[0].deliver_from.OTHER: \"OTHER\" is not one of the streams: EVENTS",
+    ]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]", &["2: subscription[0]: has no target: add `webhook = { url = \"…\", secret = \"…\" }` or `sse = {}`"]),
     Case(SSE, "types = [\">\"]\nwebhook = { url = \"https://a.example\" }", &["4: subscription[0].sse: a subscription has one target: remove `sse` or `webhook`"]),
     // Secrets

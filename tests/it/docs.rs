@@ -8,11 +8,13 @@ use sluiced::telemetry::metrics::Metrics;
 use sluiced_tests::paths::workspace;
 
 /// Keys of the sections of `config/default.toml` with limits that are none themselves.
-const NO_LIMITS: [&str; 6] = [
+const NO_LIMITS: [&str; 8] = [
     "server.listen",
     "server.cors_origins",
     "plugins.dir",
     "delivery.allow_cidrs",
+    "delivery.retry_statuses",
+    "delivery.fail_statuses",
     "delivery.deny_ports",
     "delivery.dns_servers",
 ];

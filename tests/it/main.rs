@@ -3,6 +3,7 @@
 mod config;
 mod crash;
 mod dead_letters;
+mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;

@@ -109,6 +109,8 @@ pub enum Error {
 struct OpenStream {
     name: StreamName,
     live: Live,
+    /// It has taken the place of an older stream of that name.
+    replaced: bool,
 }
 
 /// The daemon, built and not yet running.
@@ -285,7 +287,8 @@ async fn open_stream(
     types: &[Pattern],
 ) -> Result<(OpenStream, u64), Error> {
     let facts = nats.facts(&stream.name).await?;
-    if store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced {
+    let replaced = store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced;
+    if replaced {
         warn!(stream = %stream.name, "the stream was made anew, what the store knew of the old one no longer counts");
     }
     if !facts.keeps_acked {
@@ -294,5 +297,5 @@ async fn open_stream(
     let checkpoint = store.checkpoint(&stream.name)?;
     let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
     let floor = live.floor_before().max(checkpoint.unwrap_or(0));
-    Ok((OpenStream { name: stream.name.clone(), live }, floor))
+    Ok((OpenStream { name: stream.name.clone(), live, replaced }, floor))
 }

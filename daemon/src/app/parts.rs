@@ -62,6 +62,7 @@ pub(super) fn client(config: &Config, descriptors_max: usize) -> attempt::Config
         dns_servers: delivery.dns_servers.clone(),
         proxy,
         connections_max: delivery.connections_max.min(descriptors_max / CONNECTIONS_SHARE),
+        retry_after_max: delivery.retry_after_max,
         ..attempt::Config::default()
     }
 }

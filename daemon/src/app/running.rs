@@ -173,7 +173,8 @@ fn feed(
     room: &Arc<Notify>,
 ) -> (StreamLink, Feed) {
     let (retarget, asked) = mpsc::channel(1);
-    let link = StreamLink { name: stream.name, delivered_before: stream.live.delivered_before(), retarget };
+    let delivered_before = stream.live.delivered_before();
+    let link = StreamLink { name: stream.name, delivered_before, replaced: stream.replaced, retarget };
     let feed = Feed {
         metrics,
         live: stream.live,

@@ -37,8 +37,8 @@ enum Command {
     Check(ConfigArgs),
     /// See it work: a nats-server, the daemon, a receiver and sample events, for a look around.
     Dev(dev::DevArgs),
-    /// Make a new signing secret for a webhook.
-    Secret,
+    /// Make a new signing secret for a webhook, or a pair of keys.
+    Secret(secret::SecretArgs),
     /// The master key that the store's secrets are sealed under.
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
@@ -105,7 +105,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Dev(args) => dev::run(&args),
-        Command::Secret => secret::run(),
+        Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),
     }
 }

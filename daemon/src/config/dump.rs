@@ -3,6 +3,8 @@
 use figment::value::{Dict, Num, Value};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table};
 
+use super::begin::DATE_KEY;
+
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
@@ -37,6 +39,7 @@ fn table(dict: &Dict) -> Table {
 /// The value as it stands in one line; `secret` when a key above it says so.
 fn inline(value: &Value, secret: bool) -> toml_edit::Value {
     match value {
+        Value::Dict(_, dict) if let Some(Value::String(_, date)) = dict.get(DATE_KEY) => date.as_str().into(),
         Value::Dict(_, dict) => {
             let mut table = InlineTable::new();
             for (key, value) in dict {

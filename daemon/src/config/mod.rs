@@ -5,9 +5,10 @@
 //! as far as a file alone can tell; whether the plugins exist and take their configuration is for the plugin host to say,
 //! and [`Config::locate`] names the place to report.
 //!
-//! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription` and
-//! `webhook` check them, `places` finds the line of a key, `problem` is what the caller sees.
+//! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription`,
+//! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
+mod begin;
 mod dump;
 mod health;
 mod layers;
@@ -17,6 +18,7 @@ pub mod problem;
 mod proxy;
 mod raw;
 mod report;
+mod request;
 mod shape;
 mod subscription;
 mod valid;
@@ -34,7 +36,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StreamName, Subscription};
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subscription};
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -198,6 +200,12 @@ pub struct Delivery {
     pub total_timeout: Duration,
     /// Attempts at a time of one webhook.
     pub in_flight_max: NonZeroU32,
+    /// Which statuses are tried again and which fail at once.
+    pub statuses: StatusRules,
+    /// The longest wait that a receiver can ask for.
+    pub retry_after_max: Duration,
+    /// How much of an answer's body is kept, in bytes.
+    pub capture_bytes_max: usize,
     /// Attempts a time of one webhook; `None` is no limit.
     pub rate_limit: Option<RateLimit>,
     /// How long a subscription may keep all others waiting before it is held.
@@ -345,7 +353,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         let delivery = &config.delivery;
         let guard = (delivery.allow_cidrs.clone(), delivery.deny_ports.clone());
         let client = (delivery.dns_servers.clone(), delivery.proxy.clone(), delivery.connections_max);
-        (guard, client, delivery.hold_after, delivery.readers_max)
+        (guard, client, delivery.retry_after_max, delivery.hold_after, delivery.readers_max)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

@@ -82,6 +82,10 @@ pub(super) struct Delivery {
     pub(super) connect_timeout: String,
     pub(super) timeout: String,
     pub(super) max_in_flight: i64,
+    pub(super) retry_statuses: Vec<String>,
+    pub(super) fail_statuses: Vec<String>,
+    pub(super) retry_after_max: String,
+    pub(super) capture_bytes_max: i64,
     pub(super) rate_limit: Table<RateLimit>,
     pub(super) hold_after: String,
     pub(super) max_readers: i64,
@@ -232,6 +236,7 @@ pub(super) struct Subscription {
     #[serde(default)]
     pub(super) transforms: Vec<Table<PluginRef>>,
     pub(super) on_plugin_error: Option<String>,
+    pub(super) deliver_from: Option<serde_json::Value>,
     pub(super) webhook: Option<Table<Webhook>>,
     pub(super) sse: Option<Table<Sse>>,
 }
@@ -257,9 +262,23 @@ pub(super) struct Webhook {
     pub(super) retry: Option<Table<RetryPart>>,
     pub(super) connect_timeout: Option<String>,
     pub(super) timeout: Option<String>,
+    pub(super) format: Option<String>,
+    pub(super) cloudevents_source: Option<String>,
+    pub(super) body_signature: Option<Table<BodySignature>>,
+    pub(super) ed25519_key: Option<String>,
+    pub(super) retry_statuses: Option<Vec<String>>,
+    pub(super) fail_statuses: Option<Vec<String>>,
+    pub(super) capture_bytes_max: Option<i64>,
     pub(super) tls: Option<Table<Tls>>,
     pub(super) breaker: Option<Table<BreakerPart>>,
     pub(super) disable_after: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BodySignature {
+    pub(super) header: String,
+    pub(super) keyed_by: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

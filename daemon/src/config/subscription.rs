@@ -3,14 +3,11 @@
 use super::places::KeyPath;
 use super::report::Report;
 use super::valid::{all as all_of, bounds};
-use super::{Stream, raw, webhook};
+use super::{Stream, begin, raw, webhook};
 use crate::domain::{OnPluginError, Pattern, PluginRef, Subscription, SubscriptionId, Target};
 
 /// The longest plugin name, in bytes.
 const PLUGIN_NAME_BYTES_MAX: usize = 64;
-
-/// What the TOML reader makes of a date in a table without a fixed shape.
-const DATE_KEY: &str = "$__toml_private_datetime";
 
 /// Checks all subscriptions. `streams` and `defaults` are `None` when they have problems of their own; what depends on them
 /// is then not checked.
@@ -47,6 +44,11 @@ fn one(
         None => Some(OnPluginError::default()),
         Some(word) => report.word(&at.key("on_plugin_error"), &word, &ON_PLUGIN_ERROR),
     };
+    let deliver_from = begin::deliver_from(&at.key("deliver_from"), raw.deliver_from.as_ref(), streams, report);
+    if raw.sse.is_some() && raw.deliver_from.is_some() {
+        let reason = "has no meaning beside `sse`: each client says where it begins, by Last-Event-ID";
+        report.problem(&at.key("deliver_from"), reason);
+    }
     let target = match (raw.webhook, raw.sse) {
         (Some(webhook), None) => {
             webhook::endpoint(&at.key("webhook"), webhook.0, defaults, report).map(|e| Target::Webhook(Box::new(e)))
@@ -67,6 +69,7 @@ fn one(
         filters: filters?,
         transforms: transforms?,
         on_plugin_error: on_plugin_error?,
+        deliver_from: deliver_from?,
         target: target?,
     })
 }
@@ -126,7 +129,7 @@ fn plugin(at: &KeyPath, raw: raw::PluginRef, report: &mut Report<'_>) -> Option<
         return None;
     }
     let config = serde_json::Value::Object(raw.config).to_string();
-    if config.contains(DATE_KEY) {
+    if config.contains(begin::DATE_KEY) {
         report.problem(&at.key("config"), "holds a date, which JSON has no form for: write it as a text in quotes");
         return None;
     }

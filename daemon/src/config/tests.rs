@@ -11,7 +11,9 @@ use serde::Deserialize;
 use super::problem::Source;
 use super::valid::bounds;
 use super::*;
-use crate::domain::{BreakerPolicy, Endpoint, HealthPolicy, Target};
+use crate::domain::{
+    AnswerRules, BodyFormat, BodyKey, BodySignature, BreakerPolicy, Endpoint, HealthPolicy, RequestShape, Target,
+};
 
 const STREAM: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"events.>\"]\ntype_prefix = \"events.\"\n";
 const KEY: &str = "whsec_c2x1aWNlZCBleGFtcGxlIHNlY3JldCBvbmx5ISEh";
@@ -114,6 +116,76 @@ fn a_webhook_inherits_what_it_does_not_say() {
 
     let general = load_text(&format!("delivery.retry = {{ schedule = [\"9s\"] }}\n{}", webhook("")));
     assert_eq!(endpoint(&general).retry.attempts_max(), 2);
+}
+
+#[test]
+fn a_webhook_says_how_it_is_sent_and_what_answers_mean() {
+    let plain = load_text(&webhook(""));
+    assert_eq!(endpoint(&plain).request, RequestShape::default());
+    assert_eq!(endpoint(&plain).answer, AnswerRules::default());
+
+    let (key, text) = crate::deliver::ed25519::generate();
+    let own = load_text(&webhook(&format!(
+        "format = \"cloudevents-binary\"\ncloudevents_source = \"/shop\"\ned25519_key = \"{text}\"\ncapture_bytes_max = 0\n\
+         body_signature = {{ header = \"X-Sum\", keyed_by = \"text\" }}\nfail_statuses = [\"501\"]"
+    )));
+    let shape = RequestShape {
+        format: BodyFormat::CloudEventsBinary,
+        cloudevents_source: Some("/shop".into()),
+        body_signature: Some(BodySignature { header: "x-sum".into(), key: BodyKey::Text }),
+        ed25519_key: Some(key),
+    };
+    assert_eq!(endpoint(&own).request, shape);
+    assert_eq!(
+        (endpoint(&own).answer.capture_bytes_max, endpoint(&own).answer.statuses.retries(501)),
+        (0, Some(false))
+    );
+    assert!(!own.dump().contains("whsk_") && !format!("{own:?}").contains(&text[5..20]), "the key is not shown");
+
+    let general = "delivery.retry_statuses = [\"404\"]\ndelivery.fail_statuses = [\"503\"]\n";
+    let inherits = load_text(&format!("{general}{}", webhook("fail_statuses = [\"500\"]")));
+    let rules = &endpoint(&inherits).answer.statuses;
+    assert_eq!([404, 500, 503].map(|status| rules.retries(status)), [Some(true), Some(false), None]);
+}
+
+#[test]
+fn what_cannot_be_sent_or_meant_is_refused_at_its_place() {
+    for (extra, expected) in [
+        ("format = \"cloudevent-binary\"", "webhook.format: must be one of \"raw\", \"envelope\""),
+        ("cloudevents_source = \"/shop\"", "cloudevents_source: has a meaning only for the formats"),
+        ("format = \"cloudevents-binary\"\ncloudevents_source = \"a b\"", "cloudevents_source: must be a URI"),
+        (
+            "format = \"cloudevents-structured\"\nheaders = { CE-Id = \"1\" }",
+            "headers.CE-Id: belongs to the CloudEvents",
+        ),
+        ("body_signature = { header = \"Webhook-Sum\" }", "body_signature.header: is set by sluiced itself"),
+        ("body_signature = { header = \"ce-sum\" }", "body_signature.header: belongs to CloudEvents"),
+        ("body_signature = { header = \"a b\" }", "body_signature.header: is not a header name"),
+        ("body_signature = { header = \"X-A\", keyed_by = \"hex\" }", "keyed_by: must be one of \"bytes\", \"text\""),
+        ("body_signature = { header = \"X-A\" }\nheaders = { x-a = \"1\" }", "is set in `headers` already"),
+        ("ed25519_key = \"whsec_hush\"", "ed25519_key: a private key begins with `whsk_`"),
+        ("ed25519_key = \"whsk_AAAA\"", "sluiced secret --ed25519"),
+        ("retry_statuses = [\"200\"]", "retry_statuses[0]: \"200\" holds statuses outside of 300 to 599"),
+        ("fail_statuses = [\"404\", \"410\"]", "fail_statuses[1]: 410 Gone always ends the delivery"),
+        ("fail_statuses = [\"teapot\"]", "fail_statuses[0]: \"teapot\" is not a status"),
+        ("retry_statuses = [\"400-409\"]\nfail_statuses = [\"405-499\"]", "400-409 overlaps 405-499 of the other list"),
+        ("capture_bytes_max = 65537", "capture_bytes_max: must be from 0 to 65536"),
+        ("headers = { Host = \"a\" }", "headers.Host: is set by sluiced itself"),
+        ("headers = { Content-Length = \"1\" }", "headers.Content-Length: is set by sluiced itself"),
+        ("headers = { Content-Type = \"a/b\" }", "headers.Content-Type: is set by sluiced itself"),
+        ("headers = { Transfer-Encoding = \"chunked\" }", "headers.Transfer-Encoding: is set by sluiced itself"),
+        ("headers = { webhook-id = \"1\" }", "headers.webhook-id: is set by sluiced itself"),
+        ("headers = { Sluiced-Attempt = \"1\" }", "headers.Sluiced-Attempt: is set by sluiced itself"),
+        ("headers = { Proxy-Authorization = \"1\" }", "headers.Proxy-Authorization: is set by sluiced itself"),
+        ("headers = { X-A = \"a\\nb\" }", "headers.X-A: its value must be at most 4096 visible ASCII characters"),
+    ] {
+        let error = load_with(&webhook(extra), &[], Overrides::default()).expect_err(extra).to_string();
+        assert!(error.contains(expected), "{extra}: {error}");
+        assert!(!error.contains("hush"), "{error}");
+    }
+    let general = format!("delivery.retry_statuses = [\"409\"]\n{}", webhook("fail_statuses = [\"409\"]"));
+    let error = load_with(&general, &[], Overrides::default()).expect_err("a clash").to_string();
+    assert!(error.contains("webhook.fail_statuses: 409 overlaps 409 of the other list"), "{error}");
 }
 
 #[test]
@@ -267,6 +339,7 @@ fn the_default_file_states_the_bounds() {
         ("connect_timeout", times(&bounds::CONNECT_TIMEOUT)),
         ("timeout", times(&bounds::TOTAL_TIMEOUT)),
         ("max_in_flight", numbers(&bounds::IN_FLIGHT)),
+        ("retry_after_max", times(&bounds::RETRY_AFTER)),
         ("hold_after", times(&bounds::HOLD_AFTER)),
         ("max_readers", numbers(&bounds::READERS)),
         ("disable_after", times(&bounds::DISABLE_AFTER)),

@@ -15,7 +15,7 @@ use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
     Store, Stream,
 };
-use super::{health, pace, proxy, raw, shape, subscription, webhook};
+use super::{health, pace, proxy, raw, request, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -49,6 +49,12 @@ pub mod bounds {
     pub const TOTAL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
     /// `max_in_flight` of `[delivery]` and of a webhook
     pub const IN_FLIGHT: RangeInclusive<i64> = 1..=1024;
+    /// `delivery.retry_after_max`
+    pub const RETRY_AFTER: RangeInclusive<Duration> = SECOND..=Duration::from_secs(24 * 3600);
+    /// `capture_bytes_max` of `[delivery]` and of a webhook, in bytes
+    pub const CAPTURE_BYTES: RangeInclusive<i64> = 0..=65_536;
+    /// `cloudevents_source` of a webhook, in bytes
+    pub const CLOUDEVENTS_SOURCE_BYTES_MAX: usize = 1024;
     /// `rate` and `burst` of a rate limit; a rate of 0 is none
     pub const RATE_TOKENS: RangeInclusive<i64> = 0..=crate::domain::rate::TOKENS_MAX as i64;
     /// `per` of a rate limit
@@ -128,6 +134,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
 
     let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults {
         retry: &raw.retry.0,
+        retry_statuses: &raw.retry_statuses,
+        fail_statuses: &raw.fail_statuses,
         breaker: &raw.breaker.0,
         rate_limit: &raw.rate_limit.0,
         valid,
@@ -424,6 +432,9 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let total_timeout = report.duration(&at.key("timeout"), &raw.timeout, &bounds::TOTAL_TIMEOUT);
     let connect_timeout = webhook::connect_within_total(&at, connect_timeout, total_timeout, report);
     let in_flight_max = webhook::in_flight(&at, raw.max_in_flight, report);
+    let statuses = request::statuses(&at, &raw.retry_statuses, &raw.fail_statuses, report);
+    let retry_after_max = report.duration(&at.key("retry_after_max"), &raw.retry_after_max, &bounds::RETRY_AFTER);
+    let capture_bytes_max = request::capture(&at, raw.capture_bytes_max, report);
     let rate_limit = pace::rate_limit(&at.key("rate_limit"), &raw.rate_limit.0, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
@@ -440,6 +451,9 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
         in_flight_max: in_flight_max?,
+        statuses: statuses?,
+        retry_after_max: retry_after_max?,
+        capture_bytes_max: capture_bytes_max?,
         rate_limit: rate_limit?,
         hold_after: hold_after?,
         readers_max: readers_max?,

@@ -12,7 +12,7 @@ use url::Url;
 use super::places::KeyPath;
 use super::report::{Report, short};
 use super::valid::{all, bounds};
-use super::{Delivery, health, pace, raw};
+use super::{Delivery, health, pace, raw, request};
 use crate::domain::retry::Error as RetryError;
 use crate::domain::{ClientIdentity, Endpoint, EndpointTls, Header, RetryPolicy, TlsVersion, WebhookSecret};
 
@@ -44,6 +44,8 @@ const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "sluiced-", "proxy-"];
 /// What a webhook falls back to: `[delivery]`.
 pub(super) struct Defaults<'a> {
     pub(super) retry: &'a raw::Retry,
+    pub(super) retry_statuses: &'a [String],
+    pub(super) fail_statuses: &'a [String],
     pub(super) breaker: &'a raw::Breaker,
     pub(super) rate_limit: &'a raw::RateLimit,
     pub(super) valid: &'a Delivery,
@@ -59,12 +61,18 @@ pub(super) fn endpoint(
     let url = report.check(&at.key("url"), url(&raw.url, defaults.map_or(&[], |defaults| &defaults.valid.deny_ports)));
     let secret = raw.secret.as_deref().map(|text| report.check(&at.key("secret"), secret(text)));
     let headers = headers(&at.key("headers"), &raw, report);
-    let own_overlap =
-        raw.secret_overlap.map(|text| report.duration(&at.key("secret_overlap"), &text, &bounds::SECRET_OVERLAP));
+    let own_overlap = raw
+        .secret_overlap
+        .as_ref()
+        .map(|text| report.duration(&at.key("secret_overlap"), text, &bounds::SECRET_OVERLAP));
     let own_in_flight = raw.max_in_flight.map(|n| in_flight(at, n, report));
-    let own_connect =
-        raw.connect_timeout.map(|text| report.duration(&at.key("connect_timeout"), &text, &bounds::CONNECT_TIMEOUT));
-    let own_total = raw.timeout.map(|text| report.duration(&at.key("timeout"), &text, &bounds::TOTAL_TIMEOUT));
+    let own_connect = raw
+        .connect_timeout
+        .as_ref()
+        .map(|text| report.duration(&at.key("connect_timeout"), text, &bounds::CONNECT_TIMEOUT));
+    let own_total = raw.timeout.as_ref().map(|text| report.duration(&at.key("timeout"), text, &bounds::TOTAL_TIMEOUT));
+    let shape = request::shape(at, &raw, report);
+    let answer = request::answer(at, &raw, defaults, report);
 
     let tls = match raw.tls {
         None => Some(None),
@@ -99,6 +107,8 @@ pub(super) fn endpoint(
         rate_limit: rate_limit?,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
+        request: shape?,
+        answer: answer?,
         tls: tls?,
         health: health?,
     })
@@ -177,7 +187,8 @@ fn headers(at: &KeyPath, raw: &raw::Webhook, report: &mut Report<'_>) -> Option<
     }))
 }
 
-fn header_name(name: &str) -> Result<HeaderName, &'static str> {
+/// A header's name, when it is not one that the request has by itself.
+pub(super) fn header_name(name: &str) -> Result<HeaderName, &'static str> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is not a header name")?;
     let text = parsed.as_str();
     if RESERVED_HEADERS.contains(&text) || RESERVED_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {

@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::time::Sleep;
 
+use crate::deliver::capture::Capture;
 use crate::deliver::classify;
 use crate::deliver::client::Clients;
 use crate::deliver::connect;
 use crate::deliver::connections::Link;
-use crate::deliver::prepared::{Prepared, Request};
+use crate::deliver::prepared::{Message, Prepared, Request};
 use crate::deliver::proxy;
 use crate::domain::Outcome;
 use crate::telemetry::metrics::ClientMetrics;
@@ -43,8 +44,6 @@ pub struct Config {
     pub connections_max: usize,
     /// How much of a response's body is read, in bytes. A longer one ends the connection.
     pub response_bytes_max: usize,
-    /// How much of a refusal's body goes into the failure's message, in bytes.
-    pub response_capture_bytes_max: usize,
     /// The most connections kept open to one host while they have nothing to do.
     pub idle_connections_per_host_max: usize,
     /// How long a connection is kept open with nothing to do.
@@ -64,7 +63,6 @@ impl Default for Config {
             connect_timeout_max: Duration::from_secs(60),
             connections_max: 8_192,
             response_bytes_max: 64 * 1024,
-            response_capture_bytes_max: 200,
             idle_connections_per_host_max: 64,
             idle_timeout: Duration::from_secs(30),
             retry_after_max: Duration::from_secs(3_600),
@@ -89,7 +87,6 @@ pub struct Client {
     clients: Arc<Clients>,
     user_agent: HeaderValue,
     response_bytes_max: usize,
-    response_capture_bytes_max: usize,
     retry_after_max: Duration,
 }
 
@@ -103,7 +100,6 @@ impl Client {
             clients: Arc::new(Clients::new(config, metrics).map_err(Error::Tls)?),
             user_agent: HeaderValue::from_str(&config.user_agent).map_err(|_| Error::UserAgent)?,
             response_bytes_max: config.response_bytes_max,
-            response_capture_bytes_max: config.response_capture_bytes_max,
             retry_after_max: config.retry_after_max,
         })
     }
@@ -115,9 +111,9 @@ impl Client {
             Ok(http) => http,
             Err(error) => return classify::failed(&target.host, &error),
         };
-        let mut headers = target.headers(&request);
+        let Message { mut headers, body } = target.message(&request);
         headers.entry(USER_AGENT).or_insert_with(|| self.user_agent.clone());
-        let mut post = http::Request::new(Full::new(request.body));
+        let mut post = http::Request::new(Full::new(body));
         *post.method_mut() = Method::POST;
         *post.uri_mut() = target.uri.clone();
         *post.headers_mut() = headers;
@@ -136,55 +132,32 @@ impl Client {
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| classify::retry_after_ms(status, value.as_bytes(), request.now_ms, self.retry_after_max));
-        // A value of the endpoint's headers that begins within the part that is shown must be seen whole to be redacted.
-        let capture = if status.is_success() || self.response_capture_bytes_max == 0 {
-            0
-        } else {
-            self.response_capture_bytes_max + target.header_bytes_max()
-        };
-        let said = self.read(response, capture, deadline).await;
-        let said = if said.is_empty() { String::new() } else { self.shown(target, &said) };
-        classify::answered(&target.host, status, retry_after_ms, &said)
+        let mut capture = Capture::of(target, response.headers());
+        self.read(response, &mut capture, deadline).await;
+        classify::answered(&target.host, status, &target.answer.statuses, retry_after_ms, capture.finish())
     }
 
-    /// Reads the body to its end, the cap or the deadline, and returns its first `capture_bytes`.
-    async fn read(&self, response: Response<Incoming>, capture_bytes: usize, mut deadline: Pin<&mut Sleep>) -> Vec<u8> {
+    /// Reads the body to its end, the cap or the deadline.
+    async fn read(&self, response: Response<Incoming>, capture: &mut Capture<'_>, mut deadline: Pin<&mut Sleep>) {
         let resting = Resting::of(&response);
         let mut body = response.into_body();
-        let mut captured = Vec::new();
         let mut left = self.response_bytes_max;
         loop {
             let frame = tokio::select! {
                 biased;
                 frame = body.frame() => frame,
-                () = &mut deadline => break,
+                () = &mut deadline => return,
             };
-            let Some(Ok(frame)) = frame else {
-                if frame.is_none() {
-                    resting.ended();
-                }
-                break;
+            let Some(frame) = frame else {
+                capture.ended();
+                return resting.ended();
             };
+            let Ok(frame) = frame else { return };
             let Some(chunk) = frame.data_ref() else { continue };
-            let wanted = capture_bytes.saturating_sub(captured.len()).min(chunk.len());
-            captured.extend_from_slice(&chunk[..wanted]);
-            let Some(rest) = left.checked_sub(chunk.len()) else { break };
+            capture.push(chunk);
+            let Some(rest) = left.checked_sub(chunk.len()) else { return };
             left = rest;
         }
-        captured
-    }
-
-    /// What a receiver said, as it may go into a message: on one line, without what it was sent in confidence, and short.
-    fn shown(&self, target: &Prepared, said: &[u8]) -> String {
-        let said = target.redacted(String::from_utf8_lossy(said).into_owned());
-        let mut shown = String::new();
-        for c in said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }) {
-            if shown.len() + c.len_utf8() > self.response_capture_bytes_max {
-                break;
-            }
-            shown.push(c);
-        }
-        shown
     }
 }
 

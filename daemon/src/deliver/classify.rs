@@ -6,6 +6,7 @@
 //! | 408, 425, 429, 5xx, and statuses that no final answer can have | retry | status |
 //! | 410 | final | gone |
 //! | other 4xx, 3xx | final | status |
+//! | 3xx to 5xx but 410, where the endpoint has a rule for the status | as the rule says | status |
 //! | no connection, a broken one, an answer that is not HTTP | retry | network |
 //! | no connection or no status in time | retry | timeout |
 //! | the address policy refuses | final | address refused |
@@ -22,19 +23,27 @@ use http::StatusCode;
 use rustix::io::Errno;
 
 use crate::deliver::address::{Refused, RefusedPort};
-use crate::deliver::{connect, connections, proxy, resolve};
-use crate::domain::{Failure, FailureClass, Outcome};
+use crate::deliver::{capture, connect, connections, proxy, resolve};
+use crate::domain::{Failure, FailureClass, Outcome, Response, StatusRules};
 
 /// The longest message about a connection, in bytes: a certificate's complaint can list every name that it is for.
 const MESSAGE_BYTES_MAX: usize = 400;
 /// Errors of the system that tell of the daemon's own limits or of the local firewall, not of the receiver.
 const OURS: [Errno; 6] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::PERM];
 
-/// The outcome of an answer with that status. `said` is what the receiver said in the body of a refusal, ready to be shown.
-pub fn answered(host: &str, status: StatusCode, retry_after_ms: Option<u64>, said: &str) -> Outcome {
+/// The outcome of an answer with that status, at an endpoint with those rules. `response` is what is kept of the answer;
+/// the message quotes a refusal's body from it.
+pub fn answered(
+    host: &str,
+    status: StatusCode,
+    rules: &StatusRules,
+    retry_after_ms: Option<u64>,
+    response: Option<Box<Response>>,
+) -> Outcome {
     if status.is_success() {
-        return Outcome::Delivered { status: status.as_u16(), response: None };
+        return Outcome::Delivered { status: status.as_u16(), response };
     }
+    let said = response.as_deref().map(capture::said).unwrap_or_default();
     let class = if status == StatusCode::GONE { FailureClass::Gone } else { FailureClass::Status };
     let reason = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
     let colon = if said.is_empty() { "" } else { ": " };
@@ -43,13 +52,10 @@ pub fn answered(host: &str, status: StatusCode, retry_after_ms: Option<u64>, sai
         status: Some(status.as_u16()),
         message: format!("{host} answered {}{reason}{colon}{said}", status.as_u16()).into(),
         retry_after_ms,
-        response: None,
+        response,
     };
-    match status.as_u16() {
-        408 | 425 | 429 => Outcome::Retry(failure),
-        300..=499 => Outcome::Final(failure),
-        _ => Outcome::Retry(failure),
-    }
+    let usual = matches!(status.as_u16(), 408 | 425 | 429) || !matches!(status.as_u16(), 300..=499);
+    if rules.retries(status.as_u16()).unwrap_or(usual) { Outcome::Retry(failure) } else { Outcome::Final(failure) }
 }
 
 /// How long a `Retry-After` asks to wait, in milliseconds and at most `max`. `None` for a status that the header says

@@ -54,6 +54,8 @@ struct Held {
     cursor: u64,
     /// The highest live event that was skipped: the reader must pass it before the subscription reads live again.
     skipped: u64,
+    /// There may be events above `skipped` that nobody offered: the reader must also have come to the stream's end.
+    to_end: bool,
 }
 
 /// One subscription's state in one stream.
@@ -124,7 +126,7 @@ impl Ledger {
     pub fn held_at(stream: StreamName, position: u64, done_above: RangeSet, offered: u64) -> Self {
         let mut ledger = Self::live(stream, offered);
         ledger.done = done_above;
-        ledger.held = Some(Held { cursor: position, skipped: offered });
+        ledger.held = Some(Held { cursor: position, skipped: offered, to_end: false });
         ledger.stored = Some(position);
         ledger.covered_from = position;
         ledger
@@ -171,7 +173,7 @@ impl Ledger {
 
     /// Is it held although its reader has passed everything that was skipped?
     pub fn is_at_end(&self) -> bool {
-        self.held.is_some_and(|held| held.cursor > held.skipped)
+        self.held.is_some_and(|held| held.cursor > held.skipped && !held.to_end)
     }
 
     /// Is that part of that event on record?
@@ -229,15 +231,18 @@ impl Ledger {
         }
         let skipped = self.held.map_or(self.offered, |held| held.skipped.max(self.offered));
         let cursor = self.held.map_or(cursor, |held| held.cursor.min(cursor));
-        self.held = Some(Held { cursor, skipped });
+        let to_end = self.reads_to_end();
+        self.held = Some(Held { cursor, skipped, to_end });
         self.rewound = true;
     }
 
-    /// The subscription begins in the past: it is to read all from `cursor` to `target` before it reads live.
-    pub fn begin_at(&mut self, cursor: u64, target: u64) {
-        let skipped = self.held.map_or(target, |held| held.skipped.max(target)).max(self.offered);
-        self.held = Some(Held { cursor, skipped });
-        self.rewound = true;
+    /// Not all that is in the stream was offered, because the subscription, or its event types, came to the live tail
+    /// later: where it is held, its reader must have come to the end of the stream before it reads live. Only a page that
+    /// was asked for after this, and after the live tail knows of the subscription, shows the end.
+    pub fn read_to_end(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.to_end = true;
+        }
     }
 
     /// The reader came to an event. True when the subscription is to work on it; false when it is done or in hand.
@@ -265,12 +270,21 @@ impl Ledger {
         self.rewound = true;
     }
 
+    /// The reader came to the end of what the stream has; all that was skipped up to `sequence` was in it.
+    pub fn came_to_end(&mut self, sequence: u64) {
+        self.read_through(sequence);
+        if let Some(held) = &mut self.held {
+            held.to_end = false;
+        }
+    }
+
     /// An event that could not be worked on goes back: the reader will come to it again.
     pub fn step_back(&mut self, sequence: u64) {
         self.gate(sequence);
         let skipped = self.held.map_or(self.offered, |held| held.skipped).max(sequence);
         let cursor = self.held.map_or(sequence, |held| held.cursor.min(sequence));
-        self.held = Some(Held { cursor, skipped });
+        let to_end = self.reads_to_end();
+        self.held = Some(Held { cursor, skipped, to_end });
         self.rewound = true;
     }
 
@@ -363,6 +377,10 @@ impl Ledger {
     fn position_is_due(&self) -> bool {
         let wanted = self.position();
         self.doubtful || wanted != self.stored || (self.resave && wanted.is_some())
+    }
+
+    fn reads_to_end(&self) -> bool {
+        self.held.is_some_and(|held| held.to_end)
     }
 
     /// May an acknowledgement go that waited for the position?

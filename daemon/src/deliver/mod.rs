@@ -4,23 +4,28 @@
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed; [`health`]: what is known of it.
 //! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
-//! - [`attempt`]: one request, on [`prepared`] endpoints, [`signing`], vetted [`address`]es and [`classify`].
+//! - [`attempt`]: one request, on [`prepared`] endpoints, in its body `format`, with [`signing`] and [`ed25519`], to a
+//!   vetted [`address`], and [`classify`] for its answer.
 //! - `client`, `connect`, `connections`: the HTTP client, how it makes a connection, and how many there are; below them
 //!   `resolve` and `dns`, [`proxy`] and [`tls`].
 
 pub mod address;
 pub mod attempt;
 pub mod breaker;
+pub mod capture;
 pub mod classify;
 mod client;
 mod connect;
 mod connections;
 mod dns;
+pub mod ed25519;
+mod format;
 pub mod health;
 pub mod lane;
 pub mod ledger;
 pub mod prepared;
 pub mod proxy;
+mod redact;
 mod resolve;
 pub mod secrets;
 pub mod signing;

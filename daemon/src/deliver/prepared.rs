@@ -1,7 +1,7 @@
-//! An endpoint made ready for many attempts, and the headers of one request.
+//! An endpoint made ready for many attempts, and the headers and body of one request.
 //!
 //! Everything that does not change from attempt to attempt is checked and computed once here; what is left for each
-//! attempt is the signature and six header values, which share one buffer.
+//! attempt is the body's format, the signature and six header values, which share one buffer.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -14,9 +14,11 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
 use crate::deliver::client::Http;
+use crate::deliver::format::{self, CLOUDEVENTS_PREFIX};
+use crate::deliver::redact::Confidential;
 use crate::deliver::signing::{Signer, Signing};
-use crate::deliver::tls;
-use crate::domain::{DeliveryId, Endpoint, Header};
+use crate::deliver::{ed25519, tls};
+use crate::domain::{AnswerRules, BodyFormat, BodyKey, BodySignature, DeliveryId, Endpoint, Header};
 
 /// The longest endpoint URL, in bytes.
 pub const URL_BYTES_MAX: usize = 2_048;
@@ -70,6 +72,12 @@ pub enum Error {
     /// A header belongs to the connection or to the daemon.
     #[error("the header `{0}` is reserved")]
     HeaderReserved(Box<str>),
+    /// A header belongs to the body's format.
+    #[error("the header `{0}` belongs to the CloudEvents that the endpoint is sent")]
+    HeaderOfFormat(Box<str>),
+    /// The header of the second signature is one that the endpoint sets too.
+    #[error("the header `{0}` is the second signature's already")]
+    HeaderTwice(Box<str>),
     /// A header's value has characters other than visible ASCII, spaces and tabs, or is longer than
     /// [`HEADER_VALUE_BYTES_MAX`].
     #[error("the value of the header `{0}` is not printable ASCII of at most {HEADER_VALUE_BYTES_MAX} bytes")]
@@ -88,6 +96,14 @@ pub struct Request<'a> {
     pub event_id: &'a str,
     /// Sent as `sluiced-event-type`, encoded in the same way.
     pub event_type: &'a str,
+    /// When the event was stored in its stream, in milliseconds since the Unix epoch.
+    pub event_time_ms: u64,
+    /// The event's stream.
+    pub stream: &'a str,
+    /// Which of the event's outputs it is; 0 is the first.
+    pub part: u32,
+    /// How many outputs the event has.
+    pub parts: u32,
     /// Which attempt it is; 1 is the first.
     pub attempt: u32,
     /// The body's media type. Without one it is `application/json` for a body that begins and ends like a JSON object or
@@ -96,7 +112,7 @@ pub struct Request<'a> {
     /// Headers that transforms set. Those that are reserved, that the endpoint sets itself, or that are no headers at all
     /// are left out.
     pub headers: &'a [Header],
-    /// The body: these bytes are signed and sent.
+    /// The data: what the endpoint's body format makes of it is signed and sent.
     pub body: Bytes,
     /// The time in milliseconds since the Unix epoch.
     pub now_ms: u64,
@@ -113,8 +129,23 @@ pub struct Prepared {
     pub(super) own_client: OnceLock<Arc<Http>>,
     pub(super) connect_timeout: Duration,
     pub(super) total_timeout: Duration,
+    /// What its answers mean, and how much of them is kept.
+    pub(super) answer: AnswerRules,
+    /// What it is sent in confidence.
+    pub(super) confidential: Confidential,
+    format: BodyFormat,
+    cloudevents_source: Option<Box<str>>,
     headers: HeaderMap,
     signing: Signing,
+    ed25519: Option<Box<ed25519::Signer>>,
+    /// The header of the second signature, and what it is keyed by.
+    body_signature: Option<(HeaderName, BodyKey)>,
+}
+
+/// What is sent: the signatures are of this body.
+pub(super) struct Message {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 impl Prepared {
@@ -140,47 +171,69 @@ impl Prepared {
             Some(Host::Ipv6(address)) => format!("[{address}]"),
         };
         let host = url.port().map(|port| format!("{name}:{port}")).unwrap_or(name);
+        let shape = &endpoint.request;
+        let headers = check_headers(&endpoint.headers, shape.format)?;
+        let body_signature = shape.body_signature.as_ref().map(|of| check_body_signature(of, &headers));
         Ok(Self {
+            confidential: Confidential::new(&url, &headers),
             uri,
             host: host.into(),
             tls: endpoint.tls.as_ref().map(tls::Own::load).transpose().map_err(Error::Tls)?,
             own_client: OnceLock::new(),
             connect_timeout: endpoint.connect_timeout,
             total_timeout: endpoint.total_timeout,
-            headers: check_headers(&endpoint.headers)?,
+            answer: endpoint.answer.clone(),
+            format: shape.format,
+            cloudevents_source: shape.cloudevents_source.clone(),
+            headers,
             signing,
+            ed25519: shape.ed25519_key.as_ref().map(|key| Box::new(ed25519::Signer::new(key))),
+            body_signature: body_signature.transpose()?,
         })
     }
 
-    /// The headers of a request, signed.
-    pub(super) fn headers(&self, request: &Request<'_>) -> HeaderMap {
+    /// The headers and the body of a request, signed.
+    pub(super) fn message(&self, request: &Request<'_>) -> Message {
+        let source = self.cloudevents_source.as_deref();
+        let formed = format::form(self.format, source, request, self.content_type(request));
         let mut headers = self.headers.clone();
-        headers.reserve(7 + request.headers.len().min(HEADERS_MAX));
-        self.sign(request, &mut headers);
-        if let Some(value) = request.content_type.and_then(lenient_value)
-            && !headers.contains_key(CONTENT_TYPE)
-        {
-            headers.insert(CONTENT_TYPE, value);
-        }
-        let content_type_is_set = headers.contains_key(CONTENT_TYPE);
+        headers.reserve(8 + formed.headers.len() + request.headers.len().min(HEADERS_MAX));
+        self.sign(request, &formed.body, &mut headers);
+        headers.insert(CONTENT_TYPE, formed.content_type);
+        headers.extend(formed.headers);
         for header in request.headers.iter().take(HEADERS_MAX) {
             let Ok(name) = HeaderName::from_bytes(header.name.as_bytes()) else { continue };
-            let set = self.headers.contains_key(&name) || (name == CONTENT_TYPE && content_type_is_set);
             if let Some(value) = lenient_value(&header.value)
-                && !set
-                && !is_reserved(&name)
+                && !self.sets(&name)
             {
                 headers.append(name, value);
             }
         }
-        if !headers.contains_key(CONTENT_TYPE) {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(guess_content_type(&request.body)));
-        }
-        headers
+        Message { headers, body: formed.body }
+    }
+
+    /// Is a header of that name not for transforms to set?
+    fn sets(&self, name: &HeaderName) -> bool {
+        let of_format = self.format.is_cloudevents() && name.as_str().starts_with(CLOUDEVENTS_PREFIX);
+        let signs = self.body_signature.as_ref().is_some_and(|(own, _)| own == name);
+        name == CONTENT_TYPE || of_format || signs || is_reserved(name) || self.headers.contains_key(name)
+    }
+
+    /// The media type of a request's data.
+    fn content_type(&self, request: &Request<'_>) -> HeaderValue {
+        let mut headers = request.headers.iter().take(HEADERS_MAX);
+        let own = self.headers.get(CONTENT_TYPE).cloned();
+        own.or_else(|| request.content_type.and_then(lenient_value))
+            .or_else(|| {
+                headers
+                    .find(|h| h.name.eq_ignore_ascii_case(CONTENT_TYPE.as_str()))
+                    .and_then(|h| lenient_value(&h.value))
+            })
+            .unwrap_or_else(|| HeaderValue::from_static(guess_content_type(&request.body)))
     }
 
     /// Adds the daemon's own headers. Their values are parts of one buffer, so that they cost one allocation.
-    fn sign(&self, request: &Request<'_>, headers: &mut HeaderMap) {
+    fn sign(&self, request: &Request<'_>, body: &[u8], headers: &mut HeaderMap) {
         let event_bytes = request.event_id.len() + request.event_type.len();
         let signer = self.signing.load();
         let mut text = BytesMut::with_capacity(80 + signer.len() + event_bytes);
@@ -189,7 +242,14 @@ impl Prepared {
         let _ = write!(text, "{}", request.now_ms / 1_000);
         let timestamp_end = text.len();
         let mut signature = BytesMut::with_capacity(signer.len());
-        signer.sign_into(&text[..id_end], &text[id_end..], request.now_ms, &request.body, &mut signature);
+        signer.sign_into(&text[..id_end], &text[id_end..], request.now_ms, body, &mut signature);
+        if let Some(signer) = &self.ed25519 {
+            if !signature.is_empty() {
+                signature.extend_from_slice(b" ");
+            }
+            let parts = [&text[..id_end], b".", &text[id_end..], b".", body];
+            signature.extend_from_slice(signer.sign(&parts).as_bytes());
+        }
         text.extend_from_slice(&signature);
         let signature_end = text.len();
         let _ = write!(text, "{}", request.attempt);
@@ -212,18 +272,12 @@ impl Prepared {
             headers.insert(name, value.expect("only visible ASCII was written"));
             start = end;
         }
-    }
-
-    /// `text` with every value of the endpoint's own headers made unreadable: a receiver may repeat what it was sent.
-    pub(super) fn redacted(&self, text: String) -> String {
-        let secrets = self.headers.values().filter_map(|value| value.to_str().ok());
-        // Shorter values are flags and names, and would blot out harmless text.
-        secrets.filter(|value| value.len() >= 6).fold(text, |text, value| text.replace(value, "…"))
-    }
-
-    /// The length in bytes of the endpoint's longest header value.
-    pub(super) fn header_bytes_max(&self) -> usize {
-        self.headers.values().map(HeaderValue::len).max().unwrap_or(0)
+        if let Some((name, key)) = &self.body_signature
+            && let Some(value) = signer.sign_body(*key, body)
+        {
+            let value = HeaderValue::from_maybe_shared(Bytes::from(value));
+            headers.insert(name, value.expect("hexadecimal digits are visible ASCII"));
+        }
     }
 }
 
@@ -255,7 +309,7 @@ fn check_url(text: &str) -> Result<(Url, Uri), Error> {
     if uri.host() != url.host_str() { Err(Error::Url(None)) } else { Ok((url, uri)) }
 }
 
-fn check_headers(headers: &[Header]) -> Result<HeaderMap, Error> {
+fn check_headers(headers: &[Header], format: BodyFormat) -> Result<HeaderMap, Error> {
     if headers.len() > HEADERS_MAX {
         return Err(Error::HeaderCount);
     }
@@ -266,6 +320,9 @@ fn check_headers(headers: &[Header]) -> Result<HeaderMap, Error> {
         if is_reserved(&name) {
             return Err(Error::HeaderReserved(shown()));
         }
+        if format.is_cloudevents() && name.as_str().starts_with(CLOUDEVENTS_PREFIX) {
+            return Err(Error::HeaderOfFormat(shown()));
+        }
         if header.value.len() > HEADER_VALUE_BYTES_MAX || !header.value.bytes().all(is_plain) {
             return Err(Error::HeaderValue(shown()));
         }
@@ -274,6 +331,18 @@ fn check_headers(headers: &[Header]) -> Result<HeaderMap, Error> {
         checked.append(name, value);
     }
     Ok(checked)
+}
+
+/// The header of the second signature, and what it is keyed by.
+fn check_body_signature(of: &BodySignature, own: &HeaderMap) -> Result<(HeaderName, BodyKey), Error> {
+    let name = HeaderName::from_bytes(of.header.as_bytes()).map_err(|_| Error::HeaderName(of.header.clone()))?;
+    if is_reserved(&name) || name == CONTENT_TYPE || name.as_str().starts_with(CLOUDEVENTS_PREFIX) {
+        return Err(Error::HeaderReserved(of.header.clone()));
+    }
+    if own.contains_key(&name) {
+        return Err(Error::HeaderTwice(of.header.clone()));
+    }
+    Ok((name, of.key))
 }
 
 fn is_reserved(name: &HeaderName) -> bool {
@@ -308,7 +377,7 @@ fn encode_event_text(text: &str, out: &mut BytesMut) {
 }
 
 /// Appends `text` with the bytes that are not `plain` percent-encoded, cut before it would pass `bytes_max`.
-fn encode(text: &str, bytes_max: usize, plain: impl Fn(u8) -> bool, out: &mut BytesMut) {
+pub(super) fn encode(text: &str, bytes_max: usize, plain: impl Fn(u8) -> bool, out: &mut BytesMut) {
     const DIGITS: [u8; 16] = *b"0123456789ABCDEF";
     let end = out.len() + bytes_max;
     for byte in text.bytes() {

@@ -1,4 +1,5 @@
-//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
+//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body` (`v1a` is in
+//! [`super::ed25519`]); and the older style, a header with the HMAC of the body alone.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use smallvec::SmallVec;
 
-use crate::domain::WebhookSecret;
+use crate::domain::{BodyKey, WebhookSecret};
 
 /// What the text of a secret begins with.
 const PREFIX: &str = "whsec_";
@@ -22,7 +23,7 @@ const GENERATED_BYTES: usize = 32;
 const SIGNATURE_BYTES: usize = 3 + 44;
 
 /// Padding is left out by some tools that make secrets, and means nothing.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
@@ -72,7 +73,12 @@ pub fn preview(secret: &WebhookSecret) -> String {
 
 /// Signs with one secret, or with several while one takes the place of another. The keyed state is computed once.
 #[derive(Clone)]
-pub struct Signer(SmallVec<[Keyed; 1]>);
+pub struct Signer {
+    /// The newest secret first.
+    secrets: SmallVec<[Keyed; 1]>,
+    /// Keyed by the text of the newest secret, for bodies.
+    text: Option<Box<Hmac<Sha256>>>,
+}
 
 /// A secret, ready to sign with.
 #[derive(Clone)]
@@ -83,18 +89,17 @@ struct Keyed {
 }
 
 impl Signer {
-    /// A signer that makes one signature for each secret.
+    /// A signer that makes one signature for each secret, of which the newest comes first.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a WebhookSecret>) -> Self {
         Self::ending(secrets.into_iter().map(|secret| (secret, u64::MAX)))
     }
 
     /// A signer that makes one signature for each secret until that time, in milliseconds since the Unix epoch.
     pub fn ending<'a>(secrets: impl IntoIterator<Item = (&'a WebhookSecret, u64)>) -> Self {
-        let keyed = |(secret, until_ms): (&WebhookSecret, u64)| {
-            let mac = Hmac::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
-            Keyed { mac, until_ms }
-        };
-        Self(secrets.into_iter().map(keyed).collect())
+        let mut secrets = secrets.into_iter().peekable();
+        let text = secrets.peek().map(|(newest, _)| Box::new(keyed(text_of(newest).as_bytes())));
+        let secrets = secrets.map(|(secret, until_ms)| Keyed { mac: keyed(secret.bytes()), until_ms });
+        Self { secrets: secrets.collect(), text }
     }
 
     /// The value of `webhook-signature` for a message of that id, sent at that time in seconds since the Unix epoch.
@@ -107,13 +112,13 @@ impl Signer {
 
     /// How many bytes the signatures have in all.
     pub(super) fn len(&self) -> usize {
-        self.0.len() * (SIGNATURE_BYTES + 1)
+        self.secrets.len() * (SIGNATURE_BYTES + 1)
     }
 
     /// Appends the value of `webhook-signature` to `out`: the signatures of the secrets that are valid at `now_ms`, a
     /// space between each two.
     pub(super) fn sign_into(&self, id: &[u8], timestamp_s: &[u8], now_ms: u64, body: &[u8], out: &mut BytesMut) {
-        let valid = self.0.iter().filter(|keyed| now_ms < keyed.until_ms);
+        let valid = self.secrets.iter().filter(|keyed| now_ms < keyed.until_ms);
         for (n, keyed) in valid.enumerate() {
             let mut mac = keyed.mac.clone();
             for part in [id, b".", timestamp_s, b".", body] {
@@ -129,6 +134,21 @@ impl Signer {
             out.extend_from_slice(&encoded);
         }
     }
+
+    /// A body's signature in the older style: `sha256=` and the hexadecimal HMAC-SHA256 of the body. There is room for one
+    /// value only, so it is the newest secret's. `None` without any secret.
+    pub fn sign_body(&self, key: BodyKey, body: &[u8]) -> Option<String> {
+        let mut mac = match key {
+            BodyKey::Bytes => self.secrets.first()?.mac.clone(),
+            BodyKey::Text => self.text.as_deref()?.clone(),
+        };
+        mac.update(body);
+        Some(format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
+    }
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
 /// What an endpoint signs with at the moment: a handle that can be given another [`Signer`] between two requests.
@@ -190,6 +210,18 @@ pub enum Unverified {
 /// # Errors
 /// When the message must not be believed.
 pub fn verify(secret: &WebhookSecret, signed: &Signed<'_>, now_s: u64, tolerance_s: u64) -> Result<(), Unverified> {
+    check_time(signed, now_s, tolerance_s)?;
+    let mut mac = keyed(secret.bytes());
+    for part in [signed.id.as_bytes(), b".", signed.timestamp.as_bytes(), b".", signed.body] {
+        mac.update(part);
+    }
+    let decoded = signed.signatures.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok());
+    let matches = decoded.into_iter().any(|signature| mac.clone().verify_slice(&signature).is_ok());
+    if matches { Ok(()) } else { Err(Unverified::Signature) }
+}
+
+/// Was it sent within `tolerance_s` seconds of now?
+pub(super) fn check_time(signed: &Signed<'_>, now_s: u64, tolerance_s: u64) -> Result<(), Unverified> {
     let timestamp_s: u64 = signed.timestamp.parse().map_err(|_| Unverified::Timestamp)?;
     if timestamp_s.saturating_add(tolerance_s) < now_s {
         return Err(Unverified::Old);
@@ -197,13 +229,7 @@ pub fn verify(secret: &WebhookSecret, signed: &Signed<'_>, now_s: u64, tolerance
     if timestamp_s > now_s.saturating_add(tolerance_s) {
         return Err(Unverified::Future);
     }
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
-    for part in [signed.id.as_bytes(), b".", signed.timestamp.as_bytes(), b".", signed.body] {
-        mac.update(part);
-    }
-    let decoded = signed.signatures.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok());
-    let matches = decoded.into_iter().any(|signature| mac.clone().verify_slice(&signature).is_ok());
-    if matches { Ok(()) } else { Err(Unverified::Signature) }
+    Ok(())
 }
 
 #[cfg(test)]

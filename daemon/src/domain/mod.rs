@@ -3,6 +3,7 @@
 //! Everything else imports this module; it imports nothing of the crate.
 
 pub mod ack;
+pub mod begin;
 pub mod delivery;
 pub mod event;
 pub mod health;
@@ -11,8 +12,10 @@ pub mod rate;
 pub mod retry;
 pub mod subject;
 pub mod subscription;
+pub mod webhook;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
+pub use begin::{Begin, DeliverFrom};
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use health::{BreakerPolicy, HealthPolicy};
@@ -24,3 +27,4 @@ pub use subscription::{
     ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, TlsVersion,
     WebhookSecret,
 };
+pub use webhook::{AnswerRules, BodyFormat, BodyKey, BodySignature, Ed25519Key, RequestShape, StatusRules};

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
 use crate::domain::health::HealthPolicy;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
+use crate::domain::webhook::{AnswerRules, RequestShape};
 
 /// The longest subscription id accepted, in bytes.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 64;
@@ -165,6 +167,10 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.
     pub total_timeout: Duration,
+    /// What its requests look like.
+    pub request: RequestShape,
+    /// What its answers mean.
+    pub answer: AnswerRules,
     /// How TLS is done, where that differs from the default.
     pub tls: Option<EndpointTls>,
     /// When it is left alone, and when its subscription is disabled.
@@ -201,6 +207,8 @@ pub struct Subscription {
     pub transforms: Vec<PluginRef>,
     /// What becomes of an event whose plugin failed.
     pub on_plugin_error: OnPluginError,
+    /// Where it begins in a stream in which it is new.
+    pub deliver_from: DeliverFrom,
     /// Where it delivers.
     pub target: Target,
 }

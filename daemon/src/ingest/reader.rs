@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::datetime::parse_rfc3339;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use futures_util::StreamExt as _;
 use tracing::debug;
@@ -12,6 +13,7 @@ use super::connect::{Nats, StreamConfig};
 use super::{Error, decode};
 use crate::domain::subject::cover;
 use crate::domain::{Event, Pattern, StreamName};
+use crate::telemetry::clock;
 
 /// How long a page may take to come.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +40,42 @@ pub struct Page {
     pub at_end: bool,
     /// History that was discarded while the reader stood before it.
     pub gap: Option<Gap>,
+}
+
+impl Nats {
+    /// The sequence of the first event that a stream stored at that time or later, in milliseconds since the Unix epoch;
+    /// one above the last when there is none.
+    ///
+    /// # Errors
+    /// When the stream cannot be asked.
+    pub async fn sequence_at(&self, stream: &StreamName, at_ms: u64) -> Result<u64, Error> {
+        let fail = |source| Error::Consumer { action: "make", stream: stream.clone(), source };
+        let start_time = parse_rfc3339(&clock::rfc3339(at_ms)).map_err(fail)?;
+        let config = pull::Config {
+            description: Some("sluiced: looks up a time".to_owned()),
+            deliver_policy: DeliverPolicy::ByStartTime { start_time },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Default::default()
+        };
+        let made = self.jetstream.create_consumer_on_stream(config, stream.as_str()).await;
+        let consumer: PullConsumer = made.map_err(|e| fail(e.into()))?;
+        let info = consumer.cached_info();
+        // A consumer that has sent nothing stands right before its first message.
+        let first = info.delivered.stream_sequence + 1;
+        remove(self, stream, &info.name).await;
+        Ok(first)
+    }
+}
+
+/// Removes a consumer that is no longer needed.
+async fn remove(nats: &Nats, stream: &StreamName, name: &str) {
+    let done = nats.jetstream.delete_consumer_from_stream(name, stream.as_str()).await;
+    if let Err(error) = done {
+        debug!(%stream, %error, "could not delete a reader, the server will");
+    }
 }
 
 /// A reader of one stream.
@@ -131,11 +169,7 @@ impl Reader {
 
     /// Removes the consumer at once; a reader that is only dropped is removed by the server after a minute.
     pub async fn close(self) {
-        let name = &self.consumer.cached_info().name;
-        let done = self.nats.jetstream.delete_consumer_from_stream(name, self.stream.name.as_str()).await;
-        if let Err(error) = done {
-            debug!(stream = %self.stream.name, %error, "could not delete a reader, the server will");
-        }
+        remove(&self.nats, &self.stream.name, &self.consumer.cached_info().name).await;
     }
 
     async fn read(&mut self, events_max: usize) -> Result<Page, Error> {

@@ -51,6 +51,11 @@ impl Job {
         part: u32,
         parts: u32,
     ) -> Self {
+        let mut headers = output.headers;
+        if output.kind.as_deref().is_some_and(|kind| kind != &*event.kind) {
+            // The type that a publisher's CloudEvent named is not the type of what a transform made of it.
+            headers.retain(|header| !header.name.eq_ignore_ascii_case("ce-type"));
+        }
         Self {
             delivery: DeliveryId::derive(subscription, &event.position, part),
             subscription: subscription.clone(),
@@ -69,7 +74,7 @@ impl Job {
                 event_type: output.kind.unwrap_or_else(|| event.kind.clone()),
                 event_time_ms: event.time_ms,
                 content_type: output.content_type.or_else(|| event.content_type.clone()),
-                headers: output.headers,
+                headers,
                 body: output.data,
             },
         }
@@ -266,6 +271,10 @@ impl InAir {
                 delivery: of.delivery,
                 event_id: &of.content.event_id,
                 event_type: &of.content.event_type,
+                event_time_ms: of.content.event_time_ms,
+                stream: of.position.stream.as_str(),
+                part: of.part,
+                parts: of.parts,
                 attempt: of.attempt,
                 content_type: of.content.content_type.as_deref(),
                 headers: &of.content.headers,

@@ -30,7 +30,7 @@ use self::announce::Announcer;
 use self::readers::Readers;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Client, Prepared, Secrets, Token};
-use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy};
+use crate::domain::{DeliverFrom, HealthPolicy, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -87,6 +87,8 @@ pub struct Spec {
     pub health: HealthPolicy,
     /// The most attempts at a time.
     pub in_flight_max: u32,
+    /// Where it begins in a stream in which it is new.
+    pub deliver_from: DeliverFrom,
     /// How many attempts a time may be made.
     pub rate_limit: Option<RateLimit>,
 }

@@ -1,7 +1,7 @@
 //! The set of webhook subscriptions that run: made at start, and brought up to date on reload without losing anybody's
 //! state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,17 +15,18 @@ use super::feed::{Retarget, Routes};
 use super::worker::Worker;
 use super::{Shared, Spec};
 use crate::deliver::health::{self, Resume};
-use crate::deliver::lane::{Lane, Limits};
+use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{Begin, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::failpoint::{self, Place};
+use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Disabled, Recovered, Registration};
-use crate::telemetry::clock;
+use crate::store::{Change, Disabled, Recovered, Registration};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{self, clock};
 use crate::{ingest, store};
 
 /// The fewest live events that a lane lets wait.
@@ -93,6 +94,7 @@ pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> R
         retry: endpoint.retry.clone(),
         health: endpoint.health,
         in_flight_max: endpoint.in_flight_max.get(),
+        deliver_from: subscription.deliver_from.clone(),
         rate_limit: endpoint.rate_limit,
     })))
 }
@@ -103,8 +105,47 @@ pub struct StreamLink {
     pub name: StreamName,
     /// The highest event handed out before this daemon began.
     pub delivered_before: u64,
+    /// It has taken the place of an older stream of that name.
+    pub replaced: bool,
     /// Asks its feed for other event types.
     pub retarget: mpsc::Sender<Retarget>,
+}
+
+/// When a subscription comes to the live tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    /// Before the first event is taken: all that is published from now on is offered to it.
+    AtStart,
+    /// While events pass: what is published before the live tail knows of it is its reader's.
+    Later,
+}
+
+/// A subscription as the store knows it.
+struct Registered {
+    registration: Registration,
+    /// The streams in which it begins with history, its position durable.
+    begun: Vec<Begun>,
+}
+
+/// Where a subscription begins in a stream, and the last event that the stream had by then.
+struct Begun {
+    position: Position,
+    last_sequence: u64,
+}
+
+/// What the streams hold, asked once for all subscriptions that begin together.
+#[derive(Default)]
+struct Facts(Vec<(StreamName, StreamFacts)>);
+
+impl Facts {
+    async fn of(&mut self, nats: &Nats, stream: &StreamName) -> Result<StreamFacts, Error> {
+        if let Some((_, facts)) = self.0.iter().find(|(name, _)| name == stream) {
+            return Ok(facts.clone());
+        }
+        let facts = nats.facts(stream).await?;
+        self.0.push((stream.clone(), facts.clone()));
+        Ok(facts)
+    }
 }
 
 struct Running {
@@ -124,8 +165,6 @@ pub struct Subscriptions {
     workers: TaskTracker,
     stop: CancellationToken,
     control: Control,
-    /// New subscriptions that have yet to be told where they begin.
-    unbegun: Vec<(Arc<Lane>, Registration)>,
 }
 
 impl Subscriptions {
@@ -139,18 +178,7 @@ impl Subscriptions {
         stop: CancellationToken,
     ) -> Self {
         let control = Control::new(shared.clone());
-        Self {
-            shared,
-            metrics,
-            routes,
-            room,
-            streams: Vec::new(),
-            running: HashMap::new(),
-            workers,
-            stop,
-            control,
-            unbegun: Vec::new(),
-        }
+        Self { shared, metrics, routes, room, streams: Vec::new(), running: HashMap::new(), workers, stop, control }
     }
 
     /// Enables and disables its subscriptions.
@@ -169,52 +197,45 @@ impl Subscriptions {
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
+        self.forget_unknown(&specs)?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
         self.settle_secrets(&specs).await?;
-        let mut registrations = self.register(specs.iter()).await?;
+        let mut facts = Facts::default();
+        let mut workers = Vec::with_capacity(specs.len());
         for (id, spec) in specs {
-            let registration = registrations.remove(&id).unwrap_or_default();
+            let registered = self.register(&id, &spec, Joins::AtStart, &mut facts).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
-            let ledgers = self.ledgers(&registration, &recovered);
-            self.add(&id, spec, ledgers, &registration);
-        }
-        for id in on_record.into_keys() {
-            warn!(subscription = %id, "the store has records of a subscription that is not configured, they are kept");
+            let ledgers = self.ledgers(&registered, &recovered);
+            workers.push(self.add(&id, spec, ledgers, &registered.registration));
         }
         self.publish_routes();
+        self.set_to_work(workers);
         Ok(())
     }
 
-    /// Brings the set up to date: new subscriptions begin now, changed ones go on with their state, those that are gone
-    /// end. One that was gone and comes back is new, save that its parked deliveries and dead letters are still its own.
+    /// Brings the set up to date: new subscriptions begin where they say, changed ones go on with their state, those that
+    /// are gone end. One that was gone and comes back is new, save that its parked deliveries and dead letters are still
+    /// its own.
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
         self.retarget(&specs).await?;
-        let (mut begun, mut relieved) = (Vec::new(), Vec::new());
-        for (id, _) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
+        let (mut new, mut facts) = (HashMap::new(), Facts::default());
+        for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if self.shared.store.registration(id)?.is_some() {
-                self.remove(id).await?;
+                let (store, id) = (self.shared.store.clone(), id.clone());
+                away(move || store.remove_registration(&id)).await?;
             }
+            new.insert(id.clone(), self.register(id, spec, Joins::Later, &mut facts).await?);
         }
-        let new = specs.iter().filter(|(id, _)| !self.running.contains_key(id));
-        let mut registrations = self.register(new).await?;
         self.settle_secrets(&specs).await?;
-        let gone: Vec<SubscriptionId> =
-            self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
-        for id in gone {
-            if let Some(running) = self.running.remove(&id) {
-                info!(subscription = %id, "subscription removed");
-                running.lane.state().removed = true;
-                self.metrics.forget(&running.lane.metrics);
-                running.stop.cancel();
-            }
-        }
+        let gone = self.remove_all_but(&specs);
+        let (mut workers, mut relieved) = (Vec::new(), Vec::new());
         for (id, spec) in specs {
             if let Some(running) = self.running.get(&id) {
                 let mut state = running.lane.state();
@@ -231,18 +252,66 @@ impl Subscriptions {
                 if lifted {
                     relieved.push(Arc::clone(&running.lane));
                 }
-            } else if let Some(registration) = registrations.remove(&id) {
-                let ledgers = self.ledgers(&registration, &[]);
+            } else if let Some(registered) = new.remove(&id) {
+                let ledgers = self.ledgers(&registered, &[]);
                 info!(subscription = %id, "subscription added");
-                begun.push((self.add(&id, spec, ledgers, &registration), registration));
+                workers.push(self.add(&id, spec, ledgers, &registered.registration));
             }
         }
         self.publish_routes();
-        self.unbegun.append(&mut begun);
-        self.begin().await?;
+        self.set_to_work(workers);
+        self.forget(gone).await;
         for lane in relieved {
             info!(subscription = %lane.id(), "another endpoint takes the place of the one that was disabled");
             self.control.enable(&lane, Resume::Stop).await.map_err(Error::Enable)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the subscriptions that are not among those given.
+    fn remove_all_but(&mut self, specs: &[(SubscriptionId, Spec)]) -> Vec<SubscriptionId> {
+        let gone: Vec<SubscriptionId> =
+            self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
+        for id in &gone {
+            if let Some(running) = self.running.remove(id) {
+                info!(subscription = %id, "subscription removed");
+                running.lane.state().removed = true;
+                self.metrics.forget(&running.lane.metrics);
+                running.stop.cancel();
+            }
+        }
+        gone
+    }
+
+    /// Takes out of the store where subscriptions that are gone stood, so that each is new when it comes back, also after
+    /// a restart. What they had handed in before is waited for: a position among it would come after.
+    async fn forget(&self, gone: Vec<SubscriptionId>) {
+        if gone.is_empty() {
+            return;
+        }
+        let (tell, told) = oneshot::channel();
+        self.shared.recorder.submit(Change::Barrier, Token::Told(tell));
+        self.shared.recorder.hurry();
+        // When the store fails they are forgotten when they come back, or at the next start.
+        if !matches!(told.await, Ok(true)) {
+            return;
+        }
+        for id in gone {
+            let (store, gone) = (self.shared.store.clone(), id.clone());
+            if let Err(error) = away(move || store.remove_registration(&gone)).await {
+                warn!(subscription = %id, error = %telemetry::chain(&error), "cannot forget a removed subscription yet");
+            }
+        }
+    }
+
+    /// Forgets the places of subscriptions that were removed while no daemon ran, or whose end the store did not take.
+    fn forget_unknown(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+        let configured: HashSet<&SubscriptionId> = specs.iter().map(|(id, _)| id).collect();
+        for (id, _) in self.shared.store.registrations()? {
+            if !configured.contains(&id) {
+                info!(subscription = %id, "a subscription is no longer configured: where it stood is forgotten");
+                self.shared.store.remove_registration(&id)?;
+            }
         }
         Ok(())
     }
@@ -282,90 +351,79 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// A subscription that is new begins with what is published from now on: it reads by itself what came between its
-    /// registration and its place in the routes, and then joins the live tail.
-    async fn begin(&mut self) -> Result<(), Error> {
-        if self.unbegun.is_empty() {
-            return Ok(());
-        }
-        for stream in &self.streams {
-            let facts = self.shared.nats.facts(&stream.name).await?;
-            for (lane, registration) in &self.unbegun {
-                let Some(after) = starts_after(registration, &stream.name) else { continue };
-                let mut state = lane.state();
-                if let Some(ledger) = state.ledger_of(&stream.name) {
-                    state.ledgers[ledger].begin_at(after + 1, facts.last_sequence);
-                }
-                drop(state);
-                lane.wake();
-            }
-        }
-        self.unbegun.clear();
-        Ok(())
-    }
-
-    /// What is known of each subscription; those that are new begin after what is in the streams now. One whose endpoint was
-    /// given another URL while the daemon was away is no longer disabled for the old one. All is durable when it returns,
-    /// with one flush, away from the data plane.
+    /// What is known of a subscription. In each stream in which it is new it is settled where it begins; where its reader
+    /// is to begin with history, its position is made durable in the same write: a daemon that ends at any instant after
+    /// it leaves one that begins there.
     async fn register(
         &self,
-        specs: impl Iterator<Item = &(SubscriptionId, Spec)>,
-    ) -> Result<HashMap<SubscriptionId, Registration>, Error> {
+        id: &SubscriptionId,
+        spec: &Spec,
+        joins: Joins,
+        facts: &mut Facts,
+    ) -> Result<Registered, Error> {
+        let known = self.shared.store.registration(id)?;
         let now_ms = clock::now_ms();
-        let mut ends: HashMap<StreamName, u64> = HashMap::new();
-        let (mut all, mut changed) = (HashMap::new(), Vec::new());
-        for (id, spec) in specs {
-            let known = self.shared.store.registration(id)?;
-            let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
-            let mut registration = known.clone().unwrap_or_else(new);
-            for stream in &self.streams {
-                if starts_after(&registration, &stream.name).is_some() {
-                    continue;
-                }
-                let end = match ends.get(&stream.name) {
-                    Some(end) => *end,
-                    None => self.shared.nats.facts(&stream.name).await?.last_sequence,
-                };
-                ends.insert(stream.name.clone(), end);
-                registration.starts_after.push((stream.name.clone(), end));
+        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
+        let mut registration = known.clone().unwrap_or_else(new);
+        let mut begun = Vec::new();
+        for stream in &self.streams {
+            if starts_after(&registration, &stream.name).is_some() {
+                continue;
             }
-            if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
-                info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
-                registration.failing_since_ms = None;
+            // All of a stream that took the place of one that the subscription read is after its time.
+            let begin =
+                if known.is_some() && stream.replaced { Begin::All } else { spec.deliver_from.of(&stream.name) };
+            let nats = &self.shared.nats;
+            let now = facts.of(nats, &stream.name).await?;
+            let first = match begin {
+                Begin::Now => now.last_sequence + 1,
+                Begin::All => now.first_sequence.max(1),
+                Begin::Sequence(sequence) => sequence.max(1),
+                Begin::Time(at_ms) => nats.sequence_at(&stream.name, at_ms).await?,
+            };
+            registration.starts_after.push((stream.name.clone(), first - 1));
+            if begin != Begin::Now || joins == Joins::Later {
+                let position = Position { stream: stream.name.clone(), sequence: first };
+                begun.push(Begun { position, last_sequence: now.last_sequence });
             }
-            if known.as_ref() != Some(&registration) {
-                registration.updated_ms = now_ms;
-                changed.push((id.clone(), registration.clone()));
-            }
-            all.insert(id.clone(), registration);
         }
-        if !changed.is_empty() {
-            let store = self.shared.store.clone();
+        // What disabled it was another endpoint than the one that it has now.
+        if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
+            info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
+            registration.failing_since_ms = None;
+        }
+        if known.as_ref() != Some(&registration) {
+            registration.updated_ms = now_ms;
+            let positions: Vec<Position> = begun.iter().map(|begun| begun.position.clone()).collect();
+            let (store, id, registration) = (self.shared.store.clone(), id.clone(), registration.clone());
             failpoint::pass(Place::Registering);
-            written(tokio::task::spawn_blocking(move || store.put_registrations(&changed)).await)?;
+            away(move || store.register(&id, &registration, &positions.iter().collect::<Vec<_>>())).await?;
             failpoint::pass(Place::Registered);
         }
-        Ok(all)
+        Ok(Registered { registration, begun })
     }
 
-    /// Removes a registration, away from the data plane.
-    async fn remove(&self, id: &SubscriptionId) -> Result<(), Error> {
-        let (store, id) = (self.shared.store.clone(), id.clone());
-        written(tokio::task::spawn_blocking(move || store.remove_registration(&id)).await)
-    }
-
-    fn ledgers(&self, registration: &Registration, recovered: &[Recovered]) -> Vec<Ledger> {
+    fn ledgers(&self, registered: &Registered, recovered: &[Recovered]) -> Vec<Ledger> {
         let ledger = |stream: &StreamLink| {
+            let name = &stream.name;
             let offered = stream.delivered_before;
-            let record = recovered.iter().find(|r| r.stream == stream.name);
-            let mut ledger = match record.and_then(|r| r.position.as_ref()) {
-                Some(held) => {
-                    let above = held.recorded_above.clone();
-                    Ledger::held_at(stream.name.clone(), held.position.sequence, above, offered)
+            let record = recovered.iter().find(|r| r.stream == *name);
+            let begun = registered.begun.iter().find(|begun| begun.position.stream == *name);
+            let held = record.and_then(|r| r.position.as_ref());
+            let mut ledger = match (begun, held) {
+                (Some(begun), _) => {
+                    let offered = offered.max(begun.last_sequence);
+                    Ledger::held_at(name.clone(), begun.position.sequence, RangeSet::new(), offered)
                 }
-                None => Ledger::live(stream.name.clone(), offered),
+                (None, Some(held)) => {
+                    let above = held.recorded_above.clone();
+                    Ledger::held_at(name.clone(), held.position.sequence, above, offered)
+                }
+                (None, None) => Ledger::live(name.clone(), offered),
             };
-            if let Some(after) = starts_after(registration, &stream.name).filter(|after| *after > 0) {
+            // It may have begun with history that the live tail had no reason to offer.
+            ledger.read_to_end();
+            if let Some(after) = starts_after(&registered.registration, name).filter(|after| *after > 0) {
                 ledger.begin_after(after);
             }
             for part in record.into_iter().flat_map(|r| &r.recorded) {
@@ -376,7 +434,13 @@ impl Subscriptions {
         self.streams.iter().map(ledger).collect()
     }
 
-    fn add(&mut self, id: &SubscriptionId, spec: Spec, ledgers: Vec<Ledger>, registration: &Registration) -> Arc<Lane> {
+    fn add(
+        &mut self,
+        id: &SubscriptionId,
+        spec: Spec,
+        ledgers: Vec<Ledger>,
+        registration: &Registration,
+    ) -> (Worker, CancellationToken) {
         let metrics = self.metrics.subscription(id.as_str());
         metrics.parked.set(i64::try_from(self.shared.store.counts(id).parked).unwrap_or(i64::MAX));
         let disabled = registration.disabled.clone();
@@ -400,9 +464,16 @@ impl Subscriptions {
         let spec = Arc::new(ArcSwap::from_pointee(spec));
         let stop = self.stop.child_token();
         let worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
-        self.workers.spawn(worker.run(stop.clone()));
-        self.running.insert(id.clone(), Running { lane: Arc::clone(&lane), spec, stop });
-        lane
+        self.running.insert(id.clone(), Running { lane, spec, stop: stop.clone() });
+        (worker, stop)
+    }
+
+    /// Only now that the live tail knows of the new subscriptions: the first page that comes to the end then has all that
+    /// it did not offer to them.
+    fn set_to_work(&self, workers: Vec<(Worker, CancellationToken)>) {
+        for (worker, stop) in workers {
+            self.workers.spawn(worker.run(stop));
+        }
     }
 
     fn publish_routes(&self) {
@@ -431,8 +502,9 @@ fn is_lifted(disabled: &Disabled, spec: &Spec) -> bool {
     disabled.endpoint.is_some_and(|endpoint| endpoint != spec.endpoint_digest)
 }
 
-fn written(result: Result<Result<(), store::Error>, tokio::task::JoinError>) -> Result<(), Error> {
-    match result {
+/// Writes what is flushed before it returns away from the data plane.
+async fn away(write: impl FnOnce() -> Result<(), store::Error> + Send + 'static) -> Result<(), Error> {
+    match tokio::task::spawn_blocking(write).await {
         Ok(written) => Ok(written?),
         // The runtime is ending: nothing was written, and nobody asks any more.
         Err(_) => Err(Error::Ending),

@@ -88,7 +88,7 @@ pub use records::{
 };
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 
-use crate::domain::{StreamName, SubscriptionId};
+use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;
 use engine::{Directory, Engine};
 use group::Group;
@@ -219,6 +219,28 @@ impl Store {
             for (subscription, registration) in registrations {
                 let key = keys::of_subscription(kind::REGISTRATION, subscription);
                 batch.insert(key, codec::write_registration(registration));
+            }
+            Ok(())
+        })
+    }
+
+    /// Records what is known of a subscription together with the positions where its reader begins, in one write; durable
+    /// when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn register(
+        &self,
+        subscription: &SubscriptionId,
+        registration: &Registration,
+        begins: &[&Position],
+    ) -> Result<(), Error> {
+        self.write_directly(|_, _, batch| {
+            let key = keys::of_subscription(kind::REGISTRATION, subscription);
+            batch.insert(key, codec::write_registration(registration));
+            for position in begins {
+                let record = PositionRecord { position: (*position).clone(), recorded_above: RangeSet::new() };
+                batch.insert(keys::held(subscription, &position.stream), codec::write_position(&record));
             }
             Ok(())
         })

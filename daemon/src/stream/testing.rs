@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::log::{Follow, History, Log};
 use super::{Client, Config, Hub, Named, Process, Processed, Request, RingLimits, Wanted};
 use crate::domain::{
-    Event, OnPluginError, Output, Pattern, Position, StreamName, Subscription, SubscriptionId, Target,
+    DeliverFrom, Event, OnPluginError, Output, Pattern, Position, StreamName, Subscription, SubscriptionId, Target,
 };
 use crate::ingest::tail::{Break, Next};
 use crate::ingest::{Error, Gap, StreamConfig, StreamFacts};
@@ -414,6 +414,7 @@ pub(crate) fn named(id: &str, types: &[&str], process: Arc<dyn Process>) -> Name
         filters: Vec::new(),
         transforms: Vec::new(),
         on_plugin_error: OnPluginError::DeadLetter,
+        deliver_from: DeliverFrom::default(),
         target: Target::Sse,
     };
     Named { subscription, process }

@@ -43,6 +43,7 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("rustls_platform_verifier", &["deliver"]),
     ("hickory_resolver", &["deliver"]),
     ("hmac", &["deliver"]),
+    ("ed25519_dalek", &["deliver"]),
     ("sled", &["store"]),
     ("figment", &["config"]),
     ("toml_edit", &["config"]),

@@ -11,8 +11,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::*;
+use crate::deliver::capture::{RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX};
 use crate::deliver::signing;
-use crate::domain::{DeliveryId, Endpoint, Failure, FailureClass, Header, RetryPolicy, WebhookSecret};
+use crate::domain::{
+    AnswerRules, DeliveryId, Endpoint, Failure, FailureClass, Header, RequestShape, Response, RetryPolicy,
+    WebhookSecret,
+};
 use crate::telemetry::clock;
 
 /// What a receiver does once it has read a request.
@@ -122,6 +126,8 @@ fn endpoint(url: &str) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
+        request: RequestShape::default(),
+        answer: AnswerRules::default(),
         tls: None,
         health: crate::domain::HealthPolicy::default(),
     }
@@ -132,6 +138,10 @@ fn request() -> Request<'static> {
         delivery: DeliveryId::from_bytes([7; 16]),
         event_id: "e-1",
         event_type: "orders.created",
+        event_time_ms: 1_699_999_999_123,
+        stream: "EVENTS",
+        part: 0,
+        parts: 1,
         attempt: 1,
         content_type: None,
         headers: &[],
@@ -163,9 +173,12 @@ fn failure(outcome: Outcome) -> (bool, Failure) {
     }
 }
 
-/// The outcome of a delivery of which no answer is kept.
-fn delivered(status: u16) -> Outcome {
-    Outcome::Delivered { status, response: None }
+/// The status of an outcome that is a delivery.
+fn delivered(outcome: &Outcome) -> Option<u16> {
+    match outcome {
+        Outcome::Delivered { status, .. } => Some(*status),
+        _ => None,
+    }
 }
 
 async fn class_of(act: Act) -> (bool, FailureClass) {
@@ -178,7 +191,7 @@ async fn class_of(act: Act) -> (bool, FailureClass) {
 #[tokio::test]
 async fn an_independent_verifier_accepts_what_arrives() {
     let mut receiver = Receiver::new(status("200 OK")).await;
-    assert_eq!(attempt_at(&receiver.url, &["127.0.0.0/8"]).await, delivered(200));
+    assert_eq!(delivered(&attempt_at(&receiver.url, &["127.0.0.0/8"]).await), Some(200));
     let received = String::from_utf8(receiver.requests.recv().await.expect("a request")).expect("text");
     let (head, body) = received.split_once("\r\n\r\n").expect("a head");
     assert!(head.starts_with("POST /hook?key=hush HTTP/1.1\r\n"), "{head}");
@@ -195,8 +208,8 @@ async fn an_independent_verifier_accepts_what_arrives() {
 
 #[tokio::test]
 async fn statuses_become_outcomes() {
-    assert_eq!(attempt(status("200 OK")).await, delivered(200));
-    assert_eq!(attempt(answer("HTTP/1.1 204 No Content\r\n\r\n")).await, delivered(204));
+    assert_eq!(delivered(&attempt(status("200 OK")).await), Some(200));
+    assert_eq!(delivered(&attempt(answer("HTTP/1.1 204 No Content\r\n\r\n")).await), Some(204));
     assert_eq!(class_of(status("404 Not Found")).await, (false, FailureClass::Status));
     assert_eq!(class_of(status("410 Gone")).await, (false, FailureClass::Gone));
     assert_eq!(class_of(status("500 Oh No")).await, (true, FailureClass::Status));
@@ -228,6 +241,52 @@ async fn a_refusal_is_quoted_short_on_one_line_and_without_secrets() {
     assert!(!retry);
     assert!(failure.message.contains("422 Unprocessable Entity: no such hook for … xxx"), "{}", failure.message);
     assert!(failure.message.len() < 300);
+}
+
+/// What is kept of an answer, at an endpoint that keeps so many bytes of its body.
+async fn kept(capture_bytes_max: usize, act: Act) -> Option<Response> {
+    let receiver = Receiver::new(act).await;
+    let answer = AnswerRules { capture_bytes_max, ..AnswerRules::default() };
+    let endpoint = Endpoint { answer, ..endpoint(&receiver.url) };
+    match client(&["127.0.0.0/8"]).attempt(&Prepared::new(&endpoint).expect("valid"), request()).await {
+        Outcome::Delivered { response, .. } => response.map(|response| *response),
+        Outcome::Retry(failure) | Outcome::Final(failure) => failure.response.map(|response| *response),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_up_to_its_cap_and_without_what_was_sent_in_confidence() {
+    let body = "hello Bearer hush, hello";
+    let text = format!(
+        "HTTP/1.1 200 OK\r\nx-echo: Bearer hush\r\nset-cookie: hush\r\nx-long: {}\r\ncontent-length: {}\r\n\r\n{body}",
+        "é".repeat(RESPONSE_HEADER_BYTES_MAX),
+        body.len()
+    );
+    let whole = kept(1_024, answer(&text)).await.expect("it is kept");
+    assert_eq!((&whole.body[..], whole.truncated), ("hello …, hello".as_bytes(), false));
+    let value = |name: &str| whole.headers.iter().find(|header| &*header.name == name).map(|header| &*header.value);
+    assert_eq!((value("x-echo"), value("set-cookie"), value("content-length")), (Some("…"), None, Some("24")));
+    assert!(value("x-long").is_some_and(|value| value.len() <= RESPONSE_HEADER_BYTES_MAX), "{whole:?}");
+    // The value that is taken out begins within the part that is kept, and ends beyond it.
+    for (cap, expected) in [(16, "hello …, hello"), (10, "hello …,"), (8, "hello "), (5, "hello")] {
+        let part = kept(cap, answer(&text)).await.expect("it is kept");
+        assert!(expected.as_bytes().starts_with(&part.body) && part.body.len() <= cap && part.truncated, "{part:?}");
+    }
+    assert_eq!(kept(0, answer(&text)).await, None);
+    let refused = kept(3, answer(&text.replace("200 OK", "500 No"))).await.expect("it is kept");
+    assert_eq!((&refused.body[..], refused.truncated), (&b"hel"[..], true));
+    let broken = kept(1_024, Act::Close("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")).await.expect("kept");
+    assert_eq!((&broken.body[..], broken.truncated), (&b"abc"[..], true));
+    let many = format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "x-a: b\r\n".repeat(50));
+    assert_eq!(kept(1, answer(&many)).await.expect("it is kept").headers.len(), RESPONSE_HEADERS_MAX);
+}
+
+#[tokio::test]
+async fn a_compressed_answer_stays_as_it_came() {
+    // What 10 bytes of gzip would become does not matter: they are never inflated.
+    let gzip = "\x1f\x08\x08\x00\x00\x00\x00\x00\x00\x03";
+    let text = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n{gzip}", gzip.len());
+    assert_eq!(kept(1_024, answer(&text)).await.expect("it is kept").body, gzip);
 }
 
 #[tokio::test]
@@ -280,7 +339,7 @@ async fn no_status_in_time_is_a_timeout() {
 #[tokio::test]
 async fn a_body_that_never_ends_leaves_the_status_to_decide_at_the_deadline() {
     let (outcome, took) = hasty(Act::Hang("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")).await;
-    assert_eq!(outcome, delivered(200));
+    assert_eq!(delivered(&outcome), Some(200));
     assert!(took >= Duration::from_millis(200));
     let (outcome, _) = hasty(Act::Hang("HTTP/1.1 503 No\r\ncontent-length: 10\r\n\r\nabc")).await;
     let (retry, failure) = failure(outcome);
@@ -290,7 +349,7 @@ async fn a_body_that_never_ends_leaves_the_status_to_decide_at_the_deadline() {
 #[tokio::test]
 async fn a_body_that_breaks_off_leaves_the_status_to_decide() {
     let outcome = attempt(Act::Close("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")).await;
-    assert_eq!(outcome, delivered(200));
+    assert_eq!(delivered(&outcome), Some(200));
 }
 
 #[tokio::test]
@@ -313,7 +372,7 @@ async fn connections_are_used_again_unless_a_body_was_too_long() {
         let receiver = Receiver::new(act).await;
         let target = Prepared::new(&endpoint(&receiver.url)).expect("valid");
         for _ in 0..3 {
-            assert_eq!(client.attempt(&target, request()).await, delivered(200));
+            assert_eq!(delivered(&client.attempt(&target, request()).await), Some(200));
         }
         assert_eq!(receiver.connections(), connections);
     }
@@ -332,7 +391,7 @@ async fn addresses_are_judged_before_they_are_dialled() {
     assert_eq!(receiver.connections(), 0);
     for host in ["127.0.0.1", "2130706433", "localhost"] {
         let outcome = attempt_at(&format!("http://{host}:{port}"), &["127.0.0.0/8", "::1/128"]).await;
-        assert_eq!(outcome, delivered(200), "{host}");
+        assert_eq!(delivered(&outcome), Some(200), "{host}");
     }
 }
 

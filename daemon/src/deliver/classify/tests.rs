@@ -1,6 +1,7 @@
 //! The table of the module, row by row.
 
 use super::*;
+use crate::domain::webhook::Statuses;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -11,7 +12,7 @@ fn status(code: u16) -> StatusCode {
 #[test]
 fn every_status_has_its_outcome() {
     for code in 100..1_000 {
-        let outcome = answered("crm.example", status(code), None, "");
+        let outcome = answered("crm.example", status(code), &StatusRules::default(), None, None);
         match (code, &outcome) {
             (200..=299, Outcome::Delivered { status, .. }) => assert_eq!(*status, code),
             (410, Outcome::Final(failure)) => assert_eq!(failure.class, FailureClass::Gone),
@@ -25,8 +26,23 @@ fn every_status_has_its_outcome() {
 }
 
 #[test]
+fn a_rule_of_the_endpoint_is_over_the_usual() {
+    let list = |entries: &[&str]| entries.iter().map(|text| Statuses::parse(text).expect("a status")).collect();
+    let rules = StatusRules::new(list(&["4xx", "302", "5xx"]), list(&["429", "501", "400-404"])).expect("clear");
+    for (code, retried) in
+        [(302, true), (303, false), (405, true), (404, false), (429, false), (500, true), (501, false), (410, false)]
+    {
+        let outcome = answered("crm.example", status(code), &rules, None, None);
+        assert_eq!(matches!(outcome, Outcome::Retry(_)), retried, "{code}");
+    }
+    assert!(matches!(answered("crm.example", status(204), &rules, None, None), Outcome::Delivered { .. }));
+}
+
+#[test]
 fn a_refusal_says_what_the_receiver_said() {
-    let Outcome::Final(failure) = answered("crm.example", status(422), None, "no such hook") else { panic!("final") };
+    let response = Response { body: "no such\nhook".into(), ..Response::default() };
+    let outcome = answered("crm.example", status(422), &StatusRules::default(), None, Some(Box::new(response)));
+    let Outcome::Final(failure) = outcome else { panic!("final") };
     assert_eq!(&*failure.message, "crm.example answered 422 Unprocessable Entity: no such hook");
 }
 

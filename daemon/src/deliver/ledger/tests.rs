@@ -244,22 +244,34 @@ fn a_cursor_that_went_back_is_told_once() {
     assert!(b.ledger.take_rewound() && !b.ledger.take_rewound());
     b.ledger.step_back(12);
     assert!(b.ledger.take_rewound());
-    b.ledger.begin_at(3, 4);
-    assert!(b.ledger.take_rewound() && b.ledger.target() == 20);
     b.ledger.reread();
     assert!(b.ledger.take_rewound());
 }
 
 #[test]
 fn what_is_before_the_subscriptions_time_is_done() {
-    let mut b = Bench::live();
+    let mut b = Bench::held_at(6, &[], 8);
     b.ledger.begin_after(5);
-    b.ledger.begin_at(6, 8);
     assert_eq!(b.offer(5), "settled");
+    assert_eq!(b.offer(7), "settled", "its position is durable from the first instant on");
     assert_eq!((b.ledger.cursor(), b.ledger.target()), (Some(6), 8));
     assert!(b.ledger.read(6) && !b.ledger.is_at_end());
     b.ledger.read_through(8);
     assert!(b.ledger.is_at_end() && b.ledger.try_rejoin());
+}
+
+#[test]
+fn one_that_came_later_rejoins_only_after_the_streams_end() {
+    let mut b = Bench::held_at(6, &[], 8);
+    b.ledger.read_to_end();
+    assert!(b.ledger.read(12) && !b.ledger.try_rejoin(), "nobody offered what comes after 12");
+    b.ledger.step_back(12);
+    b.ledger.read_through(14);
+    assert!(!b.ledger.try_rejoin(), "going back changes nothing about it");
+    b.ledger.came_to_end(b.ledger.target());
+    assert!(b.ledger.try_rejoin());
+    b.ledger.hold([]);
+    assert!(!b.ledger.is_at_end() || b.ledger.try_rejoin(), "held again, it needs no end any more");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::RetryPolicy;
+use crate::domain::{BodyKey, RequestShape, RetryPolicy};
 
 fn header(name: &str, value: &str) -> Header {
     Header { name: name.into(), value: value.into() }
@@ -22,6 +22,8 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         rate_limit: None,
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
+        request: RequestShape::default(),
+        answer: AnswerRules::default(),
         tls: None,
         health: crate::domain::HealthPolicy::default(),
     }
@@ -32,6 +34,10 @@ fn request<'a>(headers: &'a [Header], body: &'static [u8]) -> Request<'a> {
         delivery: DeliveryId::from_bytes([0xab; 16]),
         event_id: "order 1 of 50%\r\nx: é",
         event_type: "orders.eu.created",
+        event_time_ms: 1_699_999_999_123,
+        stream: "EVENTS",
+        part: 0,
+        parts: 1,
         attempt: 3,
         content_type: None,
         headers,
@@ -104,7 +110,7 @@ fn a_request_has_its_headers() {
         header("bad name", "x"),
     ];
     let body = br#" {"amount": 1} "#;
-    let headers = Prepared::new(&endpoint).expect("valid").headers(&request(&transforms, body));
+    let headers = Prepared::new(&endpoint).expect("valid").message(&request(&transforms, body)).headers;
     let id = "msg_abababababababababababababababab";
     let signature = Signer::new(&endpoint.secret).sign(id, 1_700_000_000, body);
     for (name, expected) in [
@@ -130,7 +136,7 @@ fn the_content_type_has_an_order_of_precedence() {
     let own = [header("Content-Type", "text/own")];
     let of = |configured: &[Header], named: Option<&str>, transforms: &[Header], body: &'static [u8]| {
         let prepared = Prepared::new(&endpoint("http://a.example", configured.to_vec())).expect("valid");
-        let headers = prepared.headers(&Request { content_type: named, ..request(transforms, body) });
+        let headers = prepared.message(&Request { content_type: named, ..request(transforms, body) }).headers;
         let all: Vec<_> = headers.get_all(CONTENT_TYPE).iter().map(|v| v.to_str().expect("ASCII").to_owned()).collect();
         all.join(" and ")
     };
@@ -144,11 +150,44 @@ fn the_content_type_has_an_order_of_precedence() {
 }
 
 #[test]
-fn endpoint_header_values_are_redacted() {
-    let endpoint = endpoint("http://a.example", vec![header("Authorization", "Bearer abc"), header("X-Flag", "on")]);
-    let prepared = Prepared::new(&endpoint).expect("valid");
-    assert_eq!(prepared.redacted("got Bearer abc on".to_owned()), "got … on");
-    assert_eq!(prepared.header_bytes_max(), 10);
+fn a_second_signature_is_of_the_body_that_is_sent() {
+    let shaped = |format, key| {
+        let body_signature = Some(BodySignature { header: "X-Hub-Signature-256".into(), key });
+        let shape = RequestShape { format, body_signature, ..RequestShape::default() };
+        Endpoint { request: shape, ..endpoint("http://a.example", Vec::new()) }
+    };
+    let forged = [header("x-hub-signature-256", "sha256=00")];
+    for (format, key) in [(BodyFormat::Raw, BodyKey::Bytes), (BodyFormat::Envelope, BodyKey::Text)] {
+        let endpoint = shaped(format, key);
+        let message = Prepared::new(&endpoint).expect("valid").message(&request(&forged, b"{}"));
+        let signer = Signer::new(&endpoint.secret);
+        let expected = signer.sign_body(key, &message.body).expect("there is a secret");
+        let values: Vec<_> = message.headers.get_all("x-hub-signature-256").iter().collect();
+        assert_eq!(values, [&*expected], "a transform cannot add another");
+        let id = "msg_abababababababababababababababab";
+        let standard = signer.sign(id, 1_700_000_000, &message.body);
+        assert_eq!(message.headers["webhook-signature"], standard);
+    }
+    for (name, why) in [
+        ("Host", Error::HeaderReserved("Host".into())),
+        ("webhook-signature", Error::HeaderReserved("webhook-signature".into())),
+        ("content-type", Error::HeaderReserved("content-type".into())),
+        ("ce-id", Error::HeaderReserved("ce-id".into())),
+        ("no name", Error::HeaderName("no name".into())),
+        ("x-team", Error::HeaderTwice("x-team".into())),
+    ] {
+        let body_signature = Some(BodySignature { header: name.into(), key: BodyKey::Bytes });
+        let shape = RequestShape { body_signature, ..RequestShape::default() };
+        let endpoint = Endpoint { request: shape, ..endpoint("http://a.example", vec![header("X-Team", "sales")]) };
+        assert_eq!(Prepared::new(&endpoint).err(), Some(why));
+    }
+}
+
+#[test]
+fn headers_of_cloudevents_are_the_formats_own() {
+    let shape = RequestShape { format: BodyFormat::CloudEventsBinary, ..RequestShape::default() };
+    let endpoint = Endpoint { request: shape, ..endpoint("http://a.example", vec![header("ce-source", "x")]) };
+    assert_eq!(Prepared::new(&endpoint).err(), Some(Error::HeaderOfFormat("ce-source".into())));
 }
 
 proptest! {
@@ -157,9 +196,9 @@ proptest! {
         let prepared = Prepared::new(&endpoint("http://a.example", Vec::new())).expect("valid");
         let transforms = vec![header(&name, &value), header("x-value", &value.repeat(50)), header("x-long", &"x".repeat(10_000))];
         let long = id.repeat(200);
-        let headers = prepared.headers(&Request {
+        let headers = prepared.message(&Request {
             event_id: &long, event_type: &kind, content_type: named.as_deref(), ..request(&transforms, b"{}")
-        });
+        }).headers;
         prop_assert!(headers.contains_key("webhook-signature") && headers.contains_key(CONTENT_TYPE));
         prop_assert!(!headers.contains_key("x-long"));
         prop_assert!(headers["sluiced-event-id"].len() <= EVENT_HEADER_BYTES_MAX);

@@ -48,6 +48,30 @@ fn verifies_only_what_was_signed_and_is_recent() {
 }
 
 #[test]
+fn signs_bodies_in_the_older_style() {
+    // The vector is test case 2 of RFC 4231.
+    let hash = |key: &[u8], body: &[u8]| {
+        let mut mac = keyed(key);
+        mac.update(body);
+        hex::encode(mac.finalize().into_bytes())
+    };
+    assert_eq!(
+        hash(b"Jefe", b"what do ya want for nothing?"),
+        "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    );
+    let ((secret, text), older) = (generate(), generate().0);
+    let signer = Signer::new([&secret, &older]);
+    assert_eq!(signer.sign_body(BodyKey::Bytes, b"body"), Some(format!("sha256={}", hash(secret.bytes(), b"body"))));
+    assert_eq!(signer.sign_body(BodyKey::Text, b"body"), Some(format!("sha256={}", hash(text.as_bytes(), b"body"))));
+}
+
+#[test]
+fn bodies_are_not_signed_with_nothing() {
+    let nothing = Signer::new([]);
+    assert_eq!([BodyKey::Bytes, BodyKey::Text].map(|key| nothing.sign_body(key, b"body")), [None, None]);
+}
+
+#[test]
 fn a_generated_secret_survives_its_text() {
     let (secret, text) = generate();
     assert_eq!(secret.bytes().len(), 32);

@@ -245,8 +245,12 @@ impl Worker {
         self.shared.announcer.announce(Kind::Gap, &self.lane, &details);
     }
 
-    /// Hands in a change that must not be lost: refused, it is handed in again.
+    /// Hands in a change that must not be lost: refused, it is handed in again. Nothing more is written of a subscription
+    /// that is gone: it would be found when it comes back.
     pub(super) fn change(&self, change: Change) {
+        if self.lane.state().removed {
+            return;
+        }
         let lane = std::sync::Arc::clone(&self.lane);
         self.shared.recorder.submit(change.clone(), Token::Health { lane, change });
     }

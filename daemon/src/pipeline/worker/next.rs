@@ -60,7 +60,7 @@ impl Worker {
             if self.catch_up.is_empty()
                 && let Some((of, through)) = self.through.take()
             {
-                state.ledgers[of].read_through(through);
+                state.ledgers[of].came_to_end(through);
             }
             if !self.breaker.is_open() && state.ledgers[ledger].try_rejoin() {
                 state.rejoined();
@@ -85,7 +85,7 @@ impl Worker {
             if !self.catch_up.is_reading() {
                 let cursor = state.ledgers[ledger].cursor()?;
                 let target = state.ledgers[ledger].target();
-                if self.breaker.is_open() && cursor > target {
+                if self.breaker.is_open() && state.ledgers[ledger].is_at_end() {
                     return None;
                 }
                 let stream = state.ledgers[ledger].stream().clone();

@@ -56,6 +56,7 @@ impl Lasting {
             Some((position, above)) => Ledger::held_at(stream, *position, above.clone(), self.delivered),
             None => Ledger::live(stream, self.delivered),
         };
+        ledger.read_to_end();
         if self.begins_after > 0 {
             ledger.begin_after(self.begins_after);
         }

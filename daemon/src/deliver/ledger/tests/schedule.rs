@@ -39,6 +39,8 @@ enum Broken {
     AheadOnly,
     /// What the reader has read ahead is used although the cursor went back.
     DropWhatWasReadAhead,
+    /// One that comes to the live tail later reads no further than what was offered.
+    ReadToEnd,
     /// A stop does not wait for the last position.
     StopWaitsForPosition,
 }
@@ -153,18 +155,18 @@ impl Simulation {
     /// The subscription is new: what was published before its time is not for it, and it reads the rest by itself.
     fn begin_late(&mut self) {
         let (after, last) = (self.rng.random_range(1..10), self.rng.random_range(10..20));
+        // What came to the live tail before it knew of the subscription.
+        let known = self.rng.random_range(after as u64..=last);
         self.lasting.plans.iter_mut().take(after).for_each(|plan| plan.matches = false);
         let after = after as u64;
         (self.lasting.begins_after, self.lasting.delivered, self.lasting.published) = (after, last, last);
-        {
-            let mut state = self.lane.state();
-            state.ledgers[0].begin_after(after);
-            state.ledgers[0].begin_at(after + 1, last);
+        self.lasting.position = Some((after + 1, RangeSet::new()));
+        let mut ledger = Ledger::held_at(stream(), after + 1, RangeSet::new(), known);
+        ledger.begin_after(after);
+        if self.broken != Some(Broken::ReadToEnd) {
+            ledger.read_to_end();
         }
-        self.save_position();
-        let group = self.writes.drain(..).collect::<Vec<_>>();
-        let tokens = group.into_iter().map(|write| self.apply(write, true)).collect();
-        completed(tokens, true);
+        self.lane.state().ledgers[0] = ledger;
     }
 
     fn chance(&mut self, p: f64) -> bool {
@@ -303,7 +305,7 @@ impl Simulation {
             if self.page.is_empty()
                 && let Some(through) = self.through.take()
             {
-                ledger.read_through(through);
+                ledger.came_to_end(through);
             }
             if !self.breaker_open && ledger.try_rejoin() {
                 self.close_reader();
@@ -543,6 +545,7 @@ fn a_rule_that_is_broken_is_noticed() {
         Broken::KeepPositionUntilRecorded,
         Broken::AheadOnly,
         Broken::DropWhatWasReadAhead,
+        Broken::ReadToEnd,
         Broken::StopWaitsForPosition,
     ];
     for rule in rules {

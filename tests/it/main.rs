@@ -21,3 +21,4 @@ mod secrets;
 mod sse;
 mod stop;
 mod tidy;
+mod trace;

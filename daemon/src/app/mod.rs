@@ -28,7 +28,7 @@ pub use reload::Reloader;
 use self::managed::Managed;
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server};
+use crate::api::{self, Server, trace};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Decision, Resume};
@@ -178,12 +178,14 @@ impl App {
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let control = Arc::new(OnceLock::new());
-        let lanes: Arc<dyn Lanes> = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
+        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
+        let lanes: Arc<dyn Lanes> = Arc::clone(&running) as _;
         let keys = api::secrets::Access { lanes: Arc::clone(&lanes), secrets: secrets.clone() };
-        let access = Access { lanes, store: store.clone() };
-        let server =
-            Server::bind(parts::api(&config), state, subscriptions::routes(access).merge(api::secrets::routes(keys)))
-                .await?;
+        let traced = trace::Access { subscriptions: running, events: Arc::new(nats.clone()), store: store.clone() };
+        let more = subscriptions::routes(Access { lanes, store: store.clone() })
+            .merge(api::secrets::routes(keys))
+            .merge(trace::routes(traced));
+        let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -240,6 +242,17 @@ impl Lanes for Running {
     fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Decision<()> {
         let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
         Box::pin(async move { control.ok_or(health::Error::Store)?.disable(&lane, reason).await })
+    }
+}
+
+impl trace::Subscriptions for Running {
+    fn subscribed(&self) -> Vec<trace::Subscribed> {
+        let routes = self.routes.load();
+        let all = routes.lanes.iter().zip(&routes.specs).map(|(lane, spec)| {
+            let spec = spec.load();
+            trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }
+        });
+        all.collect()
     }
 }
 

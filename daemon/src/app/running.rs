@@ -144,9 +144,7 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         subscriptions,
     };
     tasks.reload.spawn(reloading.run(watch, stops.ingest.clone()));
-    for feed in feeds {
-        tasks.feeds.spawn(feed.run(stops.ingest.clone()));
-    }
+    feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     Ok(Running {

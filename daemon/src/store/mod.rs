@@ -62,6 +62,7 @@ mod read;
 mod recorder;
 mod records;
 mod recover;
+mod search;
 mod secrets;
 mod wire;
 
@@ -86,6 +87,7 @@ pub use records::{
     GapRecord, HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
     PositionRecord, Recorded, Recovered, Registration, StreamBinding, add_attempt, add_gap,
 };
+pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 
 use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};

@@ -6,8 +6,8 @@ use super::*;
 
 const DEAD: u64 = 1_000;
 const EVENTS: u64 = 20_000;
-/// The types of the events: each dead endpoint wants one of them, and thereby 400 events.
-const TYPES: u64 = 50;
+/// The types of the events: each dead endpoint wants one of them, and thereby 100 events.
+const TYPES: u64 = 200;
 /// How much more the store may grow beside dead endpoints than without them, in bytes.
 const STORE_BYTES_MAX: u64 = 10 << 20;
 const LONG: Duration = Duration::from_secs(300);

@@ -8,6 +8,7 @@ mod migration;
 mod opening;
 mod recorder;
 mod recovery;
+mod search;
 mod state;
 
 use bytes::Bytes;

@@ -206,7 +206,7 @@ pub(super) async fn enable(
         Start::Stop => Resume::Stop,
         Start::Now => Resume::Now,
     };
-    access.lanes.enable(&lane, resume).await.map_err(refused)?;
+    access.lanes.enable(&lane, resume).await.map_err(|error| refused(&error))?;
     Ok(Json(of(&lane, &access.store)).into_response())
 }
 
@@ -222,7 +222,7 @@ pub(super) async fn disable(
     if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
         return Err(Problem::invalid("body", format!("`reason` is one line of at most {REASON_BYTES_MAX} bytes")));
     }
-    access.lanes.disable(&lane, reason.into()).await.map_err(refused)?;
+    access.lanes.disable(&lane, reason.into()).await.map_err(|error| refused(&error))?;
     Ok(Json(of(&lane, &access.store)).into_response())
 }
 
@@ -234,8 +234,8 @@ fn parse<T: Default + for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Probl
     serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))
 }
 
-fn refused(error: health::Error) -> Problem {
-    error!(error = %chain(&error), "a subscription could not be enabled or disabled");
+fn refused(error: &health::Error) -> Problem {
+    error!(error = %chain(error), "a subscription could not be enabled or disabled");
     match error {
         health::Error::Store => Problem::unavailable("store_unavailable", "the store cannot be written at the moment"),
         health::Error::Stream { .. } => {

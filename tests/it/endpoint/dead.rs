@@ -1,6 +1,6 @@
 //! A thousand endpoints that are dead while many events come.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::*;
 

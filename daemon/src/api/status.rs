@@ -49,6 +49,9 @@ pub(super) struct Status {
     /// How many attempts a time are made at most, when there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_limit: Option<Rate>,
+    /// What waits for what, when the subscription keeps an order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<Kept>,
     /// Where it reads, for each stream in which it is held.
     positions: Vec<Place>,
     /// The last parts of the history that it did not read, oldest first.
@@ -81,6 +84,15 @@ struct Lag {
     events: u64,
     /// The age of the oldest of them.
     seconds: u64,
+}
+
+/// Which events wait for each other, and how many do.
+#[derive(Serialize)]
+struct Kept {
+    /// Events in memory that wait for an earlier one of their key.
+    waiting: usize,
+    /// Keys with a delivery that waits for its next attempt.
+    blocked_keys: usize,
 }
 
 #[derive(Serialize)]
@@ -167,6 +179,7 @@ pub(super) fn of(lane: &Lane, store: &Store) -> Status {
         parked: counts.parked,
         dead_letters: counts.dead,
         rate_limit: state.limits().rate.map(Rate::from),
+        order: state.limits().ordered.then(|| Kept { waiting: state.waiting.0, blocked_keys: state.waiting.1 }),
         positions,
         gaps: health.gaps.iter().map(Missed::from).collect(),
     }

@@ -4,9 +4,11 @@
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
 mod descriptors;
+mod file_size;
 pub mod managed;
 mod master_key;
 mod parts;
+mod registry;
 mod reload;
 mod reloading;
 mod running;
@@ -17,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,9 +29,10 @@ pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
+use self::registry::{Ask, Kept, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server, trace};
+use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Decision, Resume};
@@ -109,13 +113,15 @@ pub enum Error {
 struct OpenStream {
     name: StreamName,
     live: Live,
+    /// Nothing at or below it comes again, and above it the log is read.
+    floor: u64,
     /// It has taken the place of an older stream of that name.
     replaced: bool,
 }
 
 /// The daemon, built and not yet running.
 pub struct App {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     metrics: Metrics,
     health: Health,
     store: Store,
@@ -131,6 +137,11 @@ pub struct App {
     routes: Arc<ArcSwap<Routes>>,
     control: Arc<OnceLock<Control>>,
     broker: Option<Managed>,
+    /// Changes of the webhooks that are made over the API.
+    asked: mpsc::Receiver<Ask>,
+    registry: Registry,
+    /// Webhooks that no longer fit the configuration.
+    idle: Vec<SubscriptionId>,
 }
 
 impl App {
@@ -148,7 +159,11 @@ impl App {
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
-        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &secrets, &config)?;
+        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
+        let current = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
+        let Kept { specs: of_api, idle } = registry.prepare_all()?;
+        specs.extend(of_api);
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
@@ -163,8 +178,8 @@ impl App {
         let mut streams = Vec::new();
         let mut floors = Vec::new();
         for stream in nats.streams() {
-            let (open, floor) = open_stream(&nats, &store, stream, &types(&specs)).await?;
-            floors.push((open.name.clone(), floor));
+            let open = open_stream(&nats, &store, stream, &types(&specs)).await?;
+            floors.push((open.name.clone(), open.floor));
             streams.push(open);
         }
         let recovered = store.recover(&floors)?;
@@ -179,17 +194,12 @@ impl App {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let control = Arc::new(OnceLock::new());
         let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
-        let lanes: Arc<dyn Lanes> = Arc::clone(&running) as _;
-        let keys = api::secrets::Access { lanes: Arc::clone(&lanes), secrets: secrets.clone() };
-        let traced = trace::Access { subscriptions: running, events: Arc::new(nats.clone()), store: store.clone() };
-        let more = subscriptions::routes(Access { lanes, store: store.clone() })
-            .merge(api::secrets::routes(keys))
-            .merge(trace::routes(traced));
-        let server = Server::bind(parts::api(&config), state, more).await?;
+        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
+        let server = access.bind(state, registry.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
-            config,
+            config: current,
             metrics,
             health,
             store,
@@ -205,6 +215,9 @@ impl App {
             routes,
             control,
             broker,
+            asked,
+            registry,
+            idle,
         })
     }
 
@@ -219,6 +232,33 @@ impl App {
     /// When a part cannot be started, or fails for good.
     pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
         running::run(self, reloader, stop).await
+    }
+}
+
+/// What the API reaches into besides its own state.
+struct Reach<'a> {
+    config: &'a Config,
+    store: &'a Store,
+    secrets: &'a Secrets,
+    nats: &'a Nats,
+    running: Arc<Running>,
+}
+
+impl Reach<'_> {
+    /// Binds the API with all its routes.
+    async fn bind(self, state: api::State, registry: Registry) -> Result<Server, api::Error> {
+        let Self { config, store, secrets, nats, running } = self;
+        let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
+        let store = || store.clone();
+        let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
+        let traced =
+            trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
+        let more = subscriptions::routes(Access { lanes: lanes(), store: store() })
+            .merge(webhooks::routes(Arc::new(registry)))
+            .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
+            .merge(api::backup::routes(backups))
+            .merge(trace::routes(traced));
+        Server::bind(parts::api(config), state, more).await
     }
 }
 
@@ -298,7 +338,7 @@ async fn open_stream(
     store: &Store,
     stream: &ingest::StreamConfig,
     types: &[Pattern],
-) -> Result<(OpenStream, u64), Error> {
+) -> Result<OpenStream, Error> {
     let facts = nats.facts(&stream.name).await?;
     let replaced = store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced;
     if replaced {
@@ -310,5 +350,5 @@ async fn open_stream(
     let checkpoint = store.checkpoint(&stream.name)?;
     let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
     let floor = live.floor_before().max(checkpoint.unwrap_or(0));
-    Ok((OpenStream { name: stream.name.clone(), live, replaced }, floor))
+    Ok(OpenStream { name: stream.name.clone(), live, floor, replaced })
 }

@@ -12,7 +12,7 @@ use tracing::{error, info};
 
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
-use super::{App, Error, OpenStream, parts};
+use super::{App, Error, OpenStream, file_size, parts};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::feed::{Feed, Routes};
@@ -98,8 +98,8 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
     }
     let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
-    let pipeline = parts::pipeline(&app.config);
-    let prefix = app.config.operational_events.subject_prefix.clone();
+    let pipeline = parts::pipeline(&app.config.load());
+    let prefix = app.config.load().operational_events.subject_prefix.clone();
     let (announcer, publisher) = announce::channel(prefix, app.nats.clone(), app.metrics.clone());
     if let Some(publisher) = publisher {
         tasks.announcer.spawn(publisher.run(stops.announcer.clone()));
@@ -132,20 +132,18 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         links.push(link);
         feeds.push(feed);
     }
-    subscriptions.start(links, app.specs, app.recovered).await?;
+    subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
     // It is set here only.
     let _ = app.control.set(subscriptions.control());
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
-    let reloading = Reloading {
-        config: app.config,
-        host: app.host,
-        secrets: shared.secrets.clone(),
-        hub: app.hub.clone(),
-        subscriptions,
-    };
-    tasks.reload.spawn(reloading.run(watch, stops.ingest.clone()));
+    let secrets = shared.secrets.clone();
+    let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
+    let reloading = Reloading { config, host, secrets, hub, subscriptions, registry };
+    tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
     feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
+    let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
+    tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     Ok(Running {
         gauges: app.metrics.store(),
@@ -171,8 +169,13 @@ fn feed(
     room: &Arc<Notify>,
 ) -> (StreamLink, Feed) {
     let (retarget, asked) = mpsc::channel(1);
-    let delivered_before = stream.live.delivered_before();
-    let link = StreamLink { name: stream.name, delivered_before, replaced: stream.replaced, retarget };
+    let link = StreamLink {
+        name: stream.name,
+        delivered_before: stream.live.delivered_before(),
+        acked_before: stream.floor,
+        replaced: stream.replaced,
+        retarget,
+    };
     let feed = Feed {
         metrics,
         live: stream.live,

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::Spec;
 use crate::deliver::lane::{Count, Record};
 use crate::deliver::{Client, Request};
-use crate::domain::{DeliveryId, Event, Failure, FailureClass, Outcome, Output, Position, Response, SubscriptionId};
+use crate::domain::{
+    DeliveryId, Event, Failure, FailureClass, HeadOfLine, Outcome, Output, Position, Response, SubscriptionId,
+};
 use crate::store::{
     Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
 };
@@ -51,11 +53,6 @@ impl Job {
         part: u32,
         parts: u32,
     ) -> Self {
-        let mut headers = output.headers;
-        if output.kind.as_deref().is_some_and(|kind| kind != &*event.kind) {
-            // The type that a publisher's CloudEvent named is not the type of what a transform made of it.
-            headers.retain(|header| !header.name.eq_ignore_ascii_case("ce-type"));
-        }
         Self {
             delivery: DeliveryId::derive(subscription, &event.position, part),
             subscription: subscription.clone(),
@@ -74,7 +71,7 @@ impl Job {
                 event_type: output.kind.unwrap_or_else(|| event.kind.clone()),
                 event_time_ms: event.time_ms,
                 content_type: output.content_type.or_else(|| event.content_type.clone()),
-                headers,
+                headers: output.headers,
                 body: output.data,
             },
         }
@@ -85,6 +82,11 @@ impl Job {
         let output =
             Output { data: event.data.clone(), content_type: None, headers: event.headers.clone(), kind: None };
         Self::new(subscription, ledger, event, output, 0, 1)
+    }
+
+    /// The same delivery, ordered by that key.
+    pub(super) fn ordered(self, order_key: Option<Box<str>>) -> Self {
+        Self { order_key, ..self }
     }
 
     /// A parked delivery whose next attempt is due.
@@ -166,7 +168,8 @@ impl Job {
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, change }
+        let order = self.order_key.clone().map(|key| (self.delivery, key));
+        Record { event, part: self.part, parts: self.parts, due_ms, count, order, change }
     }
 
     /// The receiver took it. What it answered is kept where that was captured.
@@ -237,8 +240,14 @@ impl Job {
 
     /// What follows from an attempt's outcome: delivered, parked or dead. `draw` is a random number from 0 up to 1.
     pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, took: Duration, draw: f64) -> Record {
+        let waits = self.order_key.is_some() && spec.head_of_line == HeadOfLine::Wait;
         match outcome {
             Outcome::Delivered { status, response } => self.delivered(*status, took, response.as_deref()),
+            Outcome::Final(failure) | Outcome::Retry(failure) if waits => {
+                let delay = spec.retry.endless_delay(self.attempt.saturating_sub(self.resent_after), draw);
+                let wait_ms = millis(delay).max(failure.retry_after_ms.unwrap_or(0));
+                self.park(Some(took), clock::now_ms().saturating_add(wait_ms), failure)
+            }
             Outcome::Final(failure) => self.dead(Some(took), failure),
             Outcome::Retry(failure) => match spec.retry.delay(self.attempt.saturating_sub(self.resent_after), draw) {
                 None => self.dead(Some(took), failure),
@@ -306,4 +315,52 @@ impl Future for InAir {
 /// The failure of a delivery that no attempt was made for.
 pub(super) fn failure(class: FailureClass, message: impl Into<Box<str>>) -> Failure {
     Failure { class, status: None, message: message.into(), retry_after_ms: None, response: None }
+}
+
+/// An output with the attributes of the CloudEvent that its event came as, for an endpoint that is sent CloudEvents: no
+/// other header of a publisher goes to receivers. What the transforms set wins, and where they gave it another type, the
+/// publisher's is not its type any more.
+pub(super) fn with_attributes(event: &Event, mut output: Output) -> Output {
+    let renamed = output.kind.as_deref().is_some_and(|kind| kind != &*event.kind);
+    for header in &event.headers {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        let attribute = header.name.get(..3).is_some_and(|prefix| prefix.eq_ignore_ascii_case("ce-"));
+        let set = output.headers.iter().any(|own| is(&own.name));
+        if attribute && !set && !(renamed && is("ce-type")) {
+            output.headers.push(header.clone());
+        }
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Header, StreamName};
+
+    #[test]
+    fn an_output_keeps_the_attributes_of_its_event_save_those_that_a_transform_replaced() {
+        let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let stream = StreamName::parse("EVENTS").expect("a name");
+        let event = Event {
+            id: "c-1".into(),
+            kind: "sold".into(),
+            subject: "events.sold".into(),
+            position: Position { stream, sequence: 1 },
+            time_ms: 0,
+            headers: vec![header("Ce-Type", "com.sold"), header("ce-source", "/a"), header("x-secret", "hush")],
+            content_type: None,
+            data: Default::default(),
+            undecodable: None,
+        };
+        let output = |kind: Option<&str>, headers: Vec<Header>| {
+            let output = Output { data: event.data.clone(), content_type: None, headers, kind: kind.map(Into::into) };
+            let headers = with_attributes(&event, output).headers;
+            headers.iter().map(|header| format!("{}={}", header.name, header.value)).collect::<Vec<_>>()
+        };
+        assert_eq!(output(None, Vec::new()), ["Ce-Type=com.sold", "ce-source=/a"]);
+        assert_eq!(output(Some("sold"), Vec::new()), ["Ce-Type=com.sold", "ce-source=/a"]);
+        assert_eq!(output(Some("sold.twice"), Vec::new()), ["ce-source=/a"]);
+        assert_eq!(output(None, vec![header("CE-Source", "/b")]), ["CE-Source=/b", "Ce-Type=com.sold"]);
+    }
 }

@@ -19,7 +19,7 @@ use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{Begin, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{Begin, Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::failpoint::{self, Place};
 use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
@@ -30,7 +30,7 @@ use crate::telemetry::{self, clock};
 use crate::{ingest, store};
 
 /// The fewest live events that a lane lets wait.
-const QUEUE_EVENTS_MIN: usize = 64;
+const QUEUE_EVENTS_MIN: u32 = 64;
 
 /// Why a subscription cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -93,9 +93,12 @@ pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> R
         secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
         health: endpoint.health,
-        in_flight_max: endpoint.in_flight_max.get(),
+        // One at a time also means that no record waits for others to fill its group.
+        in_flight_max: if endpoint.order == Order::Strict { 1 } else { endpoint.in_flight_max.get() },
         deliver_from: subscription.deliver_from.clone(),
         rate_limit: endpoint.rate_limit,
+        order: endpoint.order.clone(),
+        head_of_line: endpoint.head_of_line,
     })))
 }
 
@@ -105,6 +108,8 @@ pub struct StreamLink {
     pub name: StreamName,
     /// The highest event handed out before this daemon began.
     pub delivered_before: u64,
+    /// Everything up to there was acked to the daemon before this one: nothing of it comes again.
+    pub acked_before: u64,
     /// It has taken the place of an older stream of that name.
     pub replaced: bool,
     /// Asks its feed for other event types.
@@ -165,6 +170,8 @@ pub struct Subscriptions {
     workers: TaskTracker,
     stop: CancellationToken,
     control: Control,
+    /// The event types that every stream was asked for last, when all of them took them.
+    asked: Option<Vec<Pattern>>,
 }
 
 impl Subscriptions {
@@ -178,7 +185,8 @@ impl Subscriptions {
         stop: CancellationToken,
     ) -> Self {
         let control = Control::new(shared.clone());
-        Self { shared, metrics, routes, room, streams: Vec::new(), running: HashMap::new(), workers, stop, control }
+        let (streams, running) = (Vec::new(), HashMap::new());
+        Self { shared, metrics, routes, room, streams, running, workers, stop, control, asked: None }
     }
 
     /// Enables and disables its subscriptions.
@@ -186,7 +194,8 @@ impl Subscriptions {
         self.control.clone()
     }
 
-    /// Starts the set for the first time, from what the store has on record.
+    /// Starts the set for the first time, from what the store has on record. Those of `idle` are configured and do not
+    /// run: where they stand is kept.
     ///
     /// # Errors
     /// When the store or JetStream cannot be read.
@@ -194,10 +203,11 @@ impl Subscriptions {
         &mut self,
         streams: Vec<StreamLink>,
         specs: Vec<(SubscriptionId, Spec)>,
+        idle: &[SubscriptionId],
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
-        self.forget_unknown(&specs)?;
+        self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
@@ -208,7 +218,7 @@ impl Subscriptions {
         for (id, spec) in specs {
             let registered = self.register(&id, &spec, Joins::AtStart, &mut facts).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
-            let ledgers = self.ledgers(&registered, &recovered);
+            let ledgers = self.ledgers(&registered, &recovered, &spec.order);
             workers.push(self.add(&id, spec, ledgers, &registered.registration));
         }
         self.publish_routes();
@@ -216,14 +226,14 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Brings the set up to date: new subscriptions begin where they say, changed ones go on with their state, those that
-    /// are gone end. One that was gone and comes back is new, save that its parked deliveries and dead letters are still
-    /// its own.
+    /// Brings the set up to date: new subscriptions begin where they say, changed ones go on with their state, those of
+    /// `gone` end, and all others stay as they are. One that was gone and comes back is new, save that its parked
+    /// deliveries and dead letters are still its own.
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
-    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
-        self.retarget(&specs).await?;
+    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
+        self.retarget(&specs, &gone).await?;
         let (mut new, mut facts) = (HashMap::new(), Facts::default());
         for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
@@ -234,7 +244,14 @@ impl Subscriptions {
             new.insert(id.clone(), self.register(id, spec, Joins::Later, &mut facts).await?);
         }
         self.settle_secrets(&specs).await?;
-        let gone = self.remove_all_but(&specs);
+        for id in &gone {
+            if let Some(running) = self.running.remove(id) {
+                info!(subscription = %id, "subscription removed");
+                running.lane.state().removed = true;
+                self.metrics.forget(&running.lane.metrics);
+                running.stop.cancel();
+            }
+        }
         let (mut workers, mut relieved) = (Vec::new(), Vec::new());
         for (id, spec) in specs {
             if let Some(running) = self.running.get(&id) {
@@ -253,7 +270,7 @@ impl Subscriptions {
                     relieved.push(Arc::clone(&running.lane));
                 }
             } else if let Some(registered) = new.remove(&id) {
-                let ledgers = self.ledgers(&registered, &[]);
+                let ledgers = self.ledgers(&registered, &[], &spec.order);
                 info!(subscription = %id, "subscription added");
                 workers.push(self.add(&id, spec, ledgers, &registered.registration));
             }
@@ -266,21 +283,6 @@ impl Subscriptions {
             self.control.enable(&lane, Resume::Stop).await.map_err(Error::Enable)?;
         }
         Ok(())
-    }
-
-    /// Ends the subscriptions that are not among those given.
-    fn remove_all_but(&mut self, specs: &[(SubscriptionId, Spec)]) -> Vec<SubscriptionId> {
-        let gone: Vec<SubscriptionId> =
-            self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
-        for id in &gone {
-            if let Some(running) = self.running.remove(id) {
-                info!(subscription = %id, "subscription removed");
-                running.lane.state().removed = true;
-                self.metrics.forget(&running.lane.metrics);
-                running.stop.cancel();
-            }
-        }
-        gone
     }
 
     /// Takes out of the store where subscriptions that are gone stood, so that each is new when it comes back, also after
@@ -305,8 +307,7 @@ impl Subscriptions {
     }
 
     /// Forgets the places of subscriptions that were removed while no daemon ran, or whose end the store did not take.
-    fn forget_unknown(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
-        let configured: HashSet<&SubscriptionId> = specs.iter().map(|(id, _)| id).collect();
+    fn forget_unknown(&self, configured: &HashSet<&SubscriptionId>) -> Result<(), Error> {
         for (id, _) in self.shared.store.registrations()? {
             if !configured.contains(&id) {
                 info!(subscription = %id, "a subscription is no longer configured: where it stood is forgotten");
@@ -332,11 +333,18 @@ impl Subscriptions {
         }
     }
 
-    /// Asks every stream for the types of the running set and of the new one.
-    async fn retarget(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+    /// Asks every stream for the types of the set as it will be, where they differ from those of now.
+    async fn retarget(&mut self, specs: &[(SubscriptionId, Spec)], gone: &[SubscriptionId]) -> Result<(), Error> {
+        let stays = |id: &SubscriptionId| !gone.contains(id) && !specs.iter().any(|(other, _)| other == id);
+        let staying = self.running.iter().filter(|(id, _)| stays(id)).map(|(_, running)| running.spec.load_full());
         let mut types: Vec<_> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
+        types.extend(staying.flat_map(|spec| spec.types.clone()));
         types.sort();
         types.dedup();
+        if self.asked.as_ref() == Some(&types) {
+            return Ok(());
+        }
+        self.asked = None;
         for stream in &self.streams {
             let (done, answer) = oneshot::channel();
             let ask = Retarget { types: types.clone(), done };
@@ -348,6 +356,7 @@ impl Subscriptions {
             }
         }
         failpoint::pass(Place::Retargeted);
+        self.asked = Some(types);
         Ok(())
     }
 
@@ -403,7 +412,7 @@ impl Subscriptions {
         Ok(Registered { registration, begun })
     }
 
-    fn ledgers(&self, registered: &Registered, recovered: &[Recovered]) -> Vec<Ledger> {
+    fn ledgers(&self, registered: &Registered, recovered: &[Recovered], order: &Order) -> Vec<Ledger> {
         let ledger = |stream: &StreamLink| {
             let name = &stream.name;
             let offered = stream.delivered_before;
@@ -429,6 +438,10 @@ impl Subscriptions {
             for part in record.into_iter().flat_map(|r| &r.recorded) {
                 ledger.recover(part.sequence, part.part, part.parts);
             }
+            // What the daemon before this one had in hand comes again from JetStream after newer events: a subscription
+            // that keeps an order reads it first, by itself.
+            ledger.set_ordered(order.is_kept());
+            ledger.begin_above(stream.acked_before);
             ledger
         };
         self.streams.iter().map(ledger).collect()
@@ -513,7 +526,12 @@ async fn away(write: impl FnOnce() -> Result<(), store::Error> + Send + 'static)
     }
 }
 
+/// The most live events that wait in a subscription's lane.
+pub fn queue_events_max(spec: &Spec) -> u32 {
+    spec.in_flight_max.saturating_mul(2).max(QUEUE_EVENTS_MIN)
+}
+
 fn limits(spec: &Spec) -> Limits {
-    let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
-    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit }
+    let queue_events_max = queue_events_max(spec) as usize;
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit, ordered: spec.order.is_kept() }
 }

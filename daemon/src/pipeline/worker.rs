@@ -1,11 +1,12 @@
 //! A subscription's worker: it takes events, carries them through plugins and attempt, and records what becomes of them.
 //!
-//! Here is what it does in which order; [`next`] is where work comes from, [`outcome`] what follows from an attempt,
-//! [`health`] what it says of the endpoint, and [`finish`] its positions and its end.
+//! Here is what it does in which order; [`next`] is where work comes from, [`order`] what has to wait for what, [`outcome`]
+//! what follows from an attempt, [`health`] what it says of the endpoint, and [`finish`] its positions and its end.
 
 mod finish;
 mod health;
 mod next;
+mod order;
 mod outcome;
 
 use std::collections::{HashSet, VecDeque};
@@ -23,7 +24,7 @@ use tracing::{debug, warn};
 
 use self::health::Course;
 use super::catchup::CatchUp;
-use super::job::{InAir, Job, Landed, failure};
+use super::job::{InAir, Job, Landed, failure, with_attributes};
 use super::pace::Pace;
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
@@ -65,6 +66,8 @@ pub struct Worker {
     suspected_at: Option<Instant>,
     /// Events that went back to the reader, and have been counted already.
     returned: HashSet<Position>,
+    /// Which events wait for which.
+    order: order::Keeper,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
     /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
@@ -78,7 +81,16 @@ pub struct Worker {
 /// Where the next piece of work comes from.
 enum Next {
     Job(Box<Job>),
-    Event(Arc<Event>),
+    Event(Taken),
+}
+
+/// An event that is to be worked on.
+struct Taken {
+    event: Arc<Event>,
+    /// What it is ordered by, in a subscription that keeps an order.
+    key: Option<Box<str>>,
+    /// It was worked on before: it is counted already.
+    again: bool,
 }
 
 impl Worker {
@@ -105,6 +117,7 @@ impl Worker {
             suspects: Vec::new(),
             suspected_at: None,
             returned: HashSet::new(),
+            order: order::Keeper::default(),
             parked_next: true,
             look_again: None,
             fault_logged_at: None,
@@ -116,6 +129,7 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.start_work().await;
+            self.defer_waiting();
             self.save_positions();
             let timer = self.timer();
             tokio::select! {
@@ -139,7 +153,7 @@ impl Worker {
         if self.suspects_due().is_some_and(|due| due <= Instant::now()) {
             self.conclude_suspects();
         }
-        if !self.resubmit() {
+        if !self.resubmit() || !self.keep_order().await {
             return;
         }
         loop {
@@ -166,23 +180,27 @@ impl Worker {
             }
             match self.next(permit == Permit::One) {
                 Some(Next::Job(job)) => self.launch(*job),
-                Some(Next::Event(event)) => self.carry(event).await,
+                Some(Next::Event(taken)) => self.carry(taken).await,
                 None => return,
             }
         }
     }
 
     /// Carries one event on: decoded, through the plugins, and each output to an attempt.
-    async fn carry(&mut self, event: Arc<Event>) {
+    async fn carry(&mut self, taken: Taken) {
+        let Taken { event, key, again } = taken;
         let spec = self.spec.load_full();
         let Some(ledger) = self.lane.state().ledger_of(&event.position.stream) else { return };
-        if !self.returned.remove(&event.position) {
+        // What went back to the stream, or waits in its order, has been counted already.
+        let is_probe = self.given_back.as_ref().is_some_and(|(position, _)| *position == event.position);
+        let is_known = self.returned.remove(&event.position) || again || is_probe;
+        if !is_known {
             self.lane.metrics.received.inc();
         }
         if let Some(reason) = &event.undecodable {
             let failure = failure(FailureClass::Undecodable, reason.clone());
-            let record = Job::whole(self.lane.id(), ledger, &event).dead(None, &failure);
-            return self.record_unattempted(record);
+            return self
+                .record_unattempted(Job::whole(self.lane.id(), ledger, &event).ordered(key).dead(None, &failure));
         }
         let ran = self.run_plugins(&spec, &event).await;
         for fault in &ran.passed_over {
@@ -192,30 +210,36 @@ impl Worker {
         match ran.passed {
             Passed::Kept(outputs) => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
-                let before = self.ready.len();
+                let mut jobs = VecDeque::with_capacity(outputs.len());
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
-                        self.ready.push_back(Job::new(self.lane.id(), ledger, &event, output, part, parts));
+                        let output =
+                            if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
+                        let job = Job::new(self.lane.id(), ledger, &event, output, part, parts);
+                        jobs.push_back(job.ordered(key.clone()));
                     }
                 }
-                // A daemon before this one recorded as many parts, of then more: there is nothing left to be recorded.
-                if self.ready.len() == before {
-                    self.settle(ledger, &event);
+                match key {
+                    // A daemon before this one recorded as many parts, of then more: there is nothing left to be recorded.
+                    _ if jobs.is_empty() => self.settle(ledger, &event, key),
+                    None => self.ready.extend(jobs),
+                    Some(key) => self.begin_parts(key, event, jobs),
                 }
             }
             Passed::Dropped { .. } => {
                 self.lane.metrics.filtered.inc();
-                self.settle(ledger, &event);
+                self.settle(ledger, &event, key);
             }
             Passed::Faulted { fault, policy } => {
                 self.lane.metrics.faulted(fault.kind_str());
                 self.warn_of_fault(&event, &fault);
                 if policy == OnPluginError::Drop {
                     self.lane.metrics.dropped.inc();
-                    self.settle(ledger, &event);
+                    self.settle(ledger, &event, key);
                 } else {
                     let failure = failure(FailureClass::Plugin, fault.to_string());
-                    self.record_unattempted(Job::whole(self.lane.id(), ledger, &event).dead(None, &failure));
+                    let job = Job::whole(self.lane.id(), ledger, &event).ordered(key);
+                    self.record_unattempted(job.dead(None, &failure));
                 }
             }
         }
@@ -245,9 +269,12 @@ impl Worker {
         warn!(subscription = %self.lane.id(), event = %event.id, %fault, unlogged, "a plugin failed");
     }
 
-    fn settle(&self, ledger: usize, event: &Event) {
+    fn settle(&mut self, ledger: usize, event: &Event, key: Option<Box<str>>) {
         let shares = self.lane.state().ledgers[ledger].settle(event.position.sequence);
         done(shares);
+        if let Some(key) = key {
+            self.order.leave(&key);
+        }
     }
 
     fn launch(&mut self, job: Job) {
@@ -278,7 +305,9 @@ impl Worker {
             Permit::All => state.free_slots() > 0,
         };
         let due = state.due_ms.filter(|_| may_begin && self.pace.not_before().is_none());
-        let due = due.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
+        let now_ms = clock::now_ms();
+        let latest = self.latest_due_ms(now_ms);
+        let due = due.map(|due| now + Duration::from_millis(if due > latest { 0 } else { due.saturating_sub(now_ms) }));
         due.into_iter()
             .chain(resubmit)
             .chain(self.look_again)

@@ -26,7 +26,7 @@ fn stream(name: &str) -> StreamName {
 }
 
 fn bench(ledgers: Vec<Ledger>) -> Bench {
-    let limits = Limits { in_flight_max: 2, queue_events_max: 2, rate: None };
+    let limits = Limits { in_flight_max: 2, queue_events_max: 2, rate: None, ordered: false };
     let id = SubscriptionId::parse("s").expect("id");
     let lane = Lane::new(id, Metrics::new().subscription("s"), limits, ledgers, Arc::default());
     Bench { lane: Arc::new(lane), settled: Arc::default() }
@@ -69,7 +69,7 @@ impl Bench {
         self.lane.metrics.in_flight.inc();
         self.lane.state().submitted();
         let event = Some((0, sequence));
-        Record { event, part: 0, parts: 1, due_ms: None, count: Count::Delivered, change: Change::Barrier }
+        Record { event, part: 0, parts: 1, due_ms: None, count: Count::Delivered, order: None, change: Change::Barrier }
     }
 }
 

@@ -43,8 +43,12 @@ impl Worker {
         let landed = Landed { job, outcome, took };
         let may_go_back =
             landed.job.ledger.is_some() && landed.job.parts == 1 && matches!(landed.outcome, Outcome::Retry(_));
+        // Where an order is kept, only a probe waits in its place.
+        let is_ordered = landed.job.order_key.is_some();
         // An endpoint that is left alone costs a position and no bodies: what fails goes back to the stream.
-        if may_go_back && (was_probe || self.breaker.is_failing()) && self.probes_of(&landed.job) < PROBES_PER_EVENT_MAX
+        if may_go_back
+            && (was_probe || (self.breaker.is_failing() && !is_ordered))
+            && self.probes_of(&landed.job) < PROBES_PER_EVENT_MAX
         {
             self.suspected_at = None;
             let suspects = std::mem::take(&mut self.suspects);
@@ -52,7 +56,11 @@ impl Worker {
             return self.give_back(&landed.job);
         }
         // One of several that fail together may be the first of those that make the endpoint a failing one.
-        if may_go_back && !self.breaker.is_open() && !(self.in_air.is_empty() && self.suspects.is_empty()) {
+        if may_go_back
+            && !is_ordered
+            && !self.breaker.is_open()
+            && !(self.in_air.is_empty() && self.suspects.is_empty())
+        {
             self.suspected_at.get_or_insert_with(Instant::now);
             return self.suspects.push(landed);
         }
@@ -111,11 +119,15 @@ impl Worker {
         if self.returned.len() >= RETURNED_MAX {
             self.returned.clear();
         }
-        self.returned.insert(job.position.clone());
-        self.drop_page();
+        // Where an order is kept the event stays in memory, before those that wait for it.
+        let waits = self.put_back(job);
+        if !waits {
+            self.returned.insert(job.position.clone());
+            self.drop_page();
+        }
         let mut state = self.lane.state();
         state.give_slot_back();
-        if let Some(ledger) = job.ledger {
+        if let Some(ledger) = job.ledger.filter(|_| !waits) {
             state.ledgers[ledger].step_back(job.position.sequence);
         }
         drop(state);
@@ -130,7 +142,8 @@ impl Worker {
     }
 
     pub(super) fn submit(&self, record: Record) {
-        let hurry = self.lane.state().submitted();
+        let awaited = self.order.waits_for(record.order.as_ref().map(|(_, key)| &**key));
+        let hurry = self.lane.state().submitted() || awaited;
         let change = record.change.clone();
         self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));
         if hurry {

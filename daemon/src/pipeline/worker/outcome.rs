@@ -59,7 +59,7 @@ impl Worker {
         if may_go_back
             && !is_ordered
             && !self.breaker.is_open()
-            && !(self.in_air.is_empty() && self.suspects.is_empty())
+            && (!self.in_air.is_empty() || !self.suspects.is_empty())
         {
             self.suspected_at.get_or_insert_with(Instant::now);
             return self.suspects.push(landed);

@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand};
 mod bare;
 mod child;
 mod clock;
+mod dead;
 mod idle;
 mod machine;
+mod many;
 mod neighbour;
 mod receiver;
 mod report;
@@ -39,6 +41,10 @@ enum Command {
     Main,
     /// Latency of a healthy endpoint, alone and beside one that never answers
     Neighbour,
+    /// A million events beside a thousand dead endpoints: what the store grows by, and their coming back
+    Dead,
+    /// Latency of 4,500 live endpoints, alone and beside 500 dead ones
+    Many,
     /// Memory at rest, with three plugins and two subscriptions
     Idle,
     /// Time from exec to ready, with a warm plugin cache
@@ -59,7 +65,7 @@ struct Options {
     /// Events in each round of `main`
     #[arg(long, global = true, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     events: u64,
-    /// Rounds of `main` and `neighbour`; the median counts
+    /// Rounds of `main`, `neighbour` and `many`; the median counts
     #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
     /// Threads of the bare loop's runtime; the daemon's data plane has one
@@ -116,6 +122,8 @@ async fn run(case: &Command, options: Options) -> Result<Report> {
     match case {
         Command::Main => throughput::run(options).await,
         Command::Neighbour => neighbour::run(options.rounds).await,
+        Command::Dead => dead::run().await,
+        Command::Many => many::run(options.rounds).await,
         Command::Idle => idle::run().await,
         Command::Start => start::run().await,
         Command::Receiver | Command::Bare(_) => unreachable!("the parts are no cases"),

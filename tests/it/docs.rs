@@ -75,6 +75,7 @@ fn exported() -> Vec<[String; 3]> {
     let subscription = metrics.subscription("a");
     subscription.attempted("delivered");
     subscription.faulted("trap");
+    metrics.announced("sluiced.endpoint.failing");
     drop(metrics.stream("S"));
     let text = metrics.render().expect("metrics can be written");
     let family = Regex::new(r"(?m)^# TYPE (\w+) (\w+)$").expect("a pattern");

@@ -9,6 +9,7 @@ mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;
+mod endpoint;
 mod failpoints;
 mod failure_table;
 mod faults;

@@ -13,6 +13,7 @@ mod operate;
 pub mod problem;
 pub mod secrets;
 pub mod server;
+mod status;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;

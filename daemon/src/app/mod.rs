@@ -10,12 +10,13 @@ mod master_key;
 mod parts;
 mod registry;
 mod reload;
+mod reloading;
 mod retention;
 mod running;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,9 +36,11 @@ use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
+use crate::deliver::health::{self, Decision, Resume};
 use crate::deliver::{Lane, Secrets};
 use crate::domain::{Pattern, StreamName, SubscriptionId};
 use crate::ingest::{self, Live, Nats};
+use crate::pipeline::control::Control;
 use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
@@ -133,6 +136,7 @@ pub struct App {
     hub: Hub,
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
+    control: Arc<OnceLock<Control>>,
     broker: Option<Managed>,
     /// Changes of the webhooks that are made over the API.
     asked: mpsc::Receiver<Ask>,
@@ -189,7 +193,9 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
-        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, routes: &routes };
+        let control = Arc::new(OnceLock::new());
+        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
+        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
         let server = access.bind(state, registry.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
@@ -208,6 +214,7 @@ impl App {
             hub,
             server,
             routes,
+            control,
             broker,
             asked,
             registry,
@@ -235,20 +242,21 @@ struct Reach<'a> {
     store: &'a Store,
     secrets: &'a Secrets,
     nats: &'a Nats,
-    routes: &'a Arc<ArcSwap<Routes>>,
+    running: Arc<Running>,
 }
 
 impl Reach<'_> {
     /// Binds the API with all its routes.
     async fn bind(self, state: api::State, registry: Registry) -> Result<Server, api::Error> {
-        let Self { config, store, secrets, nats, routes } = self;
-        let running = || Arc::new(Running(Arc::clone(routes)));
+        let Self { config, store, secrets, nats, running } = self;
+        let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
         let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
-        let traced = trace::Access { subscriptions: running(), events: Arc::new(nats.clone()), store: store() };
-        let more = subscriptions::routes(Access { lanes: running(), store: store() })
+        let traced =
+            trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
+        let more = subscriptions::routes(Access { lanes: lanes(), store: store() })
             .merge(webhooks::routes(Arc::new(registry)))
-            .merge(api::secrets::routes(api::secrets::Access { lanes: running(), secrets: secrets.clone() }))
+            .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
             .merge(trace::routes(traced));
         Server::bind(parts::api(config), state, more).await
@@ -256,17 +264,31 @@ impl Reach<'_> {
 }
 
 /// The running subscriptions, as the API sees them.
-struct Running(Arc<ArcSwap<Routes>>);
+struct Running {
+    routes: Arc<ArcSwap<Routes>>,
+    /// Set when the subscriptions are started.
+    control: Arc<OnceLock<Control>>,
+}
 
 impl Lanes for Running {
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.0.load().lanes.clone()
+        self.routes.load().lanes.clone()
+    }
+
+    fn enable(&self, lane: &Arc<Lane>, resume: Resume) -> Decision<()> {
+        let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
+        Box::pin(async move { control.ok_or(health::Error::Store)?.enable(&lane, resume).await })
+    }
+
+    fn disable(&self, lane: &Arc<Lane>, reason: Box<str>) -> Decision<()> {
+        let (control, lane) = (self.control.get().cloned(), Arc::clone(lane));
+        Box::pin(async move { control.ok_or(health::Error::Store)?.disable(&lane, reason).await })
     }
 }
 
 impl trace::Subscriptions for Running {
     fn subscribed(&self) -> Vec<trace::Subscribed> {
-        let routes = self.0.load();
+        let routes = self.routes.load();
         let all = routes.lanes.iter().zip(&routes.specs).map(|(lane, spec)| {
             let spec = spec.load();
             trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }

@@ -48,10 +48,15 @@ impl Watch {
                     tokio::time::sleep(SETTLE).await;
                 }
             }
-            if let Some(reloader) = &self.reloader {
-                return (reloader.load)();
+            if let Some(loaded) = self.load() {
+                return loaded;
             }
         }
+    }
+
+    /// The configuration as it is written now, when there is something to read.
+    pub(super) fn load(&self) -> Option<Result<Config, config::Error>> {
+        self.reloader.as_ref().map(|reloader| (reloader.load)())
     }
 }
 

@@ -8,23 +8,20 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::registry::{Ask, Kept, Registry};
 use super::reload::{Reloader, Watch};
-use super::{App, Error, file_size, parts, retention};
-use crate::config::{self, Config};
+use super::reloading::Reloading;
+use super::{App, Error, OpenStream, file_size, parts, retention};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
-use crate::pipeline::Shared;
-use crate::pipeline::feed::{Feed, Retarget, Routes};
+use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::readers::Readers;
-use crate::pipeline::subscriptions::{self, StreamLink, Subscriptions};
-use crate::plugin::Host;
+use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
+use crate::pipeline::{Shared, announce, lag};
 use crate::store::{self, Recorder, Store};
-use crate::stream::Hub;
 use crate::telemetry::health::{Condition, Health};
-use crate::telemetry::metrics::StoreMetrics;
+use crate::telemetry::metrics::{StoreMetrics, StreamMetrics};
 use crate::{api, telemetry};
 
 /// How often the parts are asked how they are.
@@ -40,6 +37,8 @@ struct Stops {
     front: CancellationToken,
     workers: CancellationToken,
     acks: CancellationToken,
+    /// The publisher of operational events.
+    announcer: CancellationToken,
     /// A nats-server of the daemon's own.
     broker: CancellationToken,
 }
@@ -51,41 +50,35 @@ struct Tasks {
     front: TaskTracker,
     workers: TaskTracker,
     acks: TaskTracker,
+    announcer: TaskTracker,
+    reload: TaskTracker,
     broker: TaskTracker,
 }
 
 /// The daemon at work.
 struct Running {
-    config: Arc<ArcSwap<Config>>,
     health: Health,
     gauges: StoreMetrics,
     store: Store,
     nats: Nats,
-    host: Host,
-    hub: Hub,
     routes: Arc<ArcSwap<Routes>>,
     shared: Shared,
-    subscriptions: Subscriptions,
     recorder: Recorder<Token>,
     writer: JoinHandle<()>,
     stops: Stops,
     tasks: Tasks,
     serving: tokio::task::JoinHandle<Result<(), api::Error>>,
-    asked: mpsc::Receiver<Ask>,
-    registry: Registry,
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
-    let mut watch = Watch::new(reloader)?;
-    let mut running = start(app).await?;
+    let watch = Watch::new(reloader)?;
+    let mut running = start(app, watch).await?;
     running.look_after_dead_letters();
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            loaded = watch.next() => running.reload(loaded).await,
-            Some(ask) = running.asked.recv() => running.carry_out(ask).await,
             served = &mut running.serving => {
                 if let Ok(Err(error)) = served {
                     error!(error = %telemetry::chain(&error), "the api has ended, stopping");
@@ -99,25 +92,19 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     Ok(())
 }
 
-/// A stream as the subscriptions see it.
-fn link(stream: &super::OpenStream, retarget: mpsc::Sender<Retarget>) -> StreamLink {
-    StreamLink {
-        name: stream.name.clone(),
-        delivered_before: stream.live.delivered_before(),
-        acked_before: stream.floor,
-        replaced: stream.replaced,
-        retarget,
-    }
-}
-
 /// Starts every part's work.
-async fn start(app: App) -> Result<Running, Error> {
+async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     let (stops, tasks) = (Stops::default(), Tasks::default());
     if let Some(broker) = app.broker {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
     }
     let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
     let pipeline = parts::pipeline(&app.config.load());
+    let prefix = app.config.load().operational_events.subject_prefix.clone();
+    let (announcer, publisher) = announce::channel(prefix, app.nats.clone(), app.metrics.clone());
+    if let Some(publisher) = publisher {
+        tasks.announcer.spawn(publisher.run(stops.announcer.clone()));
+    }
     let shared = Shared {
         client: app.client,
         recorder: recorder.clone(),
@@ -126,7 +113,8 @@ async fn start(app: App) -> Result<Running, Error> {
         nats: app.nats.clone(),
         readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
-        config: Arc::new(pipeline.clone()),
+        announcer,
+        config: Arc::new(pipeline),
     };
     let room = Arc::new(Notify::new());
     let mut subscriptions = Subscriptions::new(
@@ -139,46 +127,66 @@ async fn start(app: App) -> Result<Running, Error> {
     );
     let (mut links, mut feeds) = (Vec::new(), Vec::new());
     for stream in app.streams {
-        let (retarget, asked) = mpsc::channel(1);
-        links.push(link(&stream, retarget));
         tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
-        feeds.push(Feed {
-            metrics: app.metrics.stream(stream.name.as_str()),
-            live: stream.live,
-            routes: Arc::clone(&app.routes),
-            room: Arc::clone(&room),
-            hold_after: pipeline.hold_after,
-            recorder: recorder.clone(),
-            retarget: asked,
-        });
+        let metrics = app.metrics.stream(stream.name.as_str());
+        let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
+        links.push(link);
+        feeds.push(feed);
     }
     subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
-    for feed in feeds {
-        tasks.feeds.spawn(feed.run(stops.ingest.clone()));
-    }
+    // It is set here only.
+    let _ = app.control.set(subscriptions.control());
+    tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
+    let secrets = shared.secrets.clone();
+    let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
+    let reloading = Reloading { config, host, secrets, hub, subscriptions, registry };
+    tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
+    feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
     let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
     tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     Ok(Running {
         gauges: app.metrics.store(),
-        config: app.config,
         health: app.health,
         store: app.store,
         nats: app.nats,
-        host: app.host,
-        hub: app.hub,
         routes: app.routes,
         shared,
-        subscriptions,
         recorder,
         writer,
         stops,
         tasks,
         serving,
-        asked: app.asked,
-        registry: app.registry,
     })
+}
+
+/// A stream's feed, and what the subscriptions know of it.
+fn feed(
+    stream: OpenStream,
+    metrics: StreamMetrics,
+    shared: &Shared,
+    routes: &Arc<ArcSwap<Routes>>,
+    room: &Arc<Notify>,
+) -> (StreamLink, Feed) {
+    let (retarget, asked) = mpsc::channel(1);
+    let link = StreamLink {
+        name: stream.name,
+        delivered_before: stream.live.delivered_before(),
+        acked_before: stream.floor,
+        replaced: stream.replaced,
+        retarget,
+    };
+    let feed = Feed {
+        metrics,
+        live: stream.live,
+        routes: Arc::clone(routes),
+        room: Arc::clone(room),
+        hold_after: shared.config.hold_after,
+        recorder: shared.recorder.clone(),
+        retarget: asked,
+    };
+    (link, feed)
 }
 
 fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Token>, JoinHandle<()>), store::Error> {
@@ -215,56 +223,6 @@ impl Running {
         self.gauges.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Puts a configuration that was read again into effect, as far as that goes without a restart. A broken one changes
-    /// nothing.
-    async fn reload(&mut self, loaded: Result<Config, config::Error>) {
-        let new = match loaded {
-            Ok(new) => new,
-            Err(error) => return refuse(&error),
-        };
-        let old = self.config.load_full();
-        for section in config::restart_needed(&old, &new) {
-            warn!(
-                section,
-                "this section has changed and is read only at start, restart the daemon to put it into effect"
-            );
-        }
-        let (compiler, secrets, checked) = (self.host.clone(), self.shared.secrets.clone(), new.clone());
-        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &secrets, &checked)).await;
-        let prepared = match prepared {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(error)) => return refuse(&error),
-            Err(panic) => return error!(%panic, "the configuration was not reloaded"),
-        };
-        // What the API's webhooks take from the file's defaults changes with them.
-        let new = Arc::new(new);
-        self.config.store(Arc::clone(&new));
-        if let Err(error) = self.put_into_effect(prepared, &old).await {
-            self.config.store(old);
-            return error!(error = %telemetry::chain(&error), "the configuration was not reloaded");
-        }
-        info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
-    }
-
-    async fn put_into_effect(&mut self, prepared: parts::Prepared, old: &Config) -> Result<(), subscriptions::Error> {
-        let registry = self.registry.clone();
-        let of_api = tokio::task::spawn_blocking(move || registry.prepare_all()).await;
-        let gone = old.subscriptions.iter().map(|subscription| &subscription.id);
-        let gone = gone.filter(|id| !prepared.webhooks.iter().any(|(other, _)| other == *id)).cloned().collect();
-        let mut specs = prepared.webhooks;
-        specs.extend(of_api.unwrap_or_else(|_| Ok(Kept::default()))?.specs);
-        self.subscriptions.update(specs, gone).await?;
-        self.hub.update(prepared.named);
-        Ok(())
-    }
-
-    /// Carries out a change of the webhooks that are made over the API.
-    async fn carry_out(&mut self, ask: Ask) {
-        let result = self.subscriptions.update(ask.specs, ask.gone).await;
-        // Whoever asked may have gone: the change is in effect all the same.
-        let _ = ask.done.send(result);
-    }
-
     /// The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack
     /// it; leave.
     async fn stop(self) {
@@ -273,10 +231,13 @@ impl Running {
         let patience = self.shared.config.drain_timeout + STOP_MARGIN;
         stops.ingest.cancel();
         stops.front.cancel();
+        ended("reload", &tasks.reload, STOP_MARGIN).await;
         ended("feeds", &tasks.feeds, STOP_MARGIN).await;
         stops.workers.cancel();
         ended("workers", &tasks.workers, patience).await;
         ended("api", &tasks.front, patience).await;
+        stops.announcer.cancel();
+        ended("announcer", &tasks.announcer, STOP_MARGIN).await;
         ended("readers", &self.shared.background, STOP_MARGIN).await;
         self.recorder.close();
         let writer = self.writer;
@@ -300,11 +261,5 @@ async fn ended(stage: &'static str, tasks: &TaskTracker, patience: Duration) {
     tasks.close();
     if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
         error!(stage, left = tasks.len(), "did not end in time");
-    }
-}
-
-fn refuse(error: &config::Error) {
-    for problem in &error.problems {
-        error!(%problem, "the changed configuration is refused, the running one stays");
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::places::KeyPath;
 use super::report::Report;
 use super::valid::bounds;
-use super::{raw, webhook};
-use crate::domain::{BreakerPolicy, HealthPolicy};
+use super::{OperationalEvents, Stream, raw, webhook};
+use crate::domain::{BreakerPolicy, HealthPolicy, Subject};
+use crate::pipeline::announce::Kind;
 
 /// Checks a complete breaker policy, given in full or in part by the table at `at`.
 pub(super) fn breaker(at: &KeyPath, raw: &raw::Breaker, report: &mut Report<'_>) -> Option<BreakerPolicy> {
@@ -35,6 +36,35 @@ pub(super) fn disable_after(at: &KeyPath, text: &str, report: &mut Report<'_>) -
         return Some(None);
     }
     report.duration(at, text, &bounds::DISABLE_AFTER).map(Some)
+}
+
+/// Checks where operational events are published to: every one must be taken by a stream.
+pub(super) fn operational_events(
+    raw: raw::OperationalEvents,
+    streams: Option<&[Stream]>,
+    report: &mut Report<'_>,
+) -> Option<OperationalEvents> {
+    let at = KeyPath::top("operational_events").key("subject_prefix");
+    let Some(prefix) = raw.subject_prefix else { return Some(OperationalEvents { subject_prefix: None }) };
+    let literal = prefix.is_empty() || prefix.strip_suffix('.').is_some_and(|tokens| Subject::parse(tokens).is_ok());
+    if !literal {
+        report.problem(&at, format_args!("{prefix:?} must be literal tokens that end with a dot, such as \"events.\""));
+        return None;
+    }
+    let is_taken = |kind: &Kind| {
+        let subject = format!("{prefix}{}", kind.as_str());
+        streams.is_none_or(|streams| streams.iter().any(|s| s.subjects.iter().any(|pattern| pattern.matches(&subject))))
+    };
+    if let Some(lost) = Kind::ALL.iter().find(|kind| !is_taken(kind)) {
+        let reason = format!(
+            "no stream takes \"{prefix}{}\": begin with the subjects of a [[stream]], such as \"events.\", or add \
+             \"{prefix}sluiced.endpoint.>\" to one",
+            lost.as_str()
+        );
+        report.problem(&at, reason);
+        return None;
+    }
+    Some(OperationalEvents { subject_prefix: Some(prefix) })
 }
 
 /// A webhook's own policy, completed from `[delivery]`.

@@ -65,6 +65,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// The delivery of webhooks.
     pub delivery: Delivery,
+    /// What is published of endpoints.
+    pub operational_events: OperationalEvents,
     /// The store.
     pub store: Store,
     /// Logs.
@@ -218,6 +220,13 @@ pub struct Delivery {
     pub secret_overlap: Duration,
 }
 
+/// `[operational_events]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationalEvents {
+    /// What comes before an event's type in its subject; `None` publishes nothing.
+    pub subject_prefix: Option<String>,
+}
+
 /// The proxy of `[delivery]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
@@ -364,6 +373,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("stream", old.streams != new.streams),
         ("plugins", old.plugins != new.plugins),
         ("delivery", delivery(old) != delivery(new)),
+        ("operational_events", old.operational_events != new.operational_events),
         ("store", old.store != new.store),
         ("log", old.log != new.log),
     ];

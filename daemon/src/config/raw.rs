@@ -208,6 +208,12 @@ impl RateLimitPart {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct OperationalEvents {
+    pub(super) subject_prefix: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) cache_mib: i64,
     pub(super) log_retention: String,

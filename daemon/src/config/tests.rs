@@ -298,7 +298,7 @@ fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
 
 #[test]
 fn the_default_file_has_every_key() {
-    let tables: [&[&str]; 11] = [
+    let tables: [&[&str]; 12] = [
         keys_of::<raw::Server>(),
         keys_of::<raw::Auth>(),
         keys_of::<raw::Limits>(),
@@ -306,6 +306,7 @@ fn the_default_file_has_every_key() {
         keys_of::<raw::Stream>(),
         keys_of::<raw::Plugins>(),
         keys_of::<raw::Delivery>(),
+        keys_of::<raw::OperationalEvents>(),
         keys_of::<raw::Store>(),
         keys_of::<raw::Log>(),
         keys_of::<raw::Subscription>(),

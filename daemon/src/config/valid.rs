@@ -100,7 +100,7 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "data_dir",
     "server",
     "auth",
@@ -110,6 +110,7 @@ const KEYS: [&str; 12] = [
     "stream",
     "plugins",
     "delivery",
+    "operational_events",
     "store",
     "log",
     "subscription",
@@ -132,6 +133,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let plugins = shape::table(&mut values, "plugins", &mut report).and_then(|raw| plugins(&raw, &mut report));
     let raw_delivery: Option<raw::Delivery> = shape::table(&mut values, "delivery", &mut report);
     let delivery = raw_delivery.as_ref().and_then(|raw| delivery(raw, &mut report));
+    let operational_events = shape::table(&mut values, "operational_events", &mut report)
+        .and_then(|raw| health::operational_events(raw, streams.as_deref(), &mut report));
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
@@ -151,6 +154,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             streams: streams?,
             plugins: plugins?,
             delivery: delivery?,
+            operational_events: operational_events?,
             store: store?,
             log: log?,
             subscriptions: subscriptions?,

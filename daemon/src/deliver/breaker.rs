@@ -112,10 +112,11 @@ impl Breaker {
         Self { policy, window: Window::default(), in_a_row: 0, state: State::Closed, failing: false }
     }
 
-    /// The breaker of an endpoint that was failing when the daemon stopped: a probe is due at once.
-    pub fn failing(policy: BreakerPolicy, now: Instant) -> Self {
+    /// An open breaker with a probe due at once: of an endpoint that was failing when the daemon stopped, or of which
+    /// nothing is known since its subscription was disabled.
+    pub fn probing(policy: BreakerPolicy, now: Instant, failing: bool) -> Self {
         let state = State::Open { until: now, delay: policy.probe_delay };
-        Self { state, failing: true, ..Self::new(policy) }
+        Self { state, failing, ..Self::new(policy) }
     }
 
     /// Goes on under another policy; the state stays.

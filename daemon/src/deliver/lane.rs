@@ -12,10 +12,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::health::Health;
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
+use crate::domain::{AckShare, DeliveryId, Event, Pattern, Position, RateLimit, StreamName, SubscriptionId};
 use crate::failpoint::{self, Place};
-use crate::store::{Change, PositionRecord};
+use crate::store::{Change, Disabled, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
 
@@ -85,6 +86,8 @@ pub struct State {
     claimed: HashSet<DeliveryId>,
     /// Changes that the store refused, to be handed in again.
     lost: Vec<Record>,
+    /// Changes of the subscription itself that the store refused.
+    lost_changes: Vec<Change>,
     /// What became durable in an ordered subscription, until its worker has seen it.
     ended: Vec<Ended>,
     /// How many events wait in memory for their keys, and how many keys wait for a parked delivery, for readings.
@@ -95,7 +98,11 @@ pub struct State {
     /// as that is known.
     pub unread_ms: Option<u64>,
     /// Why nothing is delivered, when the subscription is disabled.
-    pub disabled: Option<Box<str>>,
+    pub disabled: Option<Disabled>,
+    /// What is known of the endpoint's health.
+    pub health: Health,
+    /// The subscription's event types.
+    pub types: Vec<Pattern>,
     /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
     pub removed: bool,
 }
@@ -160,6 +167,13 @@ pub enum Token {
         /// Which of its ledgers.
         ledger: usize,
     },
+    /// A change of a lane's subscription that must not be lost.
+    Health {
+        /// The lane.
+        lane: Arc<Lane>,
+        /// The change, to be handed in again should the store fail.
+        change: Change,
+    },
     /// Somebody waits to be told whether it is durable.
     Told(oneshot::Sender<bool>),
     /// Nobody waits for it.
@@ -204,6 +218,9 @@ impl Lane {
             refused_at: None,
             unread_ms: None,
             disabled: None,
+            health: Health::default(),
+            types: Vec::new(),
+            lost_changes: Vec::new(),
             removed: false,
         };
         Self { id, metrics, state: Mutex::new(state), wake: Notify::new(), room }
@@ -392,6 +409,14 @@ impl Lane {
         shares
     }
 
+    fn change_lost(&self, change: Change) {
+        let mut state = self.state.lock();
+        state.lost_changes.push(change);
+        state.refused_at = Some(Instant::now());
+        drop(state);
+        self.wake();
+    }
+
     /// Dead letters of this subscription were parked to be sent again: their next attempts are due now.
     pub fn resent(&self, letters: u64, now_ms: u64) {
         self.metrics.resent.inc_by(letters);
@@ -426,9 +451,15 @@ pub fn completed(tokens: Vec<Token>, durable: bool) {
         let shares = match token {
             Token::Record(lane, record) => lane.record_done(record, durable),
             Token::Position { lane, ledger } => lane.position_done(ledger, durable),
-            Token::Told(tell) => {
-                // Whoever asked may have gone: then nobody needs the answer.
-                let _ = tell.send(durable);
+            Token::Health { lane, change } => {
+                if !durable {
+                    lane.change_lost(change);
+                }
+                continue;
+            }
+            Token::Told(told) => {
+                // Whoever asked may have gone.
+                let _ = told.send(durable);
                 continue;
             }
             Token::Nobody => continue,
@@ -537,6 +568,16 @@ impl State {
     pub fn take_lost(&mut self) -> Vec<Record> {
         self.refused_at = None;
         std::mem::take(&mut self.lost)
+    }
+
+    /// Changes of the subscription itself that the store refused, to be handed in again.
+    pub fn take_lost_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.lost_changes)
+    }
+
+    /// When the oldest live event that waits was published, in milliseconds since the Unix epoch.
+    pub fn oldest_queued_ms(&self) -> Option<u64> {
+        self.queue.front().map(|event| event.time_ms)
     }
 
     /// Other bounds from now on.

@@ -195,6 +195,15 @@ impl Ledger {
         self.held.map_or(self.offered, |held| held.skipped)
     }
 
+    /// How many events wait, when the stream's last one is `end`: what is in hand, and while it is held at most what lies
+    /// from its position to the end.
+    pub fn waiting(&self, end: u64) -> u64 {
+        match self.position().filter(|_| self.is_held()) {
+            Some(position) => (end + 1).saturating_sub(position),
+            None => self.in_hand.len() as u64,
+        }
+    }
+
     /// Is it held although its reader has passed everything that was skipped?
     pub fn is_at_end(&self) -> bool {
         self.held.is_some_and(|held| held.cursor > held.skipped && !held.to_end)
@@ -344,6 +353,14 @@ impl Ledger {
         if let Some(held) = &mut self.held {
             held.cursor = held.cursor.max(sequence + 1);
         }
+    }
+
+    /// Everything from the cursor up to `sequence` is passed over, because it is so wished: it counts as done.
+    pub fn skip_through(&mut self, sequence: u64) {
+        let Some(held) = self.held.as_mut().filter(|held| held.cursor <= sequence) else { return };
+        self.done.insert_range(held.cursor, sequence);
+        held.cursor = sequence + 1;
+        self.rewound = true;
     }
 
     /// The reader came to the end of what the stream has; all that was skipped up to `sequence` was in it.

@@ -3,7 +3,7 @@
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
 //! - [`order`]: which events of an ordered subscription wait for which.
-//! - [`breaker`]: when an endpoint is left alone, and how it is probed.
+//! - [`breaker`]: when an endpoint is left alone, and how it is probed; [`health`]: what is known of it.
 //! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
 //! - [`attempt`]: one request, on [`prepared`] endpoints, in its body `format`, with [`signing`] and [`ed25519`], to a
 //!   vetted [`address`], and [`classify`] for its answer.
@@ -21,6 +21,7 @@ mod connections;
 mod dns;
 pub mod ed25519;
 mod format;
+pub mod health;
 pub mod lane;
 pub mod ledger;
 pub mod order;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
 use crate::domain::health::HealthPolicy;
@@ -178,6 +180,14 @@ pub struct Endpoint {
     pub tls: Option<EndpointTls>,
     /// When it is left alone, and when its subscription is disabled.
     pub health: HealthPolicy,
+}
+
+impl Endpoint {
+    /// A number that tells the endpoint's URL from another one, over restarts, without saying what it is.
+    pub fn digest(&self) -> u64 {
+        let digest: [u8; 32] = Sha256::digest(self.url.as_bytes()).into();
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
 }
 
 /// Where a subscription delivers.

@@ -8,7 +8,7 @@ use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, StorageType};
 use tracing::{info, warn};
 
 use super::Error;
@@ -171,6 +171,20 @@ impl Nats {
             keeps_acked: info.config.retention == RetentionPolicy::Limits,
             age_max: (!info.config.max_age.is_zero()).then_some(info.config.max_age),
         })
+    }
+
+    /// When the event at a sequence was stored, in milliseconds since the Unix epoch; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the stream is gone or JetStream does not answer.
+    pub async fn time_of(&self, name: &StreamName, sequence: u64) -> Result<Option<u64>, Error> {
+        let fail = |source| Error::Stream { action: "read an event of", stream: name.clone(), source };
+        let stream = self.jetstream.get_stream(name.as_str()).await.map_err(|e| fail(e.into()))?;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).ok()),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(fail(error.into())),
+        }
     }
 
     /// Sends out what is still buffered: acks at the end of a run.

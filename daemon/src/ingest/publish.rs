@@ -31,6 +31,20 @@ pub struct Published {
 }
 
 impl Nats {
+    /// Publishes JSON to a subject of a configured stream, and returns when JetStream has stored it. A second one with the
+    /// same `id` within the stream's duplicate window is not stored.
+    ///
+    /// # Errors
+    /// When JetStream does not acknowledge it.
+    pub async fn publish_json(&self, subject: &Subject, id: &str, data: Bytes) -> Result<(), Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Content-Type", "application/json");
+        let message = PublishMessage::build().payload(data).headers(headers).message_id(id);
+        let sent = self.jetstream.send_publish(subject.as_str().to_owned(), message).await;
+        sent.map_err(|e| Error::Publish(e.into()))?.await.map_err(|e| Error::Publish(e.into()))?;
+        Ok(())
+    }
+
     /// Publishes an event, and returns when JetStream has stored it.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// Nothing more that matches was in the stream when the page was read.
     pub at_end: bool,
+    /// History that was discarded while the reader stood before it.
+    pub gap: Option<Gap>,
 }
 
 impl Nats {
@@ -138,10 +140,31 @@ impl Reader {
             Ok(page) => page?,
             Err(elapsed) => return Err(self.fail(elapsed)),
         };
+        let mut page = page;
+        // A jump may be events of other types, or the place where the stream begins by now.
+        let jumps = page.events.first().is_none_or(|first| first.position.sequence > self.next);
+        if jumps && self.delivered > page.events.len() as u64 {
+            page.gap = self.gap_up_to(page.events.first().map(|first| first.position.sequence)).await?;
+        }
         if let Some(last) = page.events.last() {
             self.next = last.position.sequence + 1;
+        } else if let Some(gap) = &page.gap {
+            self.next = gap.available;
         }
         Ok(page)
+    }
+
+    /// How many events that match are still to be read, as the server said when the reader was opened.
+    pub fn pending(&self) -> u64 {
+        self.consumer.cached_info().num_pending
+    }
+
+    /// What is gone from where the reader stands, at most up to the event that came.
+    async fn gap_up_to(&self, came: Option<u64>) -> Result<Option<Gap>, Error> {
+        let first_sequence = self.nats.facts(&self.stream.name).await?.first_sequence;
+        let available = came.map_or(first_sequence, |came| came.min(first_sequence));
+        let from = self.next;
+        Ok((available > from).then(|| Gap { stream: self.stream.name.clone(), from, available }))
     }
 
     /// Removes the consumer at once; a reader that is only dropped is removed by the server after a minute.
@@ -152,7 +175,7 @@ impl Reader {
     async fn read(&mut self, events_max: usize) -> Result<Page, Error> {
         let fetch = self.consumer.fetch().max_messages(events_max).messages();
         let mut messages = fetch.await.map_err(|e| self.fail(e))?;
-        let mut page = Page { events: Vec::with_capacity(events_max.min(64)), at_end: false };
+        let mut page = Page { events: Vec::with_capacity(events_max.min(64)), at_end: false, gap: None };
         while let Some(message) = messages.next().await {
             let message = message.map_err(|source| Error::Read { stream: self.stream.name.clone(), source })?.message;
             let stored = message.reply.as_deref().and_then(decode::stored).ok_or_else(|| self.fail(Broken))?;

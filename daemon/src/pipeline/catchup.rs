@@ -171,7 +171,8 @@ impl CatchUp {
                     (Open { reader, permit, since: Instant::now(), pages: 0 }, gap)
                 }
             };
-            let page = open.reader.page(if probe { 1 } else { PAGE_EVENTS }).await?;
+            let mut page = open.reader.page(if probe { 1 } else { PAGE_EVENTS }).await?;
+            let gap = gap.or(page.gap.take());
             open.pages += 1;
             let round = open.permit.round();
             // A probe may take long: nobody is to wait for its end.

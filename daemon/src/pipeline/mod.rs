@@ -10,9 +10,12 @@
 //! due, and carries them through plugins, attempt and record: one path for all of them. When the store's writer has made
 //! the outcome durable, the event's acknowledgement is released.
 
+pub mod announce;
 pub mod catchup;
+pub mod control;
 pub mod feed;
 pub mod job;
+pub mod lag;
 mod pace;
 pub mod readers;
 pub mod subscriptions;
@@ -23,6 +26,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use self::announce::Announcer;
 use self::readers::Readers;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Client, Prepared, Secrets, Token};
@@ -59,6 +63,8 @@ pub struct Shared {
     pub readers: Readers,
     /// Small errands that nobody waits for, such as closing a reader.
     pub background: TaskTracker,
+    /// Tells of what happens to endpoints.
+    pub announcer: Announcer,
     /// How to behave.
     pub config: Arc<Config>,
 }
@@ -71,6 +77,8 @@ pub struct Spec {
     pub chain: Arc<Chain>,
     /// The endpoint, ready for attempts.
     pub endpoint: Arc<Prepared>,
+    /// Tells the endpoint's URL from another one.
+    pub endpoint_digest: u64,
     /// What its definition says of its signing secret.
     pub secret: Wanted,
     /// When to try again.

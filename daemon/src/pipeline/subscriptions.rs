@@ -10,21 +10,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::control::Control;
 use super::feed::{Retarget, Routes};
 use super::worker::Worker;
 use super::{Shared, Spec};
+use crate::deliver::health::{self, Resume};
 use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{
-    Begin, DeliverFrom, Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target,
-};
+use crate::domain::{Begin, Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::failpoint::{self, Place};
 use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Change, Recovered, Registration};
+use crate::store::{Change, Disabled, Recovered, Registration};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, clock};
 use crate::{ingest, store};
@@ -54,6 +54,12 @@ pub enum Error {
     /// The store could not be read or written.
     #[error("cannot read or write what is known of the subscriptions")]
     Store(#[from] store::Error),
+    /// A subscription whose endpoint was replaced could not be enabled.
+    #[error("cannot enable a subscription whose endpoint was replaced")]
+    Enable(#[source] health::Error),
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Ending,
     /// A stream's facts or consumer could not be had.
     #[error("cannot bring the streams up to date")]
     Ingest(#[from] ingest::Error),
@@ -83,6 +89,7 @@ pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> R
         types: subscription.types.clone(),
         chain: Arc::new(chain),
         endpoint: Arc::new(prepared),
+        endpoint_digest: endpoint.digest(),
         secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
         health: endpoint.health,
@@ -162,6 +169,7 @@ pub struct Subscriptions {
     running: HashMap<SubscriptionId, Running>,
     workers: TaskTracker,
     stop: CancellationToken,
+    control: Control,
     /// The event types that every stream was asked for last, when all of them took them.
     asked: Option<Vec<Pattern>>,
 }
@@ -176,8 +184,14 @@ impl Subscriptions {
         workers: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
+        let control = Control::new(shared.clone());
         let (streams, running) = (Vec::new(), HashMap::new());
-        Self { shared, metrics, routes, room, streams, running, workers, stop, asked: None }
+        Self { shared, metrics, routes, room, streams, running, workers, stop, control, asked: None }
+    }
+
+    /// Enables and disables its subscriptions.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Starts the set for the first time, from what the store has on record. Those of `idle` are configured and do not
@@ -202,10 +216,10 @@ impl Subscriptions {
         let mut facts = Facts::default();
         let mut workers = Vec::with_capacity(specs.len());
         for (id, spec) in specs {
-            let registered = self.register(&id, &spec.deliver_from, Joins::AtStart, &mut facts).await?;
+            let registered = self.register(&id, &spec, Joins::AtStart, &mut facts).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registered, &recovered, &spec.order);
-            workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
+            workers.push(self.add(&id, spec, ledgers, &registered.registration));
         }
         self.publish_routes();
         self.set_to_work(workers);
@@ -224,19 +238,21 @@ impl Subscriptions {
         for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if self.shared.store.registration(id)?.is_some() {
-                self.shared.store.remove_registration(id)?;
+                let (store, id) = (self.shared.store.clone(), id.clone());
+                away(move || store.remove_registration(&id)).await?;
             }
-            new.insert(id.clone(), self.register(id, &spec.deliver_from, Joins::Later, &mut facts).await?);
+            new.insert(id.clone(), self.register(id, spec, Joins::Later, &mut facts).await?);
         }
         self.settle_secrets(&specs).await?;
         for id in &gone {
             if let Some(running) = self.running.remove(id) {
                 info!(subscription = %id, "subscription removed");
                 running.lane.state().removed = true;
+                self.metrics.forget(&running.lane.metrics);
                 running.stop.cancel();
             }
         }
-        let mut workers = Vec::new();
+        let (mut workers, mut relieved) = (Vec::new(), Vec::new());
         for (id, spec) in specs {
             if let Some(running) = self.running.get(&id) {
                 let mut state = running.lane.state();
@@ -245,18 +261,27 @@ impl Subscriptions {
                 if running.spec.load().types != spec.types {
                     state.ledgers.iter_mut().for_each(Ledger::reread);
                 }
+                state.types.clone_from(&spec.types);
+                let lifted = state.disabled.as_ref().is_some_and(|disabled| is_lifted(disabled, &spec));
                 drop(state);
                 running.spec.store(Arc::new(spec));
                 running.lane.wake();
+                if lifted {
+                    relieved.push(Arc::clone(&running.lane));
+                }
             } else if let Some(registered) = new.remove(&id) {
                 let ledgers = self.ledgers(&registered, &[], &spec.order);
                 info!(subscription = %id, "subscription added");
-                workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
+                workers.push(self.add(&id, spec, ledgers, &registered.registration));
             }
         }
         self.publish_routes();
         self.set_to_work(workers);
         self.forget(gone).await;
+        for lane in relieved {
+            info!(subscription = %lane.id(), "another endpoint takes the place of the one that was disabled");
+            self.control.enable(&lane, Resume::Stop).await.map_err(Error::Enable)?;
+        }
         Ok(())
     }
 
@@ -274,7 +299,8 @@ impl Subscriptions {
             return;
         }
         for id in gone {
-            if let Err(error) = self.shared.store.remove_registration(&id) {
+            let (store, gone) = (self.shared.store.clone(), id.clone());
+            if let Err(error) = away(move || store.remove_registration(&gone)).await {
                 warn!(subscription = %id, error = %telemetry::chain(&error), "cannot forget a removed subscription yet");
             }
         }
@@ -340,7 +366,7 @@ impl Subscriptions {
     async fn register(
         &self,
         id: &SubscriptionId,
-        from: &DeliverFrom,
+        spec: &Spec,
         joins: Joins,
         facts: &mut Facts,
     ) -> Result<Registered, Error> {
@@ -354,7 +380,8 @@ impl Subscriptions {
                 continue;
             }
             // All of a stream that took the place of one that the subscription read is after its time.
-            let begin = if known.is_some() && stream.replaced { Begin::All } else { from.of(&stream.name) };
+            let begin =
+                if known.is_some() && stream.replaced { Begin::All } else { spec.deliver_from.of(&stream.name) };
             let nats = &self.shared.nats;
             let now = facts.of(nats, &stream.name).await?;
             let first = match begin {
@@ -369,11 +396,17 @@ impl Subscriptions {
                 begun.push(Begun { position, last_sequence: now.last_sequence });
             }
         }
+        // What disabled it was another endpoint than the one that it has now.
+        if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
+            info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
+            registration.failing_since_ms = None;
+        }
         if known.as_ref() != Some(&registration) {
             registration.updated_ms = now_ms;
-            let positions: Vec<&Position> = begun.iter().map(|begun| &begun.position).collect();
+            let positions: Vec<Position> = begun.iter().map(|begun| begun.position.clone()).collect();
+            let (store, id, registration) = (self.shared.store.clone(), id.clone(), registration.clone());
             failpoint::pass(Place::Registering);
-            self.shared.store.register(id, &registration, &positions)?;
+            away(move || store.register(&id, &registration, &positions.iter().collect::<Vec<_>>())).await?;
             failpoint::pass(Place::Registered);
         }
         Ok(Registered { registration, begun })
@@ -419,10 +452,13 @@ impl Subscriptions {
         id: &SubscriptionId,
         spec: Spec,
         ledgers: Vec<Ledger>,
-        disabled: Option<Box<str>>,
+        registration: &Registration,
     ) -> (Worker, CancellationToken) {
         let metrics = self.metrics.subscription(id.as_str());
         metrics.parked.set(i64::try_from(self.shared.store.counts(id).parked).unwrap_or(i64::MAX));
+        let disabled = registration.disabled.clone();
+        metrics.disabled.set(disabled.is_some().into());
+        metrics.failing.set(registration.failing_since_ms.is_some().into());
         let held = disabled.is_some() || ledgers.iter().any(Ledger::is_held);
         metrics.held.set(held.into());
         let lane = Arc::new(Lane::new(id.clone(), metrics, limits(&spec), ledgers, Arc::clone(&self.room)));
@@ -430,6 +466,10 @@ impl Subscriptions {
             let mut state = lane.state();
             state.due_ms = self.shared.store.next_due_ms(id).unwrap_or(Some(0));
             state.disabled = disabled;
+            state.types.clone_from(&spec.types);
+            state.health.failing = registration.failing_since_ms.is_some();
+            state.health.failing_since_ms = registration.failing_since_ms;
+            state.health.gaps.clone_from(&registration.gaps);
         }
         if lane.state().disabled.is_some() {
             lane.hold();
@@ -470,6 +510,20 @@ impl Subscriptions {
 
 fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64> {
     registration.starts_after.iter().find(|(name, _)| name == stream).map(|(_, sequence)| *sequence)
+}
+
+/// Is a subscription no longer disabled, because its endpoint is another one than that which was the cause?
+fn is_lifted(disabled: &Disabled, spec: &Spec) -> bool {
+    disabled.endpoint.is_some_and(|endpoint| endpoint != spec.endpoint_digest)
+}
+
+/// Writes what is flushed before it returns away from the data plane.
+async fn away(write: impl FnOnce() -> Result<(), store::Error> + Send + 'static) -> Result<(), Error> {
+    match tokio::task::spawn_blocking(write).await {
+        Ok(written) => Ok(written?),
+        // The runtime is ending: nothing was written, and nobody asks any more.
+        Err(_) => Err(Error::Ending),
+    }
 }
 
 /// The most live events that wait in a subscription's lane.

@@ -1,14 +1,15 @@
 //! A subscription's worker: it takes events, carries them through plugins and attempt, and records what becomes of them.
 //!
 //! Here is what it does in which order; [`next`] is where work comes from, [`order`] what has to wait for what, [`outcome`]
-//! what follows from an attempt, and [`finish`] its positions and its end.
+//! what follows from an attempt, [`health`] what it says of the endpoint, and [`finish`] its positions and its end.
 
 mod finish;
+mod health;
 mod next;
 mod order;
 mod outcome;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::health::Course;
 use super::catchup::CatchUp;
-use super::job::{InAir, Job, failure, with_attributes};
+use super::job::{InAir, Job, Landed, failure, with_attributes};
 use super::pace::Pace;
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
@@ -30,11 +32,13 @@ use crate::deliver::breaker::{Breaker, Permit};
 use crate::deliver::lane::Lane;
 use crate::deliver::ledger::Shares;
 use crate::domain::{Event, FailureClass, OnPluginError, Position};
-use crate::plugin::Passed;
+use crate::plugin::{Fault, Passed};
 use crate::telemetry::clock;
 
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
+/// How long the log is silent of further plugin faults of a subscription after one.
+const FAULT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The worker of one lane.
 pub struct Worker {
@@ -46,6 +50,7 @@ pub struct Worker {
     /// The endpoint that the breaker watches.
     endpoint: Arc<Prepared>,
     breaker: Breaker,
+    course: Course,
     pace: Pace,
     in_air: FuturesUnordered<InAir>,
     /// Jobs whose plugins have run and which wait for a slot: the parts of one event, or parked deliveries that are due.
@@ -53,8 +58,14 @@ pub struct Worker {
     catch_up: CatchUp,
     /// Up to where history is read once the page has been worked through.
     through: Option<(usize, u64)>,
-    /// The event that went back to the reader last, and how many probes failed with it. It has been counted already.
+    /// The event that went back to the reader last, and how many probes failed with it.
     given_back: Option<(Position, u32)>,
+    /// Attempts that failed a moment ago, and since when: they may be the first of those that make the endpoint a failing
+    /// one.
+    suspects: Vec<Landed>,
+    suspected_at: Option<Instant>,
+    /// Events that went back to the reader, and have been counted already.
+    returned: HashSet<Position>,
     /// Which events wait for which.
     order: order::Keeper,
     /// Take live events and parked deliveries by turns.
@@ -62,6 +73,9 @@ pub struct Worker {
     /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
     /// timer is set: it may have passed by then, and nobody would look.
     look_again: Option<Instant>,
+    /// When the log last had a plugin fault, and how many there were since.
+    fault_logged_at: Option<Instant>,
+    faults_unlogged: u64,
 }
 
 /// Where the next piece of work comes from.
@@ -82,7 +96,8 @@ struct Taken {
 impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
     pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
-        let breaker = Breaker::new(spec.load().health.breaker);
+        let failing_since_ms = lane.state().health.failing_since_ms;
+        let breaker = health::breaker(&spec.load().health, failing_since_ms);
         let endpoint = Arc::clone(&spec.load().endpoint);
         let pace = Pace::new(spec.load().rate_limit);
         Self {
@@ -92,15 +107,21 @@ impl Worker {
             room,
             endpoint,
             breaker,
+            course: Course::resumed(failing_since_ms),
             pace,
             in_air: FuturesUnordered::new(),
             ready: VecDeque::new(),
             catch_up: CatchUp::default(),
             through: None,
             given_back: None,
+            suspects: Vec::new(),
+            suspected_at: None,
+            returned: HashSet::new(),
             order: order::Keeper::default(),
             parked_next: true,
             look_again: None,
+            fault_logged_at: None,
+            faults_unlogged: 0,
         }
     }
 
@@ -124,10 +145,14 @@ impl Worker {
 
     /// Starts whatever slots, breaker, rate limit and store allow.
     async fn start_work(&mut self) {
-        self.forgive_changed_endpoint();
+        self.forgive();
         self.pace.follow(self.spec.load().rate_limit);
         self.look_again = None;
         self.give_way();
+        self.announce_gap();
+        if self.suspects_due().is_some_and(|due| due <= Instant::now()) {
+            self.conclude_suspects();
+        }
         if !self.resubmit() || !self.keep_order().await {
             return;
         }
@@ -161,21 +186,15 @@ impl Worker {
         }
     }
 
-    /// What was learnt of an endpoint does not hold for the one that a reload put in its place.
-    fn forgive_changed_endpoint(&mut self) {
-        let spec = self.spec.load();
-        if !Arc::ptr_eq(&spec.endpoint, &self.endpoint) {
-            self.endpoint = Arc::clone(&spec.endpoint);
-            self.breaker = Breaker::new(spec.health.breaker);
-        }
-    }
-
     /// Carries one event on: decoded, through the plugins, and each output to an attempt.
     async fn carry(&mut self, taken: Taken) {
         let Taken { event, key, again } = taken;
         let spec = self.spec.load_full();
         let Some(ledger) = self.lane.state().ledger_of(&event.position.stream) else { return };
-        if !again && self.given_back.as_ref().is_none_or(|(position, _)| *position != event.position) {
+        // What went back to the stream, or waits in its order, has been counted already.
+        let is_probe = self.given_back.as_ref().is_some_and(|(position, _)| *position == event.position);
+        let is_known = self.returned.remove(&event.position) || again || is_probe;
+        if !is_known {
             self.lane.metrics.received.inc();
         }
         if let Some(reason) = &event.undecodable {
@@ -213,10 +232,7 @@ impl Worker {
             }
             Passed::Faulted { fault, policy } => {
                 self.lane.metrics.faulted(fault.kind_str());
-                warn!(
-                    subscription = %self.lane.id(), event = %event.id, %fault,
-                    "a plugin failed"
-                );
+                self.warn_of_fault(&event, &fault);
                 if policy == OnPluginError::Drop {
                     self.lane.metrics.dropped.inc();
                     self.settle(ledger, &event, key);
@@ -239,6 +255,18 @@ impl Worker {
                 Some(landed) = self.in_air.next(), if !self.in_air.is_empty() => self.land_all(landed),
             }
         }
+    }
+
+    /// Each fault is counted; the log has one line of them in a while, since a plugin may fail on every event.
+    fn warn_of_fault(&mut self, event: &Event, fault: &Fault) {
+        let now = Instant::now();
+        if self.fault_logged_at.is_some_and(|at| now < at + FAULT_LOG_INTERVAL) {
+            self.faults_unlogged += 1;
+            return debug!(subscription = %self.lane.id(), event = %event.id, %fault, "a plugin failed");
+        }
+        self.fault_logged_at = Some(now);
+        let unlogged = std::mem::take(&mut self.faults_unlogged);
+        warn!(subscription = %self.lane.id(), event = %event.id, %fault, unlogged, "a plugin failed");
     }
 
     fn settle(&mut self, ledger: usize, event: &Event, key: Option<Box<str>>) {
@@ -267,7 +295,7 @@ impl Worker {
         let state = self.lane.state();
         let resubmit = state.refused_at.map(|at| at + RESUBMIT_DELAY);
         if state.disabled.is_some() {
-            return resubmit;
+            return resubmit.into_iter().chain(self.course.gap_due()).chain(self.suspects_due()).min();
         }
         // What is due cannot begin before what the last look for work was told to wait for, or without a free slot: the end
         // of an attempt wakes the worker.
@@ -280,7 +308,13 @@ impl Worker {
         let now_ms = clock::now_ms();
         let latest = self.latest_due_ms(now_ms);
         let due = due.map(|due| now + Duration::from_millis(if due > latest { 0 } else { due.saturating_sub(now_ms) }));
-        due.into_iter().chain(resubmit).chain(self.look_again).chain(self.catch_up.turn_end()).min()
+        due.into_iter()
+            .chain(resubmit)
+            .chain(self.look_again)
+            .chain(self.catch_up.turn_end())
+            .chain(self.course.gap_due())
+            .chain(self.suspects_due())
+            .min()
     }
 }
 

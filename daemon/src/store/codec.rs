@@ -17,7 +17,7 @@ mod deliveries;
 use bytes::Bytes;
 
 use super::Error;
-use super::records::{Disabled, GapRecord, PositionRecord, Registration};
+use super::records::{Disabled, GapCause, GapRecord, PositionRecord, Registration};
 use super::wire::{Reader, Writer};
 use crate::domain::{DeliveryId, Position, RangeSet, StreamName, SubscriptionId};
 pub(super) use deliveries::{read_dead, read_parked, read_response, write_dead, write_parked, write_response};
@@ -61,6 +61,7 @@ pub(super) fn write_registration(registration: &Registration) -> Vec<u8> {
     w.option(registration.disabled.as_ref(), |w, disabled| {
         w.text(&disabled.reason);
         w.number(disabled.since_ms);
+        w.option(disabled.endpoint, Writer::number);
     });
     w.number(registration.updated_ms);
     w.option(registration.failing_since_ms, Writer::number);
@@ -70,6 +71,11 @@ pub(super) fn write_registration(registration: &Registration) -> Vec<u8> {
         w.number(gap.from);
         w.number(gap.available);
         w.number(gap.at_ms);
+        w.number(match gap.cause {
+            GapCause::Discarded => 0,
+            GapCause::Skipped => 1,
+        });
+        w.number(gap.events);
     }
     w.0
 }
@@ -83,7 +89,10 @@ pub(super) fn read_registration(record: &[u8]) -> Result<Registration, Error> {
         }
         registration.disabled = r.option(|r| {
             let reason = r.boxed()?;
-            Some(Disabled { reason, since_ms: if version == 1 { 0 } else { r.number()? } })
+            Some(match version {
+                1 => Disabled { reason, since_ms: 0, endpoint: None },
+                _ => Disabled { reason, since_ms: r.number()?, endpoint: r.option(Reader::number)? },
+            })
         })?;
         if version == 1 {
             registration.updated_ms = registration.first_seen_ms;
@@ -93,7 +102,13 @@ pub(super) fn read_registration(record: &[u8]) -> Result<Registration, Error> {
         registration.failing_since_ms = r.option(Reader::number)?;
         for _ in 0..r.number()? {
             let (stream, from) = (r.stream()?, r.number()?);
-            registration.gaps.push(GapRecord { stream, from, available: r.number()?, at_ms: r.number()? });
+            let (available, at_ms) = (r.number()?, r.number()?);
+            let cause = match r.number()? {
+                0 => GapCause::Discarded,
+                1 => GapCause::Skipped,
+                _ => return None,
+            };
+            registration.gaps.push(GapRecord { stream, from, available, at_ms, cause, events: r.number()? });
         }
         Some(registration)
     };

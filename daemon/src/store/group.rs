@@ -15,7 +15,7 @@ use super::codec::{self, BodyRef, Counts, Traits, Whereabouts};
 use super::engine::Engine;
 use super::keys::{self, kind};
 use super::log::{Builder, Running};
-use super::records::{Change, Content, Disabled, LogEntry, Registration};
+use super::records::{Change, Content, LogEntry, Registration};
 use super::{Error, Ledger};
 use crate::domain::{DeliveryId, SubscriptionId};
 use crate::failpoint::{self, Place};
@@ -108,12 +108,13 @@ impl<'a> Group<'a> {
                 let key = keys::of_stream(kind::CHECKPOINT, stream);
                 self.writes.insert(key, Some(codec::write_number(*ack_floor)));
             }
-            Change::Disable { subscription, reason } => {
-                self.amend(subscription, |r| {
-                    r.disabled = Some(Disabled { reason: reason.clone(), since_ms: now_ms() });
-                })?;
+            Change::Disable { subscription, disabled } => {
+                self.amend(subscription, |r| r.disabled = Some(disabled.clone()))?;
             }
-            Change::Enable { subscription } => self.amend(subscription, |r| r.disabled = None)?,
+            Change::Enable { subscription } => self.amend(subscription, |r| {
+                r.disabled = None;
+                r.failing_since_ms = None;
+            })?,
             Change::Failing { subscription, since_ms } => {
                 self.amend(subscription, |r| r.failing_since_ms = *since_ms)?;
             }

@@ -96,9 +96,9 @@ pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
-    Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapRecord,
-    HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
-    Recorded, Recovered, Registration, StreamBinding, add_attempt,
+    Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapCause,
+    GapRecord, HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
+    PositionRecord, Recorded, Recovered, Registration, StreamBinding, add_attempt, add_gap,
 };
 pub use retention::{EXPIRE_LETTERS_MAX, Expired};
 pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
@@ -227,10 +227,19 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn put_registration(&self, subscription: &SubscriptionId, registration: &Registration) -> Result<(), Error> {
-        let key = keys::of_subscription(kind::REGISTRATION, subscription);
-        let value = codec::write_registration(registration);
+        self.put_registrations(&[(subscription.clone(), registration.clone())])
+    }
+
+    /// Records or replaces what is known of several subscriptions, all or none; durable when it returns.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_registrations(&self, registrations: &[(SubscriptionId, Registration)]) -> Result<(), Error> {
         self.write_directly(|_, _, batch| {
-            batch.insert(key, value);
+            for (subscription, registration) in registrations {
+                let key = keys::of_subscription(kind::REGISTRATION, subscription);
+                batch.insert(key, codec::write_registration(registration));
+            }
             Ok(())
         })
     }

@@ -19,7 +19,7 @@ pub struct Registration {
     pub updated_ms: u64,
     /// Since when its endpoint has done nothing but fail, in milliseconds since the Unix epoch.
     pub failing_since_ms: Option<u64>,
-    /// History that was discarded before it was read: the last [`GAPS_MAX`] gaps, oldest first.
+    /// History that was not read: the last [`GAPS_MAX`] gaps, oldest first.
     pub gaps: Vec<GapRecord>,
 }
 
@@ -29,11 +29,16 @@ pub const GAPS_MAX: usize = 16;
 impl Registration {
     /// Notes a gap, in place of the oldest one when there are [`GAPS_MAX`].
     pub fn add_gap(&mut self, gap: GapRecord) {
-        if self.gaps.len() >= GAPS_MAX {
-            self.gaps.remove(0);
-        }
-        self.gaps.push(gap);
+        add_gap(&mut self.gaps, gap);
     }
+}
+
+/// Notes a gap among the last [`GAPS_MAX`].
+pub fn add_gap(gaps: &mut Vec<GapRecord>, gap: GapRecord) {
+    if gaps.len() >= GAPS_MAX {
+        gaps.remove(0);
+    }
+    gaps.push(gap);
 }
 
 /// That a subscription is disabled.
@@ -43,19 +48,35 @@ pub struct Disabled {
     pub reason: Box<str>,
     /// Since when, in milliseconds since the Unix epoch; 0 when a version of the daemon disabled it that did not note it.
     pub since_ms: u64,
+    /// The digest of the endpoint that is the cause: another endpoint lifts it. `None` when only an operator does.
+    pub endpoint: Option<u64>,
 }
 
-/// History that the stream discarded before a subscription had read it.
+/// Why a subscription did not read a part of the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapCause {
+    /// The stream discarded it before.
+    Discarded,
+    /// An operator asked for it to be passed over.
+    Skipped,
+}
+
+/// History that a subscription did not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapRecord {
     /// The stream.
     pub stream: StreamName,
     /// The first sequence that was to be read.
     pub from: u64,
-    /// The first sequence that was still there.
+    /// The first sequence after it.
     pub available: u64,
     /// When it was noticed, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// Why it was not read.
+    pub cause: GapCause,
+    /// How many of its events were the subscription's: at most so many when it was discarded, since nobody can tell any
+    /// more; counted when it was passed over.
+    pub events: u64,
 }
 
 /// A held subscription's place in a stream.
@@ -453,10 +474,10 @@ pub enum Change {
     Disable {
         /// The subscription.
         subscription: SubscriptionId,
-        /// Why.
-        reason: Box<str>,
+        /// Why, and since when.
+        disabled: Disabled,
     },
-    /// A subscription is enabled again.
+    /// A subscription is enabled again. Its endpoint is no longer held to have done nothing but fail.
     Enable {
         /// The subscription.
         subscription: SubscriptionId,

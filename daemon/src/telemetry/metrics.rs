@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -17,6 +18,23 @@ use prometheus_client::registry::{Registry, Unit};
 
 /// The bounds of the duration histograms' buckets, in seconds.
 const SECONDS_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
+
+/// What an attempt or a delivery may be counted as.
+const OUTCOMES: [&str; 10] = [
+    "delivered",
+    "failed",
+    "network",
+    "timeout",
+    "status",
+    "gone",
+    "address_refused",
+    "plugin",
+    "undecodable",
+    "internal",
+];
+
+/// What a plugin fault may be counted as.
+const FAULTS: [&str; 6] = ["trap", "deadline", "memory", "output", "reported", "instantiate"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BySubscription {
@@ -33,6 +51,11 @@ struct ByOutcome {
 struct ByKind {
     subscription: String,
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByType {
+    r#type: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -56,7 +79,14 @@ struct Inner {
     parked: Family<BySubscription, Gauge>,
     in_flight: Family<BySubscription, Gauge>,
     held: Family<BySubscription, Gauge>,
+    disabled: Family<BySubscription, Gauge>,
+    failing: Family<BySubscription, Gauge>,
+    lag_events: Family<BySubscription, Gauge>,
+    lag_seconds: Family<BySubscription, Gauge>,
     gap_events: Family<BySubscription, Counter>,
+    skipped_events: Family<BySubscription, Counter>,
+    announced: Family<ByType, Counter>,
+    announcements_dropped: Counter,
     ingested: Family<ByStream, Counter>,
     unmatched: Family<ByStream, Counter>,
     unacked: Family<ByStream, Gauge>,
@@ -87,23 +117,41 @@ pub struct SubscriptionMetrics {
     pub in_flight: Gauge,
     /// 1 while the subscription is held or catching up.
     pub held: Gauge,
+    /// 1 while the subscription is disabled.
+    pub disabled: Gauge,
+    /// 1 while the endpoint counts as failing.
+    pub failing: Gauge,
+    /// Events that wait: exact while it reads live, and at most so many while it is held.
+    pub lag_events: Gauge,
+    /// The age of the oldest event that waits, in seconds.
+    pub lag_seconds: Gauge,
     /// Events (at most) that were gone from the stream before they could be read.
     pub gap_events: Counter,
+    /// Events passed over because an operator asked for it.
+    pub skipped_events: Counter,
     /// How long attempts take (shared by all subscriptions).
     pub attempt_seconds: Histogram,
     attempts: Family<ByOutcome, Counter>,
     faults: Family<ByKind, Counter>,
     name: String,
+    /// The subscription is gone, and with it what was exported of it.
+    forgotten: Arc<AtomicBool>,
 }
 
 impl SubscriptionMetrics {
     /// Counts an attempt by its result: `delivered`, or the failure's class.
     pub fn attempted(&self, outcome: &'static str) {
+        if self.forgotten.load(Ordering::Relaxed) {
+            return;
+        }
         self.attempts.get_or_create(&ByOutcome { subscription: self.name.clone(), outcome }).inc();
     }
 
     /// Counts a plugin fault by its kind.
     pub fn faulted(&self, kind: &'static str) {
+        if self.forgotten.load(Ordering::Relaxed) {
+            return;
+        }
         self.faults.get_or_create(&ByKind { subscription: self.name.clone(), kind }).inc();
     }
 }
@@ -185,7 +233,14 @@ impl Metrics {
             parked: Family::default(),
             in_flight: Family::default(),
             held: Family::default(),
+            disabled: Family::default(),
+            failing: Family::default(),
+            lag_events: Family::default(),
+            lag_seconds: Family::default(),
             gap_events: Family::default(),
+            skipped_events: Family::default(),
+            announced: Family::default(),
+            announcements_dropped: Counter::default(),
             ingested: Family::default(),
             unmatched: Family::default(),
             unacked: Family::default(),
@@ -213,12 +268,53 @@ impl Metrics {
             parked: m.parked.get_or_create_owned(&by),
             in_flight: m.in_flight.get_or_create_owned(&by),
             held: m.held.get_or_create_owned(&by),
+            disabled: m.disabled.get_or_create_owned(&by),
+            failing: m.failing.get_or_create_owned(&by),
+            lag_events: m.lag_events.get_or_create_owned(&by),
+            lag_seconds: m.lag_seconds.get_or_create_owned(&by),
             gap_events: m.gap_events.get_or_create_owned(&by),
+            skipped_events: m.skipped_events.get_or_create_owned(&by),
             attempt_seconds: m.attempt_seconds.clone(),
             attempts: m.attempts.clone(),
             faults: m.faults.clone(),
             name: name.to_owned(),
+            forgotten: Arc::default(),
         }
+    }
+
+    /// Exports no longer what a webhook subscription counted: it is gone. Whoever still holds its counters may count on, and
+    /// nobody sees it.
+    pub fn forget(&self, subscription: &SubscriptionMetrics) {
+        subscription.forgotten.store(true, Ordering::Relaxed);
+        let name = &subscription.name;
+        let by = BySubscription { subscription: name.clone() };
+        let m = &self.0;
+        let counters = [&m.received, &m.filtered, &m.dropped, &m.resent, &m.gap_events, &m.skipped_events];
+        for family in counters {
+            family.remove(&by);
+        }
+        let gauges = [&m.parked, &m.in_flight, &m.held, &m.disabled, &m.failing, &m.lag_events, &m.lag_seconds];
+        for family in gauges {
+            family.remove(&by);
+        }
+        for outcome in OUTCOMES {
+            let by = ByOutcome { subscription: name.clone(), outcome };
+            m.deliveries.remove(&by);
+            m.attempts.remove(&by);
+        }
+        for kind in FAULTS {
+            m.faults.remove(&ByKind { subscription: name.clone(), kind });
+        }
+    }
+
+    /// Counts an operational event that was published.
+    pub fn announced(&self, kind: &'static str) {
+        self.0.announced.get_or_create(&ByType { r#type: kind }).inc();
+    }
+
+    /// Counts an operational event that found the queue full.
+    pub fn announcement_dropped(&self) {
+        self.0.announcements_dropped.inc();
     }
 
     /// The counters of a stream's ingest.
@@ -270,7 +366,15 @@ impl Inner {
         r.register("parked", "Deliveries that wait for their next attempt", self.parked.clone());
         r.register("in_flight", "Attempts under way or not yet on record", self.in_flight.clone());
         r.register("held", "1 while a subscription is held or catching up", self.held.clone());
+        r.register("disabled", "1 while a subscription is disabled", self.disabled.clone());
+        r.register("failing", "1 while an endpoint counts as failing", self.failing.clone());
+        r.register("lag_events", "Events that wait, at most", self.lag_events.clone());
+        r.register("lag_seconds", "The age of the oldest event that waits", self.lag_seconds.clone());
         r.register("gap_events", "Events gone before they were read, at most", self.gap_events.clone());
+        r.register("skipped_events", "Events passed over by an operator's wish", self.skipped_events.clone());
+        r.register("operational_events", "Operational events published", self.announced.clone());
+        let dropped = self.announcements_dropped.clone();
+        r.register("operational_events_dropped", "Operational events that found the queue full", dropped);
         r.register("ingest_received", "Messages received from JetStream", self.ingested.clone());
         r.register("ingest_unmatched", "Messages that no subscription asked for", self.unmatched.clone());
         r.register("ingest_unacked", "Messages received and not yet acked", self.unacked.clone());

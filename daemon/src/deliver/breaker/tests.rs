@@ -93,7 +93,7 @@ fn a_pause_whose_probes_fail_becomes_a_failing_endpoint() {
 #[test]
 fn one_that_was_failing_before_the_start_is_probed_at_once() {
     let now = Instant::now();
-    let mut breaker = Breaker::failing(policy(3), now);
+    let mut breaker = Breaker::probing(policy(3), now, true);
     assert_eq!(breaker.permit(now), Permit::One);
     assert_eq!(breaker.failed(now, None), Turn::None, "it was known");
     assert_eq!(breaker.permit(now), Permit::None { until: now + SECOND * 2 });

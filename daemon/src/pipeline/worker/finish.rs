@@ -29,6 +29,7 @@ impl Worker {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
+        self.conclude_suspects();
         let cut_short = failure(FailureClass::Internal, "the daemon was stopped during the attempt");
         for in_air in self.in_air.iter() {
             let job = &in_air.job;

@@ -212,7 +212,7 @@ impl Worker {
     pub(super) fn brought(&mut self, brought: Brought) {
         self.through = brought.through.map(|through| (brought.ledger, through));
         if let Some(gap) = brought.gap {
-            self.lane.metrics.gap_events.inc_by(gap.available - gap.from);
+            self.note_gap(gap);
         }
     }
 }

@@ -6,19 +6,24 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
 use super::{RESUBMIT_DELAY, Worker};
-use crate::deliver::breaker::{Permit, Turn};
+use crate::deliver::breaker::Permit;
 use crate::deliver::lane::{Record, Token};
-use crate::domain::{FailureClass, Outcome};
+use crate::domain::Outcome;
 use crate::failpoint::{self, Place};
 use crate::pipeline::job::{Job, Landed};
-use crate::store::Change;
 
 /// How many probes may fail with the same event before it is parked and the next one is tried: it may be the event that the
 /// endpoint cannot take.
 const PROBES_PER_EVENT_MAX: u32 = 20;
+/// How long the record of a failure waits while others are under way: when they fail too and the endpoint is left alone,
+/// none of them is parked.
+const SUSPECT_TIME: Duration = Duration::from_millis(50);
+/// How many events are known to have gone back to the stream, so that they are not counted as received again. With more,
+/// some are.
+const RETURNED_MAX: usize = 4096;
 
 impl Worker {
     /// Takes in an attempt that ended, and all others that have.
@@ -35,68 +40,68 @@ impl Worker {
         self.lane.metrics.attempt_seconds.observe(took.as_secs_f64());
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
-        let from_reader = job.ledger.is_some() && job.parts == 1;
-        if was_probe
-            && from_reader
-            && matches!(outcome, Outcome::Retry(_))
-            && self.probes_of(&job) < PROBES_PER_EVENT_MAX
+        let landed = Landed { job, outcome, took };
+        let may_go_back =
+            landed.job.ledger.is_some() && landed.job.parts == 1 && matches!(landed.outcome, Outcome::Retry(_));
+        // Where an order is kept, only a probe waits in its place.
+        let is_ordered = landed.job.order_key.is_some();
+        // An endpoint that is left alone costs a position and no bodies: what fails goes back to the stream.
+        if may_go_back
+            && (was_probe || (self.breaker.is_failing() && !is_ordered))
+            && self.probes_of(&landed.job) < PROBES_PER_EVENT_MAX
         {
-            return self.give_back(&job);
+            self.suspected_at = None;
+            let suspects = std::mem::take(&mut self.suspects);
+            suspects.iter().for_each(|suspect| self.give_back(&suspect.job));
+            return self.give_back(&landed.job);
         }
-        let spec = self.spec.load();
-        let record = job.conclude(&spec, &outcome, took, rand::random::<f64>());
+        // One of several that fail together may be the first of those that make the endpoint a failing one.
+        if may_go_back
+            && !is_ordered
+            && !self.breaker.is_open()
+            && (!self.in_air.is_empty() || !self.suspects.is_empty())
+        {
+            self.suspected_at.get_or_insert_with(Instant::now);
+            return self.suspects.push(landed);
+        }
+        if !may_go_back {
+            self.conclude_suspects();
+        }
+        self.conclude(&landed);
+    }
+
+    fn conclude(&self, landed: &Landed) {
+        let Landed { job, outcome, took } = landed;
+        let record = job.conclude(&self.spec.load(), outcome, *took, rand::random::<f64>());
         self.submit(record);
     }
 
-    /// Counts the outcome, and tells the breaker what it says of the endpoint.
-    fn judge(&mut self, job: &Job, outcome: &Outcome) {
-        let failed = match outcome {
-            Outcome::Delivered { .. } => {
-                self.lane.metrics.attempted("delivered");
-                if let Turn::Closed { .. } = self.breaker.succeeded(Instant::now()) {
-                    info!(subscription = %self.lane.id(), "the endpoint works again");
-                }
-                return;
-            }
-            Outcome::Retry(failure) | Outcome::Final(failure) => failure,
-        };
-        self.lane.metrics.attempted(failed.class.as_str());
-        debug!(
-            subscription = %self.lane.id(), delivery = %job.delivery, attempt = job.attempt, class = failed.class.as_str(),
-            status = failed.status, reason = %failed.message, "an attempt failed"
-        );
-        if failed.class == FailureClass::Gone {
-            return self.disable("the endpoint answered 410 Gone");
-        }
-        if failed.class == FailureClass::Internal {
-            self.breaker.not_tried(Instant::now());
-        }
-        let blames = matches!(outcome, Outcome::Retry(_)) && failed.class != FailureClass::Internal;
-        let retry_after = failed.retry_after_ms.map(Duration::from_millis);
-        let turn = if blames { self.breaker.failed(Instant::now(), retry_after) } else { Turn::None };
-        if turn != Turn::None {
-            warn!(
-                subscription = %self.lane.id(), reason = %failed.message,
-                "the endpoint is left alone for a while, its events wait in the stream"
-            );
-            self.hold();
+    /// What failed a moment ago was not the beginning of more: it is recorded like any other failure.
+    pub(super) fn conclude_suspects(&mut self) {
+        self.suspected_at = None;
+        for landed in std::mem::take(&mut self.suspects) {
+            self.conclude(&landed);
         }
     }
 
-    fn disable(&mut self, reason: &str) {
-        error!(subscription = %self.lane.id(), reason, "the subscription is disabled");
-        let removed = {
-            let mut state = self.lane.state();
-            state.disabled = Some(reason.into());
-            state.removed
-        };
-        // Nothing more is written of one that is gone: it would be found when it comes back.
-        if removed {
-            return self.hold();
+    /// When what failed is to be recorded, whatever comes.
+    pub(super) fn suspects_due(&self) -> Option<Instant> {
+        self.suspected_at.map(|at| at + SUSPECT_TIME)
+    }
+
+    /// Counts the outcome, and draws what it says of the endpoint.
+    fn judge(&mut self, job: &Job, outcome: &Outcome) {
+        match outcome {
+            Outcome::Delivered { .. } => self.lane.metrics.attempted("delivered"),
+            Outcome::Retry(failed) | Outcome::Final(failed) => {
+                self.lane.metrics.attempted(failed.class.as_str());
+                debug!(
+                    subscription = %self.lane.id(), delivery = %job.delivery, attempt = job.attempt,
+                    class = failed.class.as_str(), status = failed.status, reason = %failed.message, "an attempt failed"
+                );
+            }
         }
-        let subscription = self.lane.id().clone();
-        self.shared.recorder.submit(Change::Disable { subscription, reason: reason.into() }, Token::Nobody);
-        self.hold();
+        self.judge_endpoint(outcome);
     }
 
     pub(super) fn hold(&mut self) {
@@ -111,9 +116,13 @@ impl Worker {
     /// A probe that failed leaves no record: its event stays in the stream, and the reader will bring it again.
     fn give_back(&mut self, job: &Job) {
         self.given_back = Some((job.position.clone(), self.probes_of(job) + 1));
+        if self.returned.len() >= RETURNED_MAX {
+            self.returned.clear();
+        }
         // Where an order is kept the event stays in memory, before those that wait for it.
         let waits = self.put_back(job);
         if !waits {
+            self.returned.insert(job.position.clone());
             self.drop_page();
         }
         let mut state = self.lane.state();
@@ -145,14 +154,15 @@ impl Worker {
     /// Hands in again what the store refused, after a pause. False while the store is not to be bothered: then no attempt
     /// is begun either, so that a store that is full or broken does not make duplicates.
     pub(super) fn resubmit(&mut self) -> bool {
-        let lost = {
+        let (lost, changes) = {
             let mut state = self.lane.state();
             match state.refused_at {
                 None => return true,
                 Some(at) if at.elapsed() < RESUBMIT_DELAY => return false,
-                Some(_) => state.take_lost(),
+                Some(_) => (state.take_lost(), state.take_lost_changes()),
             }
         };
+        changes.into_iter().for_each(|change| self.change(change));
         for record in lost {
             let change = record.change.clone();
             self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));

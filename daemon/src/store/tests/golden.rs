@@ -23,16 +23,23 @@ fn registration() -> Registration {
     Registration {
         first_seen_ms: 1_700_000_000_000,
         starts_after: vec![(stream("EVENTS"), 41)],
-        disabled: Some(Disabled { reason: "gone".into(), since_ms: 1_700_000_000_500 }),
+        disabled: Some(Disabled { reason: "gone".into(), since_ms: 1_700_000_000_500, endpoint: Some(77) }),
         updated_ms: 1_700_000_000_600,
         failing_since_ms: Some(1_700_000_000_400),
-        gaps: vec![GapRecord { stream: stream("EVENTS"), from: 7, available: 90, at_ms: 1_700_000_000_300 }],
+        gaps: vec![GapRecord {
+            stream: stream("EVENTS"),
+            from: 7,
+            available: 90,
+            at_ms: 1_700_000_000_300,
+            cause: GapCause::Skipped,
+            events: 83,
+        }],
     }
 }
 
 /// What a registration of version 1 says.
 fn registration_v1() -> Registration {
-    let disabled = Some(Disabled { reason: "gone".into(), since_ms: 0 });
+    let disabled = Some(Disabled { reason: "gone".into(), since_ms: 0, endpoint: None });
     let updated_ms = 1_700_000_000_000;
     Registration { disabled, updated_ms, failing_since_ms: None, gaps: vec![], ..registration() }
 }

@@ -8,6 +8,7 @@ mod answer;
 mod auth;
 mod dead_letters;
 mod events;
+pub mod jobs;
 mod operate;
 pub mod problem;
 pub mod secrets;

@@ -4,6 +4,7 @@
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
 mod descriptors;
+mod jobs;
 pub mod managed;
 mod master_key;
 mod parts;
@@ -126,6 +127,7 @@ pub struct App {
     hub: Hub,
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
+    jobs: jobs::Handle,
     broker: Option<Managed>,
 }
 
@@ -175,9 +177,10 @@ impl App {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let server =
-            Server::bind(parts::api(&config), state, subscriptions::routes(access).merge(api::secrets::routes(keys)))
-                .await?;
+        let jobs = jobs::Handle::default();
+        let routes_of_jobs = api::jobs::routes(Arc::new(jobs.clone()));
+        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(routes_of_jobs);
+        let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -195,6 +198,7 @@ impl App {
             hub,
             server,
             routes,
+            jobs,
             broker,
         })
     }

@@ -17,6 +17,7 @@ use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::Shared;
 use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::plugin::Host;
@@ -38,6 +39,7 @@ struct Stops {
     /// The API and the SSE streams.
     front: CancellationToken,
     workers: CancellationToken,
+    jobs: CancellationToken,
     acks: CancellationToken,
     /// A nats-server of the daemon's own.
     broker: CancellationToken,
@@ -49,6 +51,7 @@ struct Tasks {
     feeds: TaskTracker,
     front: TaskTracker,
     workers: TaskTracker,
+    jobs: TaskTracker,
     acks: TaskTracker,
     broker: TaskTracker,
 }
@@ -138,6 +141,8 @@ async fn start(app: App) -> Result<Running, Error> {
         });
     }
     subscriptions.start(links, app.specs, app.recovered).await?;
+    let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
+    app.jobs.set(jobs);
     for feed in feeds {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));
     }
@@ -229,6 +234,8 @@ impl Running {
         ended("feeds", &tasks.feeds, STOP_MARGIN).await;
         stops.workers.cancel();
         ended("workers", &tasks.workers, patience).await;
+        stops.jobs.cancel();
+        ended("jobs", &tasks.jobs, patience).await;
         ended("api", &tasks.front, patience).await;
         ended("readers", &self.shared.background, STOP_MARGIN).await;
         self.recorder.close();

@@ -2,6 +2,7 @@
 //!
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
+//! - [`replay`]: history that a job brings into a lane.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed.
 //! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
 //! - [`attempt`]: one request, on [`prepared`] endpoints, in its body `format`, with [`signing`] and [`ed25519`], to a
@@ -25,6 +26,7 @@ pub mod ledger;
 pub mod prepared;
 pub mod proxy;
 mod redact;
+pub mod replay;
 mod resolve;
 pub mod secrets;
 pub mod signing;
@@ -32,5 +34,5 @@ pub mod tls;
 
 pub use attempt::{Client, Config};
 pub use lane::{Lane, Token};
-pub use prepared::{Prepared, Request};
+pub use prepared::{Prepared, REPLAY_HEADER, Request};
 pub use secrets::Secrets;

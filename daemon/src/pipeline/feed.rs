@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::Spec;
 use crate::deliver::Lane;
 use crate::deliver::lane::{IMPATIENCE, Offered, Token};
 use crate::domain::{AckShare, Event, Pattern};
@@ -29,6 +30,8 @@ pub struct Routes {
     pub table: Table,
     /// The webhook subscriptions' lanes.
     pub lanes: Vec<Arc<Lane>>,
+    /// What each of `lanes` is, in the same order.
+    pub specs: Vec<Arc<ArcSwap<Spec>>>,
     /// Every event type that some lane asks for.
     pub types: Vec<Pattern>,
 }

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 use super::Spec;
 use crate::deliver::lane::{Count, Record};
-use crate::deliver::{Client, Request};
-use crate::domain::{DeliveryId, Event, Failure, FailureClass, Outcome, Output, Position, Response, SubscriptionId};
+use crate::deliver::{Client, REPLAY_HEADER, Request};
+use crate::domain::{
+    DeliveryId, Event, Failure, FailureClass, Header, JobId, Outcome, Output, Position, Response, SubscriptionId,
+};
 use crate::store::{
     Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
 };
@@ -24,6 +26,8 @@ pub(super) struct Job {
     pub(super) position: Position,
     /// Its ledger, when the event is in hand; `None` for a parked delivery.
     pub(super) ledger: Option<usize>,
+    /// The replay that brought its event.
+    pub(super) replay: Option<JobId>,
     pub(super) part: u32,
     pub(super) parts: u32,
     /// The number of the attempt to come; 1 is the first.
@@ -51,7 +55,7 @@ impl Job {
         part: u32,
         parts: u32,
     ) -> Self {
-        let mut headers = output.headers;
+        let mut headers = without_replay(output.headers);
         if output.kind.as_deref().is_some_and(|kind| kind != &*event.kind) {
             // The type that a publisher's CloudEvent named is not the type of what a transform made of it.
             headers.retain(|header| !header.name.eq_ignore_ascii_case("ce-type"));
@@ -61,6 +65,7 @@ impl Job {
             subscription: subscription.clone(),
             position: event.position.clone(),
             ledger: Some(ledger),
+            replay: None,
             part,
             parts,
             attempt: 1,
@@ -87,6 +92,17 @@ impl Job {
         Self::new(subscription, ledger, event, output, 0, 1)
     }
 
+    /// The same delivery, brought by a replay. It says so in its requests, also in those that are made when it was parked.
+    pub(super) fn replayed(mut self, job: JobId) -> Self {
+        self.content.headers.push(Header { name: REPLAY_HEADER.into(), value: job.to_string().into() });
+        Self { ledger: None, replay: Some(job), ..self }
+    }
+
+    /// Was it in the store before this attempt?
+    fn was_parked(&self) -> bool {
+        self.ledger.is_none() && self.replay.is_none()
+    }
+
     /// A parked delivery whose next attempt is due.
     pub(super) fn parked(parked: Parked) -> Self {
         Self {
@@ -94,6 +110,7 @@ impl Job {
             subscription: parked.subscription,
             position: parked.position,
             ledger: None,
+            replay: None,
             part: parked.part,
             parts: parked.parts,
             attempt: parked.attempts + 1,
@@ -166,7 +183,8 @@ impl Job {
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, change }
+        let replay = self.replay.map(|job| (job, self.position.sequence));
+        Record { event, part: self.part, parts: self.parts, due_ms, count, replay, change }
     }
 
     /// The receiver took it. What it answered is kept where that was captured.
@@ -180,7 +198,9 @@ impl Job {
         if self.ledger.is_some() {
             return self.record(Count::Delivered, None, Change::Finished(log));
         }
-        self.record(Count::DeliveredParked, None, Change::FinishParked { delivery: self.delivery, log })
+        // A replayed delivery may have a dead letter from before: it has arrived after all.
+        let count = if self.was_parked() { Count::DeliveredParked } else { Count::Delivered };
+        self.record(count, None, Change::FinishParked { delivery: self.delivery, log })
     }
 
     /// It is given up: after an attempt that took so long, or without one.
@@ -201,7 +221,7 @@ impl Job {
             history: self.history_with(took, failure),
         };
         let log = self.log_failure(Disposition::Dead, took, None, failure);
-        let count = if self.ledger.is_some() { Count::Failed } else { Count::FailedParked };
+        let count = if self.was_parked() { Count::FailedParked } else { Count::Failed };
         self.record(count, None, Change::Dead { letter: Box::new(letter), log })
     }
 
@@ -224,7 +244,7 @@ impl Job {
             history: self.history_with(took, failure),
         };
         let log = self.log_failure(Disposition::Parked, took, Some(due_ms), failure);
-        let count = if self.ledger.is_some() { Count::Parked } else { Count::ParkedAgain };
+        let count = if self.was_parked() { Count::ParkedAgain } else { Count::Parked };
         self.record(count, Some(due_ms), Change::Park { parked: Box::new(parked), log })
     }
 
@@ -249,6 +269,16 @@ impl Job {
             },
         }
     }
+}
+
+/// A publisher or a transform cannot pass an event off as replayed.
+fn without_replay(mut headers: Vec<Header>) -> Vec<Header> {
+    headers.retain(|header| !header.name.eq_ignore_ascii_case(REPLAY_HEADER));
+    headers
+}
+
+fn replay_of(headers: &[Header]) -> Option<&str> {
+    headers.iter().find(|header| &*header.name == REPLAY_HEADER).map(|header| &*header.value)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -278,6 +308,7 @@ impl InAir {
                 attempt: of.attempt,
                 content_type: of.content.content_type.as_deref(),
                 headers: &of.content.headers,
+                replay: replay_of(&of.content.headers),
                 body: of.content.body.clone(),
                 now_ms: clock::now_ms(),
             };

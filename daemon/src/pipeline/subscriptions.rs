@@ -436,10 +436,12 @@ impl Subscriptions {
 
     fn publish_routes(&self) {
         let mut lanes = Vec::with_capacity(self.running.len());
+        let mut specs = Vec::with_capacity(self.running.len());
         let mut types = Vec::new();
         let mut entries = Vec::new();
         for (index, running) in (0u32..).zip(self.running.values()) {
             lanes.push(Arc::clone(&running.lane));
+            specs.push(Arc::clone(&running.spec));
             let spec = running.spec.load();
             types.extend(spec.types.iter().cloned());
             entries.extend(spec.types.iter().cloned().map(|pattern| (pattern, index)));
@@ -447,7 +449,7 @@ impl Subscriptions {
         let table = Table::new(entries.iter().map(|(pattern, index)| (pattern, *index)));
         types.sort();
         types.dedup();
-        self.routes.store(Arc::new(Routes { table, lanes, types }));
+        self.routes.store(Arc::new(Routes { table, lanes, specs, types }));
     }
 }
 

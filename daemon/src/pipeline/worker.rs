@@ -6,6 +6,7 @@
 mod finish;
 mod next;
 mod outcome;
+mod replay;
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::replay::Replayed;
 use super::catchup::CatchUp;
 use super::job::{InAir, Job, failure};
 use super::pace::Pace;
@@ -56,6 +58,8 @@ pub struct Worker {
     given_back: Option<(Position, u32)>,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
+    /// Take events of a replay and all others by turns.
+    replayed_next: bool,
     /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
     /// timer is set: it may have passed by then, and nobody would look.
     look_again: Option<Instant>,
@@ -65,6 +69,7 @@ pub struct Worker {
 enum Next {
     Job(Box<Job>),
     Event(Arc<Event>),
+    Replayed(Replayed),
 }
 
 impl Worker {
@@ -87,6 +92,7 @@ impl Worker {
             through: None,
             given_back: None,
             parked_next: true,
+            replayed_next: false,
             look_again: None,
         }
     }
@@ -142,6 +148,7 @@ impl Worker {
             match self.next(permit == Permit::One) {
                 Some(Next::Job(job)) => self.launch(*job),
                 Some(Next::Event(event)) => self.carry(event).await,
+                Some(Next::Replayed(replayed)) => self.carry_replayed(replayed).await,
                 None => return,
             }
         }

@@ -3,6 +3,7 @@
 mod crash;
 mod failing;
 mod golden;
+mod jobs;
 mod letters;
 mod migration;
 mod opening;

@@ -376,6 +376,7 @@ impl Simulation {
             parts: job.parts,
             due_ms: None,
             count: Count::Delivered,
+            replay: None,
             change: Change::Barrier,
         });
     }

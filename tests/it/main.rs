@@ -22,3 +22,4 @@ mod secrets;
 mod sse;
 mod stop;
 mod tidy;
+mod trace;

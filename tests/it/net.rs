@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluiced::deliver::attempt::Config;
 use sluiced::deliver::{Client, Prepared, Request, signing};
-use sluiced::domain::{DeliveryId, Endpoint, Failure, HealthPolicy, Outcome, RetryPolicy};
+use sluiced::domain::{AnswerRules, DeliveryId, Endpoint, Failure, HealthPolicy, Outcome, RequestShape, RetryPolicy};
 use sluiced::telemetry::metrics::ClientMetrics;
 use sluiced_tests::SECRET;
 
@@ -37,6 +37,8 @@ fn endpoint(url: &str) -> Endpoint {
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
         tls: None,
+        request: RequestShape::default(),
+        answer: AnswerRules::default(),
         health: HealthPolicy::default(),
     }
 }
@@ -51,6 +53,10 @@ fn request() -> Request<'static> {
         delivery: DeliveryId::from_bytes([7; 16]),
         event_id: "e-1",
         event_type: "orders.created",
+        event_time_ms: 1_800_000_000_000,
+        stream: "EVENTS",
+        part: 0,
+        parts: 1,
         attempt: 1,
         content_type: None,
         headers: &[],

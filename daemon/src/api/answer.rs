@@ -1,11 +1,11 @@
-//! What receivers answered, and bodies, as the API shows them.
+//! Bodies, what receivers answered, attempts and entries of the log, as the API shows them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use crate::domain::{Header, Response};
-use crate::store::Attempt;
+use crate::domain::{FailureClass, Header, Response};
+use crate::store::{self, Attempt, LogEntry};
 use crate::telemetry::clock;
 
 /// A body: as text when it is UTF-8, else in base64.
@@ -76,6 +76,67 @@ impl From<&Attempt> for Try {
             class: attempt.class.as_deref().map(ToOwned::to_owned),
             reason: attempt.message.to_string(),
             response: attempt.response.as_ref().map(Answer::from),
+        }
+    }
+}
+
+/// One entry of the log.
+#[derive(Serialize)]
+pub(super) struct Logged {
+    id: String,
+    stream: String,
+    sequence: u64,
+    part: u32,
+    parts: u32,
+    attempt: u32,
+    /// `delivered`, `dropped`, `parked` or `dead`.
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// Whose fault it was, when it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    at: String,
+    /// Of a failed attempt: how long it took, when the next one is due, what happened, and what the receiver answered.
+    #[serde(flatten)]
+    detail: Option<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    took_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_due: Option<String>,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<Answer>,
+}
+
+impl From<&store::Detail> for Detail {
+    fn from(detail: &store::Detail) -> Self {
+        Self {
+            took_ms: detail.took_ms,
+            next_due: detail.due_ms.map(clock::rfc3339),
+            reason: detail.message.to_string(),
+            response: detail.response.as_ref().map(Answer::from),
+        }
+    }
+}
+
+impl From<&LogEntry> for Logged {
+    fn from(entry: &LogEntry) -> Self {
+        Self {
+            id: entry.delivery().to_string(),
+            stream: entry.position.stream.to_string(),
+            sequence: entry.position.sequence,
+            part: entry.part,
+            parts: entry.parts,
+            attempt: entry.attempt,
+            outcome: entry.disposition.as_str(),
+            status: entry.status,
+            class: entry.class.map(FailureClass::as_str),
+            at: clock::rfc3339(entry.at_ms),
+            detail: entry.detail.as_deref().map(Detail::from),
         }
     }
 }

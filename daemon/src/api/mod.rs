@@ -16,6 +16,7 @@ pub mod server;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use auth::{AdminKey, Principal};
 pub use problem::Problem;

@@ -10,12 +10,12 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
-use super::answer::Answer;
+use super::answer::Logged;
 use super::{Problem, State, dead_letters};
 use crate::deliver::Lane;
 use crate::domain::RateLimit;
-use crate::store::{self, LogEntry, LogKey, Store};
-use crate::telemetry::{chain, clock};
+use crate::store::{self, LogKey, Store};
+use crate::telemetry::chain;
 
 /// The most entries of a page.
 pub(super) const PAGE_MAX: usize = 100;
@@ -176,66 +176,6 @@ pub(super) fn bad_cursor() -> Problem {
     Problem::invalid("cursor", "`before` is not a cursor: take it from the `next` of a page")
 }
 
-#[derive(Serialize)]
-struct Delivery {
-    id: String,
-    stream: String,
-    sequence: u64,
-    part: u32,
-    parts: u32,
-    attempt: u32,
-    /// `delivered`, `dropped`, `parked` or `dead`.
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    /// Whose fault it was, when it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<&'static str>,
-    at: String,
-    /// Of a failed attempt: how long it took, when the next one is due, what happened, and what the receiver answered.
-    #[serde(flatten)]
-    detail: Option<Detail>,
-}
-
-#[derive(Serialize)]
-struct Detail {
-    took_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_due: Option<String>,
-    reason: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<Answer>,
-}
-
-impl From<&store::Detail> for Detail {
-    fn from(detail: &store::Detail) -> Self {
-        Self {
-            took_ms: detail.took_ms,
-            next_due: detail.due_ms.map(clock::rfc3339),
-            reason: detail.message.to_string(),
-            response: detail.response.as_ref().map(Answer::from),
-        }
-    }
-}
-
-impl From<&LogEntry> for Delivery {
-    fn from(entry: &LogEntry) -> Self {
-        Self {
-            id: entry.delivery().to_string(),
-            stream: entry.position.stream.to_string(),
-            sequence: entry.position.sequence,
-            part: entry.part,
-            parts: entry.parts,
-            attempt: entry.attempt,
-            outcome: entry.disposition.as_str(),
-            status: entry.status,
-            class: entry.class.map(crate::domain::FailureClass::as_str),
-            at: clock::rfc3339(entry.at_ms),
-            detail: entry.detail.as_deref().map(Detail::from),
-        }
-    }
-}
-
 /// `GET /api/v1/subscriptions/{name}/deliveries`: every outcome on record, newest first.
 async fn deliveries(
     Extension(access): Extension<Access>,
@@ -246,7 +186,7 @@ async fn deliveries(
     let before = query.before.as_deref().map(log_key).transpose()?;
     let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit());
     let page = blocking(move || store.deliveries(&id, before, limit)).await?;
-    let entries: Vec<Delivery> = page.entries.iter().map(|(_, entry)| Delivery::from(entry)).collect();
+    let entries: Vec<Logged> = page.entries.iter().map(|(_, entry)| Logged::from(entry)).collect();
     let next = page.next.map(|key| format!("{}-{}", key.flush, key.index));
     Ok(Json(serde_json::json!({ "deliveries": entries, "next": next })).into_response())
 }

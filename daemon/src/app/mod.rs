@@ -28,7 +28,7 @@ pub use reload::Reloader;
 use self::managed::Managed;
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server};
+use crate::api::{self, Server, trace};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::{Lane, Secrets};
@@ -177,9 +177,14 @@ impl App {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
         let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
+        let traced = trace::Access {
+            subscriptions: Arc::new(Running(Arc::clone(&routes))),
+            events: Arc::new(nats.clone()),
+            store: store.clone(),
+        };
+        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(trace::routes(traced));
         let jobs = jobs::Handle::default();
-        let routes_of_jobs = api::jobs::routes(Arc::new(jobs.clone()));
-        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(routes_of_jobs);
+        let more = more.merge(api::jobs::routes(Arc::new(jobs.clone())));
         let server = Server::bind(parts::api(&config), state, more).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
@@ -223,6 +228,17 @@ struct Running(Arc<ArcSwap<Routes>>);
 impl Lanes for Running {
     fn lanes(&self) -> Vec<Arc<Lane>> {
         self.0.load().lanes.clone()
+    }
+}
+
+impl trace::Subscriptions for Running {
+    fn subscribed(&self) -> Vec<trace::Subscribed> {
+        let routes = self.0.load();
+        let all = routes.lanes.iter().zip(&routes.specs).map(|(lane, spec)| {
+            let spec = spec.load();
+            trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }
+        });
+        all.collect()
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod dev;
+pub mod explain;
 pub mod run;
 pub mod secret;
 pub mod secrets;
@@ -37,6 +38,8 @@ enum Command {
     Check(ConfigArgs),
     /// See it work: a nats-server, the daemon, a receiver and sample events, for a look around.
     Dev(dev::DevArgs),
+    /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
+    Explain(explain::ExplainArgs),
     /// Make a new signing secret for a webhook, or a pair of keys.
     Secret(secret::SecretArgs),
     /// The master key that the store's secrets are sealed under.
@@ -105,6 +108,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Dev(args) => dev::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),
     }

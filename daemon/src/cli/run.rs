@@ -27,7 +27,7 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
                 app = App::build(config) => app?,
                 () = stop.cancelled() => return Ok(()),
             };
-            app.run(Some(reloader), stop.clone()).await
+            Box::pin(app.run(Some(reloader), stop.clone())).await
         };
         tokio::select! {
             result = daemon => result.map_err(into_cli_error),

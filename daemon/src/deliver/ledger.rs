@@ -102,6 +102,21 @@ pub enum PositionChange {
     Remove,
 }
 
+/// Where an event stands in a ledger, for people who ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is being worked on, or waits in the lane's queue.
+    InHand,
+    /// It is done with: on record, or dropped by a filter.
+    Done,
+    /// The subscription is held, and its reader will come to it.
+    Ahead,
+    /// The live tail has not come to it.
+    NotOffered,
+    /// It is done with, and so long ago that the ledger has forgotten it.
+    Past,
+}
+
 impl Ledger {
     /// A ledger that reads live; everything up to `offered` was offered to a daemon before this one.
     pub fn live(stream: StreamName, offered: u64) -> Self {
@@ -165,6 +180,21 @@ impl Ledger {
     /// Is it held although its reader has passed everything that was skipped?
     pub fn is_at_end(&self) -> bool {
         self.held.is_some_and(|held| held.cursor > held.skipped && !held.to_end)
+    }
+
+    /// Where an event stands.
+    pub fn standing(&self, sequence: u64) -> Standing {
+        if self.in_hand.contains_key(&sequence) {
+            Standing::InHand
+        } else if self.done.contains(sequence) {
+            Standing::Done
+        } else if self.held.is_some_and(|held| sequence >= held.cursor) {
+            Standing::Ahead
+        } else if sequence > self.offered {
+            Standing::NotOffered
+        } else {
+            Standing::Past
+        }
     }
 
     /// Is that part of that event on record?

@@ -4,6 +4,7 @@
 //! - [`live`]: the daemon's one durable consumer of a stream, with acknowledgements that travel with the events.
 //! - [`reader`]: reading a stream from a position, without acknowledgements: catching up, replay, an SSE client's resume.
 //! - [`tail`]: the live end of a stream without acknowledgements, for Server-Sent Events.
+//! - [`lookup`]: one event by its place, or by its id among the newest.
 //! - [`publish`]: putting an event into a stream.
 //! - `decode`: what a NATS message says, CloudEvents included.
 
@@ -11,12 +12,14 @@ mod acks;
 pub mod connect;
 mod decode;
 pub mod live;
+pub mod lookup;
 pub mod publish;
 pub mod reader;
 pub mod tail;
 
 pub use connect::{Config, Nats, StreamConfig, StreamFacts};
 pub use live::{Live, Received};
+pub use lookup::{SEARCH_MESSAGES_MAX, Searched};
 pub use publish::{Publish, Published};
 pub use reader::{Gap, Page, Reader};
 pub use tail::Tail;

@@ -30,7 +30,7 @@ pub struct Routes {
     pub table: Table,
     /// The webhook subscriptions' lanes.
     pub lanes: Vec<Arc<Lane>>,
-    /// What each of `lanes` is, in the same order.
+    /// What is to be known of each of them, in the same order.
     pub specs: Vec<Arc<ArcSwap<Spec>>>,
     /// Every event type that some lane asks for.
     pub types: Vec<Pattern>,

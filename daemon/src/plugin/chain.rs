@@ -64,6 +64,13 @@ impl Chain {
         self.filters.is_empty() && self.transforms.is_empty()
     }
 
+    /// The plugins in order: what each is (`filter` or `transform`), its name, and its version.
+    pub fn plugins(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
+        let filters = self.filters.iter().map(|usage| ("filter", usage));
+        let all = filters.chain(self.transforms.iter().map(|usage| ("transform", usage)));
+        all.map(|(role, usage)| (role, usage.name(), usage.version()))
+    }
+
     /// Runs one event through the plugins. It takes no longer than the deadlines allow, and lets other tasks run after
     /// each millisecond of a plugin's time. Dropping the future ends the call under way.
     pub async fn run(&self, event: &Event) -> Ran {

@@ -87,6 +87,11 @@ impl Usage {
         self.plugin.name()
     }
 
+    /// The plugin's own version.
+    pub(super) fn version(&self) -> &str {
+        &self.plugin.description().version
+    }
+
     /// That failure, of this plugin.
     pub(super) fn fault(&self, kind: FaultKind) -> Fault {
         kind.of(self.plugin.name())

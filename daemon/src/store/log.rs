@@ -194,7 +194,11 @@ fn read_detail(r: &mut Reader<'_>) -> Option<Box<Detail>> {
 pub(super) struct Group<'a> {
     /// The streams and their running maxima.
     pub(super) running: Vec<(StreamName, u64)>,
-    base_ms: u64,
+    /// For each stream the lowest and highest sequence of this flush. Of a flush of version 1 all that is known is that
+    /// nothing lies above the running maximum.
+    pub(super) spans: Vec<Option<(u64, u64)>>,
+    /// The time of the flush's first entry, in milliseconds since the Unix epoch.
+    pub(super) base_ms: u64,
     sections: Reader<'a>,
 }
 
@@ -223,15 +227,13 @@ impl<'a> Group<'a> {
         let read = || {
             let (version, mut r) = Reader::record(value, VERSION)?;
             let base_ms = r.number()?;
-            let mut running = Vec::new();
+            let (mut running, mut spans) = (Vec::new(), Vec::new());
             for _ in 0..r.number()? {
                 let (stream, max) = (r.stream()?, r.number()?);
-                if version > 1 {
-                    read_span(&mut r, max)?;
-                }
+                spans.push(if version == 1 { Some((0, max)) } else { read_span(&mut r, max)? });
                 running.push((stream, max));
             }
-            Some(Self { running, base_ms, sections: r })
+            Some(Self { running, spans, base_ms, sections: r })
         };
         read().ok_or(DAMAGED)
     }

@@ -64,6 +64,7 @@ mod read;
 mod recorder;
 mod records;
 mod recover;
+mod search;
 mod secrets;
 mod wire;
 
@@ -89,6 +90,7 @@ pub use records::{
     HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
     Recorded, Recovered, Registration, StreamBinding, add_attempt,
 };
+pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 
 use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};

@@ -397,6 +397,21 @@ async fn addresses_are_judged_before_they_are_dialled() {
 }
 
 #[tokio::test]
+async fn a_denied_port_is_refused_at_an_allowed_address() {
+    let receiver = Receiver::new(status("200 OK")).await;
+    let port: u16 =
+        receiver.url.rsplit_once(':').and_then(|(_, rest)| rest.split('/').next()?.parse().ok()).expect("one");
+    let allow_cidrs = vec!["127.0.0.0/8".parse().expect("a network")];
+    let config = Config { allow_cidrs, deny_ports: vec![25, port], ..Config::default() };
+    let client = Client::new(&config, &ClientMetrics::default()).expect("a client");
+    let target = Prepared::new(&endpoint(&receiver.url)).expect("valid");
+    let (retry, failure) = failure(client.attempt(&target, request()).await);
+    assert_eq!((retry, failure.class), (false, FailureClass::AddressRefused));
+    assert_eq!(*failure.message, *format!("127.0.0.1:{port} cannot be called: port {port} is refused"));
+    assert_eq!(receiver.connections(), 0);
+}
+
+#[tokio::test]
 async fn a_name_that_does_not_exist_is_the_networks_fault() {
     let (retry, failure) = failure(attempt_at("http://nothing.invalid/?key=hush", &[]).await);
     assert_eq!((retry, failure.class), (true, FailureClass::Network));

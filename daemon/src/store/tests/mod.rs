@@ -9,6 +9,7 @@ mod migration;
 mod opening;
 mod recorder;
 mod recovery;
+mod search;
 mod state;
 
 use bytes::Bytes;

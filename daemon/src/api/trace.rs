@@ -1,0 +1,423 @@
+//! Where is my event? What each subscription makes, and has made, of one event.
+//!
+//! The verdict is recomputed: the event is read from the stream, and the subscription's plugins of now run on it. What
+//! became of its deliveries is read: from the store, from the log, and from where the subscription stands in the stream.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tracing::error;
+
+use super::answer::{Logged, Try};
+use super::subscriptions::blocking;
+use super::{Problem, State};
+use crate::deliver::Lane;
+use crate::deliver::ledger::Standing;
+use crate::domain::{DeliveryId, Event, Pattern, Position, StreamName};
+use crate::ingest::{self, Nats, Searched};
+use crate::plugin::{Chain, Passed};
+use crate::store::{DeadLetter, Disposition, EventLog, LogEntry, Parked, Store};
+use crate::telemetry::{chain, clock};
+
+/// The most subscriptions that one answer tells of.
+const SUBSCRIPTIONS_MAX: usize = 100;
+/// The most deliveries of one subscription that one answer tells of.
+const PARTS_MAX: u32 = 100;
+
+/// A running subscription, as a trace sees it.
+pub struct Subscribed {
+    /// Its lane.
+    pub lane: Arc<Lane>,
+    /// The event types that it asks for.
+    pub types: Vec<Pattern>,
+    /// Its plugins.
+    pub chain: Arc<Chain>,
+}
+
+/// Where the running subscriptions are found.
+pub trait Subscriptions: Send + Sync + 'static {
+    /// The subscriptions as they are now.
+    fn subscribed(&self) -> Vec<Subscribed>;
+}
+
+/// Where events are found.
+pub trait Events: Send + Sync + 'static {
+    /// The names of the streams.
+    fn streams(&self) -> Vec<StreamName>;
+    /// The event at a place.
+    fn event<'a>(&'a self, position: &'a Position) -> BoxFuture<'a, Result<Option<Event>, ingest::Error>>;
+    /// Looks for an id in every stream.
+    fn search<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Searched>, ingest::Error>>;
+}
+
+impl Events for Nats {
+    fn streams(&self) -> Vec<StreamName> {
+        Self::streams(self).iter().map(|stream| stream.name.clone()).collect()
+    }
+
+    fn event<'a>(&'a self, position: &'a Position) -> BoxFuture<'a, Result<Option<Event>, ingest::Error>> {
+        Box::pin(Self::event(self, position))
+    }
+
+    fn search<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Searched>, ingest::Error>> {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for stream in Self::streams(self) {
+                all.push(Self::search(self, stream, id).await?);
+            }
+            Ok(all)
+        })
+    }
+}
+
+/// What the route works on.
+#[derive(Clone)]
+pub struct Access {
+    /// The subscriptions.
+    pub subscriptions: Arc<dyn Subscriptions>,
+    /// The streams.
+    pub events: Arc<dyn Events>,
+    /// What is on record.
+    pub store: Store,
+}
+
+/// The route, to be served below `/api/v1`.
+pub fn routes(access: Access) -> Router<State> {
+    Router::new().route("/events/{id}/trace", get(trace)).layer(Extension(access))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// Only this subscription, also when it does not match.
+    subscription: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Trace {
+    event: Found,
+    log: Looked,
+    subscriptions: Vec<Told>,
+    /// How many subscriptions do not match the event's type.
+    unmatched: usize,
+    /// How many match and are not told of, because the answer would be too long: ask for each by its name.
+    left_out: usize,
+}
+
+#[derive(Serialize)]
+struct Found {
+    id: String,
+    r#type: String,
+    subject: String,
+    stream: String,
+    sequence: u64,
+    stored_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undecodable: Option<String>,
+}
+
+/// How far the log was read.
+#[derive(Serialize)]
+struct Looked {
+    flushes: usize,
+    /// Whether nothing can have been missed.
+    complete: bool,
+}
+
+#[derive(Serialize)]
+struct Told {
+    subscription: String,
+    subject: Subject,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Verdict>,
+    /// Where the event stands for the subscription as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads_from: Option<u64>,
+    deliveries: Vec<Delivery>,
+}
+
+#[derive(Serialize)]
+struct Subject {
+    matches: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    patterns: Vec<String>,
+}
+
+/// What the plugins say now; they may have said something else when the event came.
+#[derive(Serialize)]
+struct Verdict {
+    recomputed: bool,
+    /// `kept`, `dropped`, `faulted` or `undecodable`.
+    result: &'static str,
+    plugins: Vec<Plugin>,
+    /// The plugin that decided, when one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decided_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Serialize)]
+struct Plugin {
+    role: &'static str,
+    name: String,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct Output {
+    part: u32,
+    bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Delivery {
+    id: String,
+    part: u32,
+    /// `delivered`, `dropped`, `parked`, `dead`, `in_hand`, `held`, `not_reached`, `before_subscription`, `done` or
+    /// `no_record`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_due: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_at: Option<String>,
+    /// What the log has, oldest first.
+    attempts: Vec<Logged>,
+    /// What a parked delivery's or dead letter's own record has, oldest first.
+    history: Vec<Try>,
+}
+
+/// `GET /api/v1/events/{id}/trace`.
+async fn trace(
+    Extension(access): Extension<Access>,
+    Path(id): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<impl Serialize>, Problem> {
+    let event = Arc::new(find(&access, &id).await?);
+    let (store, position) = (access.store.clone(), event.position.clone());
+    let log = Arc::new(blocking(move || store.event_log(&position)).await?);
+    let (mut told, mut unmatched, mut left_out) = (Vec::new(), 0, 0);
+    let mut all = access.subscriptions.subscribed();
+    all.sort_by(|a, b| a.lane.id().cmp(b.lane.id()));
+    if let Some(name) = &asked.subscription {
+        all.retain(|one| one.lane.id().as_str() == name);
+        if all.is_empty() {
+            return Err(Problem::not_found(format!("there is no webhook subscription {name}")));
+        }
+    }
+    for one in all {
+        let matches = one.types.iter().any(|pattern| pattern.matches(&event.kind));
+        if !matches {
+            unmatched += 1;
+            if asked.subscription.is_none() {
+                continue;
+            }
+        }
+        if told.len() >= SUBSCRIPTIONS_MAX {
+            left_out += 1;
+            continue;
+        }
+        told.push(tell(&access.store, one, &event, &log).await?);
+    }
+    let looked = Looked { flushes: log.flushes, complete: log.complete };
+    Ok(Json(Trace { event: Found::of(&event), log: looked, subscriptions: told, unmatched, left_out }))
+}
+
+/// The event that an id or a place names.
+async fn find(access: &Access, id: &str) -> Result<Event, Problem> {
+    let unavailable = |error: ingest::Error| {
+        error!(error = %chain(&error), "the stream could not serve a trace");
+        Problem::unavailable("nats_unavailable", "the stream cannot be read at the moment")
+    };
+    let place = id.rsplit_once(':').and_then(|(stream, sequence)| {
+        let stream = access.events.streams().into_iter().find(|name| name.as_str() == stream)?;
+        Some(Position { stream, sequence: sequence.parse().ok()? })
+    });
+    let position = match place {
+        Some(position) => position,
+        None => {
+            let searched = access.events.search(id).await.map_err(unavailable)?;
+            let found = searched.iter().find_map(|s| Some(Position { stream: s.stream.clone(), sequence: s.found? }));
+            found.ok_or_else(|| not_found(id, &searched))?
+        }
+    };
+    let gone = || Problem::not_found(format!("{} has no message {} (any more)", position.stream, position.sequence));
+    access.events.event(&position).await.map_err(unavailable)?.ok_or_else(gone)
+}
+
+fn not_found(id: &str, searched: &[Searched]) -> Problem {
+    let place = |s: &Searched| {
+        let end = if s.to_the_end { "the end" } else { "where the time for the search ended" };
+        format!("{} from {} to {end}", s.stream, s.from)
+    };
+    let places: Vec<String> = searched.iter().map(place).collect();
+    let places = places.join(", ");
+    Problem::not_found(format!(
+        "no event with the id {id:?} was found by its headers in {places}: ask with STREAM:SEQUENCE for an older one"
+    ))
+}
+
+/// All about one subscription.
+async fn tell(store: &Store, one: Subscribed, event: &Arc<Event>, log: &Arc<EventLog>) -> Result<Told, Problem> {
+    let Subscribed { lane, types, chain } = one;
+    let pattern = types.iter().find(|pattern| pattern.matches(&event.kind));
+    let subject = Subject {
+        matches: pattern.is_some(),
+        pattern: pattern.map(ToString::to_string),
+        patterns: if pattern.is_some() { Vec::new() } else { types.iter().map(ToString::to_string).collect() },
+    };
+    let subscription = lane.id().to_string();
+    if pattern.is_none() {
+        let deliveries = Vec::new();
+        return Ok(Told { subscription, subject, verdict: None, standing: None, reads_from: None, deliveries });
+    }
+    let verdict = verdict(&chain, event).await;
+    let (standing, reads_from) = standing(&lane, &event.position);
+    let own: Vec<LogEntry> = log.entries.iter().filter(|entry| entry.subscription == *lane.id()).cloned().collect();
+    let (store, id, position) = (store.clone(), lane.id().clone(), event.position.clone());
+    let computed = u32::try_from(verdict.outputs.len()).unwrap_or(u32::MAX);
+    let recorded = own.iter().map(|entry| entry.parts).max().unwrap_or(0);
+    // What was dropped, or failed as a whole, has the one delivery that would have been its first.
+    let parts = computed.max(recorded).clamp(1, PARTS_MAX);
+    let deliveries = blocking(move || {
+        let began = store.registration(&id)?.is_some_and(|registration| {
+            registration.starts_after.iter().any(|(s, after)| *s == position.stream && position.sequence <= *after)
+        });
+        let standing = if began { "before_subscription" } else { standing };
+        let mut deliveries = Vec::new();
+        for part in 0..parts {
+            let delivery = DeliveryId::derive(&id, &position, part);
+            let entries: Vec<&LogEntry> = own.iter().filter(|entry| entry.part == part).collect();
+            let (parked, dead) = (store.parked(&delivery)?, store.dead_letter(&delivery)?);
+            deliveries.push(Delivery::new(delivery, part, standing, &entries, parked.as_ref(), dead.as_ref()));
+        }
+        Ok((standing, deliveries))
+    });
+    let (standing, mut deliveries) = deliveries.await?;
+    // A filter that drops an event leaves no record of it.
+    if verdict.result == "dropped" && recorded == 0 {
+        deliveries.retain(|delivery| !delivery.attempts.is_empty() || !delivery.history.is_empty());
+    }
+    Ok(Told { subscription, subject, verdict: Some(verdict), standing: Some(standing), reads_from, deliveries })
+}
+
+/// What the plugins make of the event now.
+async fn verdict(chain: &Chain, event: &Event) -> Verdict {
+    let plugins = chain.plugins().map(|(role, name, version)| {
+        let (name, version) = (name.to_owned(), version.to_owned());
+        Plugin { role, name, version }
+    });
+    let mut verdict = Verdict {
+        recomputed: true,
+        result: "kept",
+        plugins: plugins.collect(),
+        decided_by: None,
+        reason: None,
+        outputs: Vec::new(),
+    };
+    if let Some(reason) = &event.undecodable {
+        (verdict.result, verdict.reason) = ("undecodable", Some(reason.to_string()));
+        return verdict;
+    }
+    match chain.run(event).await.passed {
+        Passed::Kept(outputs) => {
+            verdict.outputs = (0..)
+                .zip(outputs)
+                .map(|(part, output)| Output {
+                    part,
+                    bytes: output.data.len(),
+                    r#type: output.kind.map(Into::into),
+                    content_type: output.content_type.map(Into::into),
+                })
+                .collect();
+        }
+        Passed::Dropped { plugin, reason } => {
+            (verdict.result, verdict.decided_by, verdict.reason) = ("dropped", Some(plugin.into()), reason);
+        }
+        Passed::Faulted { fault, .. } => {
+            verdict.result = "faulted";
+            (verdict.decided_by, verdict.reason) = (Some(fault.plugin.to_string()), Some(fault.to_string()));
+        }
+    }
+    verdict
+}
+
+/// Where the event stands in the subscription's ledger, and from where a held one reads.
+fn standing(lane: &Lane, position: &Position) -> (&'static str, Option<u64>) {
+    let state = lane.state();
+    let Some(ledger) = state.ledger_of(&position.stream).map(|at| &state.ledgers[at]) else {
+        return ("no_record", None);
+    };
+    let word = match ledger.standing(position.sequence) {
+        Standing::InHand => "in_hand",
+        Standing::Ahead => "held",
+        Standing::NotOffered => "not_reached",
+        Standing::Done => "done",
+        Standing::Past => "no_record",
+    };
+    (word, ledger.cursor())
+}
+
+impl Found {
+    fn of(event: &Event) -> Self {
+        Self {
+            id: event.id.to_string(),
+            r#type: event.kind.to_string(),
+            subject: event.subject.to_string(),
+            stream: event.position.stream.to_string(),
+            sequence: event.position.sequence,
+            stored_at: clock::rfc3339(event.time_ms),
+            content_type: event.content_type.as_deref().map(ToOwned::to_owned),
+            bytes: event.data.len(),
+            undecodable: event.undecodable.as_deref().map(ToOwned::to_owned),
+        }
+    }
+}
+
+impl Delivery {
+    /// A delivery of which the store, the log and the subscription's ledger say so much.
+    fn new(
+        id: DeliveryId,
+        part: u32,
+        standing: &'static str,
+        entries: &[&LogEntry],
+        parked: Option<&Parked>,
+        dead: Option<&DeadLetter>,
+    ) -> Self {
+        let last = entries.last().map(|entry| entry.disposition);
+        let state = match (parked, dead, last) {
+            (Some(_), _, _) => "parked",
+            (None, Some(_), _) => "dead",
+            // It was parked when the log was written, and is not any more: its end lies where the log was not searched.
+            (None, None, Some(Disposition::Parked | Disposition::Dead)) => "no_record",
+            (None, None, Some(ended)) => ended.as_str(),
+            (None, None, None) => standing,
+        };
+        let history = parked.map(|p| &p.history).or(dead.map(|d| &d.history));
+        Self {
+            id: id.to_string(),
+            part,
+            state,
+            next_due: parked.map(|parked| clock::rfc3339(parked.due_ms)),
+            failed_at: dead.map(|letter| clock::rfc3339(letter.failed_ms)),
+            attempts: entries.iter().map(|entry| Logged::from(*entry)).collect(),
+            history: history.into_iter().flatten().map(Try::from).collect(),
+        }
+    }
+}

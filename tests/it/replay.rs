@@ -222,7 +222,7 @@ async fn replay_survives_kills_in_the_middle_and_a_clean_stop_repeats_nothing() 
 #[tokio::test]
 async fn replay_waits_for_an_endpoint_that_fails_in_the_middle() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    let head = "[delivery]\nbreaker_failures = 3\nbreaker_probe = \"200ms\"\nbreaker_probe_max = \"400ms\"\n";
+    let head = "[delivery]\nbreaker = { attempts_min = 3, probe = \"200ms\", probe_max = \"400ms\" }\n";
     let webhook = Webhook::new("crm", &receiver).with("max_in_flight", 2).retry_after(&["500ms", "1s", "5s", "5s"]);
     let daemon = TestDaemon::start(&nats, &config(head, &[webhook])).await;
     nats.publish_orders(SUBJECT, 0..100).await;
@@ -257,7 +257,7 @@ async fn replay_takes_dead_letters_along_and_leaves_alone_what_will_come_anyway(
         ..Default::default()
     }));
     let webhook = Webhook::new("crm", &receiver).retry_after(&["1h"]);
-    let daemon = TestDaemon::start(&nats, &config("[delivery]\nbreaker_failures = 100\n", &[webhook])).await;
+    let daemon = TestDaemon::start(&nats, &config("[delivery]\nbreaker = { attempts_min = 1000 }\n", &[webhook])).await;
     nats.publish_orders(SUBJECT, 0..20).await;
     let books = daemon.accounted("crm", 20).await;
     assert_eq!((books.delivered, books.failed, books.parked), (10, 5, 5));

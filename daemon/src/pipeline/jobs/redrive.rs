@@ -42,7 +42,7 @@ pub(super) async fn run(inner: &Inner, entry: &Entry, lane: &Arc<Lane>, task: Re
             true => match pace.free(work.begun, 0, Instant::now()) {
                 0 => pace.next_at(0),
                 _ if work.must_wait() => Instant::now() + LOOK_AGAIN,
-                free => match work.step(free).await {
+                free => match work.step(free.min(work.slots())).await {
                     Step::Over => return End::Over(JobState::Done, None),
                     Step::Again(at) => at,
                 },
@@ -92,6 +92,11 @@ impl Work<'_> {
     fn must_wait(&self) -> bool {
         let due = self.inner.shared.store.next_due_ms(self.lane.id());
         self.lane.state().disabled.is_some() || !due.is_ok_and(|due| due.is_none_or(|due| due > clock::now_ms()))
+    }
+
+    /// How many letters may be parked before the worker has begun them: as many as it has slots.
+    fn slots(&self) -> usize {
+        self.lane.state().limits().in_flight_max as usize
     }
 
     /// The next letters, at most so many.

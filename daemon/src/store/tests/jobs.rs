@@ -49,7 +49,7 @@ fn redrive() -> JobTask {
         class: Some("status".into()),
         since_ms: 0,
         until_ms: 1_700_000_000_000,
-        after: Some((1_699_999_999_000, parked("crm", 42, 0).delivery)),
+        after: Some((1_699_999_999_000, DeliveryId::from_bytes([7; 16]))),
     })
 }
 
@@ -69,8 +69,8 @@ fn version_1_of_jobs_has_these_bytes() {
     }
 }
 
-const REPLAY: &str = "";
-const REDRIVE: &str = "";
+const REPLAY: &str = "010363726d00320772756e6e696e670080d095ffbc31e8d795ffbc3184070c0201010907010101064556454e5453058407010b170204050600";
+const REDRIVE: &str = "010363726d01320963616e63656c6c65640104676f6e6580d095ffbc31e8d795ffbc3184070c020101090701010201f70301067374617475730080d095ffbc310198c895ffbc3107070707070707070707070707070707";
 
 #[test]
 fn jobs_are_kept_in_order_and_forgotten() {

@@ -16,6 +16,7 @@ use sluiced_tests::{Accounting, Behaviour, Reply, TestDaemon, TestNats, TestRece
 
 mod held;
 mod mixed;
+mod operated;
 mod registered;
 mod whole;
 

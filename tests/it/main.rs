@@ -1,13 +1,16 @@
 //! The integration tests: the real binary on real parts.
 
+mod backup;
 mod config;
 mod crash;
 mod dead_letters;
+mod degrade;
 mod deliver_from;
 mod delivery;
 mod dev;
 mod docs;
 mod failpoints;
+mod failure_table;
 mod faults;
 mod harness;
 mod hold;
@@ -18,8 +21,10 @@ mod rate;
 mod redrive;
 mod reload;
 mod replay;
+mod request;
 mod secrets;
 mod sse;
 mod stop;
 mod tidy;
 mod trace;
+mod webhooks;

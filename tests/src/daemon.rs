@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -36,6 +36,7 @@ pub struct TestDaemon {
     plugins: PathBuf,
     env: Vec<(String, String)>,
     open_files_max: Option<u32>,
+    limits_files: bool,
     dir: TempDir,
 }
 
@@ -52,7 +53,16 @@ impl TestDaemon {
     pub fn builder(nats: &TestNats, config: &str) -> Builder {
         let dir = tempfile::Builder::new().prefix("sluiced-test-").tempdir().expect("a temporary folder");
         let (listen, plugins, env) = (String::new(), plugin_dir(), Vec::new());
-        let daemon = Self { process: None, listen, nats_url: nats.url(), plugins, env, open_files_max: None, dir };
+        let daemon = Self {
+            process: None,
+            listen,
+            nats_url: nats.url(),
+            plugins,
+            env,
+            open_files_max: None,
+            limits_files: false,
+            dir,
+        };
         daemon.share_plugin_cache();
         daemon.write_config(config);
         Builder { daemon }
@@ -135,10 +145,27 @@ impl TestDaemon {
 
     /// The binary, below a shell that lowers its limit where a test asks for that: the shell becomes the daemon.
     fn command(&self) -> Command {
-        let Some(open_files_max) = self.open_files_max else { return Command::new(sluiced_binary()) };
+        let mut before = String::new();
+        if let Some(open_files_max) = self.open_files_max {
+            before += &format!("ulimit -n {open_files_max} && ");
+        }
+        if self.limits_files {
+            before += "trap '' XFSZ && ";
+        }
+        if before.is_empty() {
+            return Command::new(sluiced_binary());
+        }
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {open_files_max} && exec \"$0\" \"$@\"")]).arg(sluiced_binary());
+        shell.args(["-c", &format!("{before}exec \"$0\" \"$@\"")]).arg(sluiced_binary());
         shell
+    }
+
+    /// Lets no file of the running daemon grow, or be written, past so many bytes: for what it writes there, the disk is
+    /// full. It needs [`Builder::limits_files`].
+    pub fn limit_file_bytes(&mut self, bytes: Option<u64>) {
+        let pid = Pid::from_raw(i32::try_from(self.process().id()).expect("a process id")).expect("not zero");
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum }).expect("the limit can be set");
     }
 
     /// Waits until it has named its port and says that it is ready.
@@ -248,7 +275,8 @@ impl TestDaemon {
         assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it ended otherwise: {status}\n{}", self.log());
     }
 
-    fn failpoints_path(&self) -> PathBuf {
+    /// The file of [`TestDaemon::arm`], for another process on the same data.
+    pub fn failpoints_path(&self) -> PathBuf {
         self.dir.path().join("failpoints")
     }
 
@@ -285,6 +313,13 @@ impl Builder {
     #[must_use]
     pub fn open_files_max(mut self, open_files_max: u32) -> Self {
         self.daemon.open_files_max = Some(open_files_max);
+        self
+    }
+
+    /// Lets [`TestDaemon::limit_file_bytes`] make writes fail, which without this would end the process.
+    #[must_use]
+    pub fn limits_files(mut self) -> Self {
+        self.daemon.limits_files = true;
         self
     }
 

@@ -75,7 +75,17 @@ impl TestCa {
 
     /// A certificate for a name or an address, good for both sides of a connection.
     pub fn identity(&self, name: &str) -> Identity {
+        self.certify(name, CertificateParams::new(vec![name.to_owned()]).expect("a test's names are valid"))
+    }
+
+    /// The same, but it has expired long ago.
+    pub fn expired(&self, name: &str) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a test's names are valid");
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+        self.certify(name, params)
+    }
+
+    fn certify(&self, name: &str, mut params: CertificateParams) -> Identity {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key can be made");
         let cert = params.signed_by(&key, &self.issuer).expect("the authority signs");

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server.
+//! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server. The case `parked` needs none: it
+//! measures the daemon's store by itself.
 
 use std::process::Command;
 
@@ -10,6 +11,10 @@ use crate::{build, tools};
 
 /// Runs `sluiced-bench` with `args`: a case and its options, or all cases.
 pub(crate) fn run(args: &[String]) -> Result<()> {
+    if let Some(("parked", options)) = args.split_first().map(|(case, options)| (case.as_str(), options)) {
+        let store = ["bench", "--package", "sluiced", "--package", "sluiced-tests", "--bench", "parked", "--"];
+        return last_step("bench parked", cargo().args(store).args(options));
+    }
     let nats_server = tools::nats_server()?;
     tools::wasm_target()?;
     // Both in one build: each alone would have other features of the dependencies, and compile them once more.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod auth;
+pub mod backup;
 mod dead_letters;
 mod events;
 pub mod jobs;
@@ -17,6 +18,7 @@ pub mod subscriptions;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod webhooks;
 
 pub use auth::{AdminKey, Principal};
 pub use problem::Problem;

@@ -18,12 +18,13 @@ pub(super) async fn healthz() -> &'static str {
 
 pub(super) async fn readyz(State(state): State<Shared>) -> Response {
     let report = state.health.report();
-    let ready = report.iter().all(|(_, condition)| *condition == Condition::Ready);
+    let ready = report.iter().all(|(_, condition)| !matches!(condition, Condition::Failing(_)));
     let components: Map<String, Value> = report
         .into_iter()
         .map(|(name, condition)| {
             let value = match condition {
                 Condition::Ready => json!({ "ready": true }),
+                Condition::Noted(note) => json!({ "ready": true, "note": note }),
                 Condition::Failing(cause) => json!({ "ready": false, "cause": cause }),
             };
             (name.to_owned(), value)

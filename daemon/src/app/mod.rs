@@ -4,10 +4,12 @@
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
 mod descriptors;
+mod file_size;
 mod jobs;
 pub mod managed;
 mod master_key;
 mod parts;
+mod registry;
 mod reload;
 mod running;
 
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,9 +29,10 @@ pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
 pub use reload::Reloader;
 
 use self::managed::Managed;
+use self::registry::{Ask, Kept, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server, trace};
+use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::{Lane, Secrets};
@@ -113,7 +117,7 @@ struct OpenStream {
 
 /// The daemon, built and not yet running.
 pub struct App {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     metrics: Metrics,
     health: Health,
     store: Store,
@@ -129,6 +133,11 @@ pub struct App {
     routes: Arc<ArcSwap<Routes>>,
     jobs: jobs::Handle,
     broker: Option<Managed>,
+    /// Changes of the webhooks that are made over the API.
+    asked: mpsc::Receiver<Ask>,
+    registry: Registry,
+    /// Webhooks that no longer fit the configuration.
+    idle: Vec<SubscriptionId>,
 }
 
 impl App {
@@ -146,7 +155,11 @@ impl App {
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
-        let parts::Prepared { webhooks: specs, named } = parts::prepare(&host, &secrets, &config)?;
+        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
+        let current = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
+        let Kept { specs: of_api, idle } = registry.prepare_all()?;
+        specs.extend(of_api);
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let broker = match config.nats.managed {
             true => Some(Managed::start(parts::managed(&config)).await?),
@@ -175,21 +188,13 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
-        let keys = api::secrets::Access { lanes: Arc::new(Running(Arc::clone(&routes))), secrets: secrets.clone() };
-        let access = Access { lanes: Arc::new(Running(Arc::clone(&routes))), store: store.clone() };
-        let traced = trace::Access {
-            subscriptions: Arc::new(Running(Arc::clone(&routes))),
-            events: Arc::new(nats.clone()),
-            store: store.clone(),
-        };
-        let more = subscriptions::routes(access).merge(api::secrets::routes(keys)).merge(trace::routes(traced));
+        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, routes: &routes };
         let jobs = jobs::Handle::default();
-        let more = more.merge(api::jobs::routes(Arc::new(jobs.clone())));
-        let server = Server::bind(parts::api(&config), state, more).await?;
+        let server = access.bind(state, registry.clone(), jobs.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
-            config,
+            config: current,
             metrics,
             health,
             store,
@@ -205,6 +210,9 @@ impl App {
             routes,
             jobs,
             broker,
+            asked,
+            registry,
+            idle,
         })
     }
 
@@ -219,6 +227,33 @@ impl App {
     /// When a part cannot be started, or fails for good.
     pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
         running::run(self, reloader, stop).await
+    }
+}
+
+/// What the API reaches into besides its own state.
+struct Reach<'a> {
+    config: &'a Config,
+    store: &'a Store,
+    secrets: &'a Secrets,
+    nats: &'a Nats,
+    routes: &'a Arc<ArcSwap<Routes>>,
+}
+
+impl Reach<'_> {
+    /// Binds the API with all its routes.
+    async fn bind(self, state: api::State, registry: Registry, jobs: jobs::Handle) -> Result<Server, api::Error> {
+        let Self { config, store, secrets, nats, routes } = self;
+        let running = || Arc::new(Running(Arc::clone(routes)));
+        let store = || store.clone();
+        let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
+        let traced = trace::Access { subscriptions: running(), events: Arc::new(nats.clone()), store: store() };
+        let more = subscriptions::routes(Access { lanes: running(), store: store() })
+            .merge(webhooks::routes(Arc::new(registry)))
+            .merge(api::secrets::routes(api::secrets::Access { lanes: running(), secrets: secrets.clone() }))
+            .merge(api::backup::routes(backups))
+            .merge(api::jobs::routes(Arc::new(jobs)))
+            .merge(trace::routes(traced));
+        Server::bind(parts::api(config), state, more).await
     }
 }
 

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::registry::{Ask, Kept, Registry};
 use super::reload::{Reloader, Watch};
-use super::{App, Error, parts};
+use super::{App, Error, file_size, parts};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
@@ -19,7 +20,7 @@ use crate::pipeline::Shared;
 use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
-use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
+use crate::pipeline::subscriptions::{self, StreamLink, Subscriptions};
 use crate::plugin::Host;
 use crate::store::{self, Recorder, Store};
 use crate::stream::Hub;
@@ -58,7 +59,7 @@ struct Tasks {
 
 /// The daemon at work.
 struct Running {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     health: Health,
     gauges: StoreMetrics,
     store: Store,
@@ -73,6 +74,8 @@ struct Running {
     stops: Stops,
     tasks: Tasks,
     serving: tokio::task::JoinHandle<Result<(), api::Error>>,
+    asked: mpsc::Receiver<Ask>,
+    registry: Registry,
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
@@ -84,6 +87,7 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
         tokio::select! {
             () = stop.cancelled() => break,
             loaded = watch.next() => running.reload(loaded).await,
+            Some(ask) = running.asked.recv() => running.carry_out(ask).await,
             served = &mut running.serving => {
                 if let Ok(Err(error)) = served {
                     error!(error = %telemetry::chain(&error), "the api has ended, stopping");
@@ -104,7 +108,7 @@ async fn start(app: App) -> Result<Running, Error> {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
     }
     let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
-    let pipeline = parts::pipeline(&app.config);
+    let pipeline = parts::pipeline(&app.config.load());
     let shared = Shared {
         client: app.client,
         recorder: recorder.clone(),
@@ -140,13 +144,15 @@ async fn start(app: App) -> Result<Running, Error> {
             retarget: asked,
         });
     }
-    subscriptions.start(links, app.specs, app.recovered).await?;
+    subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
     let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
     app.jobs.set(jobs);
     for feed in feeds {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));
     }
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
+    let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
+    tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     Ok(Running {
         gauges: app.metrics.store(),
@@ -164,6 +170,8 @@ async fn start(app: App) -> Result<Running, Error> {
         stops,
         tasks,
         serving,
+        asked: app.asked,
+        registry: app.registry,
     })
 }
 
@@ -202,7 +210,8 @@ impl Running {
             Ok(new) => new,
             Err(error) => return refuse(&error),
         };
-        for section in config::restart_needed(&self.config, &new) {
+        let old = self.config.load_full();
+        for section in config::restart_needed(&old, &new) {
             warn!(
                 section,
                 "this section has changed and is read only at start, restart the daemon to put it into effect"
@@ -215,12 +224,33 @@ impl Running {
             Ok(Err(error)) => return refuse(&error),
             Err(panic) => return error!(%panic, "the configuration was not reloaded"),
         };
-        if let Err(error) = self.subscriptions.update(prepared.webhooks).await {
+        // What the API's webhooks take from the file's defaults changes with them.
+        let new = Arc::new(new);
+        self.config.store(Arc::clone(&new));
+        if let Err(error) = self.put_into_effect(prepared, &old).await {
+            self.config.store(old);
             return error!(error = %telemetry::chain(&error), "the configuration was not reloaded");
         }
-        self.hub.update(prepared.named);
         info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
-        self.config = new;
+    }
+
+    async fn put_into_effect(&mut self, prepared: parts::Prepared, old: &Config) -> Result<(), subscriptions::Error> {
+        let registry = self.registry.clone();
+        let of_api = tokio::task::spawn_blocking(move || registry.prepare_all()).await;
+        let gone = old.subscriptions.iter().map(|subscription| &subscription.id);
+        let gone = gone.filter(|id| !prepared.webhooks.iter().any(|(other, _)| other == *id)).cloned().collect();
+        let mut specs = prepared.webhooks;
+        specs.extend(of_api.unwrap_or_else(|_| Ok(Kept::default()))?.specs);
+        self.subscriptions.update(specs, gone).await?;
+        self.hub.update(prepared.named);
+        Ok(())
+    }
+
+    /// Carries out a change of the webhooks that are made over the API.
+    async fn carry_out(&mut self, ask: Ask) {
+        let result = self.subscriptions.update(ask.specs, ask.gone).await;
+        // Whoever asked may have gone: the change is in effect all the same.
+        let _ = ask.done.send(result);
     }
 
     /// The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack

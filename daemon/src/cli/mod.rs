@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 for success, 64 for a wrong command line or a configuration that cannot be used, 1 for everything else.
 
+pub mod backup;
 pub mod check;
 pub mod dev;
 pub mod explain;
@@ -38,6 +39,12 @@ enum Command {
     Check(ConfigArgs),
     /// See it work: a nats-server, the daemon, a receiver and sample events, for a look around.
     Dev(dev::DevArgs),
+    /// Copy the store to a new directory, while the daemon runs or not. The master key is not part of it.
+    Backup(backup::BackupArgs),
+    /// Make a store of a backup, where there is none yet.
+    Restore(backup::RestoreArgs),
+    /// Write the store's file anew, without the space that is not used, while no daemon runs.
+    Compact(ConfigArgs),
     /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
     Explain(explain::ExplainArgs),
     /// Make a new signing secret for a webhook, or a pair of keys.
@@ -108,6 +115,9 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Dev(args) => dev::run(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::Compact(args) => backup::compact(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),

@@ -9,6 +9,7 @@
 //! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
 mod begin;
+mod definition;
 mod dump;
 mod health;
 mod layers;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subscription};
+pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
@@ -243,6 +245,8 @@ pub struct Store {
     pub cache_mib: u32,
     /// How long the log of finished deliveries is kept.
     pub log_retention: Duration,
+    /// The folder below which the API makes backups.
+    pub backup_dir: Option<PathBuf>,
 }
 
 /// `[log]`

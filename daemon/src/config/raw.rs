@@ -211,6 +211,7 @@ impl RateLimitPart {
 pub(super) struct Store {
     pub(super) cache_mib: i64,
     pub(super) log_retention: String,
+    pub(super) backup_dir: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -56,7 +56,7 @@ pub(super) fn nothing_left(values: &Dict, known: &[&str], report: &mut Report<'_
 
 /// Reads a value, reporting what does not fit its shape. serde stops at the first problem, so what it stumbled over is
 /// taken out, and it reads the rest again.
-fn read<T: for<'de> Deserialize<'de>>(mut value: Value, at: &KeyPath, report: &mut Report<'_>) -> Option<T> {
+pub(super) fn read<T: for<'de> Deserialize<'de>>(mut value: Value, at: &KeyPath, report: &mut Report<'_>) -> Option<T> {
     let mut removed = Vec::new();
     loop {
         let mut error = match T::deserialize(&value) {

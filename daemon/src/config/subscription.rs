@@ -29,7 +29,8 @@ pub(super) fn all(
     }))
 }
 
-fn one(
+/// Checks one subscription, the table at `at`.
+pub(super) fn one(
     at: &KeyPath,
     raw: raw::Subscription,
     streams: Option<&[Stream]>,

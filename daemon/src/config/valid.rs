@@ -129,14 +129,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
-    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults {
-        retry: &raw.retry.0,
-        retry_statuses: &raw.retry_statuses,
-        fail_statuses: &raw.fail_statuses,
-        breaker: &raw.breaker.0,
-        rate_limit: &raw.rate_limit.0,
-        valid,
-    });
+    let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
     shape::nothing_left(&values, &KEYS, &mut report);
@@ -462,7 +455,8 @@ fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
     let at = KeyPath::top("store");
     let cache_mib = report.int(&at.key("cache_mib"), raw.cache_mib, &bounds::CACHE_MIB);
     let log_retention = report.duration(&at.key("log_retention"), &raw.log_retention, &bounds::LOG_RETENTION);
-    Some(Store { cache_mib: cache_mib?, log_retention: log_retention? })
+    let backup_dir = report.path_if_any(&at.key("backup_dir"), raw.backup_dir.as_deref());
+    Some(Store { cache_mib: cache_mib?, log_retention: log_retention?, backup_dir: backup_dir? })
 }
 
 fn log(raw: &raw::Log, report: &mut Report<'_>) -> Option<Log> {

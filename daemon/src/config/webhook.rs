@@ -51,6 +51,20 @@ pub(super) struct Defaults<'a> {
     pub(super) valid: &'a Delivery,
 }
 
+impl<'a> Defaults<'a> {
+    /// What `[delivery]` says, as written and as checked.
+    pub(super) fn of(raw: &'a raw::Delivery, valid: &'a Delivery) -> Self {
+        Self {
+            retry: &raw.retry.0,
+            retry_statuses: &raw.retry_statuses,
+            fail_statuses: &raw.fail_statuses,
+            breaker: &raw.breaker.0,
+            rate_limit: &raw.rate_limit.0,
+            valid,
+        }
+    }
+}
+
 /// Checks a subscription's webhook.
 pub(super) fn endpoint(
     at: &KeyPath,

@@ -197,6 +197,11 @@ impl Prepared {
         })
     }
 
+    /// Is it sent CloudEvents?
+    pub fn is_cloudevents(&self) -> bool {
+        self.format.is_cloudevents()
+    }
+
     /// The headers and the body of a request, signed.
     pub(super) fn message(&self, request: &Request<'_>) -> Message {
         let source = self.cloudevents_source.as_deref();

@@ -131,6 +131,23 @@ impl Secrets {
         Ok(())
     }
 
+    /// Gives a subscription that is new the secret that it begins with, the given one or one that is made here; the daemon
+    /// keeps it. Durable when it returns. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn begin(&self, id: &SubscriptionId, given: Option<WebhookSecret>) -> Result<WebhookSecret, store::Error> {
+        let Inner { store, keyring, running } = &*self.0;
+        let _one_at_a_time = running.lock();
+        let now_ms = now_ms();
+        let current = given.unwrap_or_else(|| generate().0);
+        let (origin, previous) = (Origin::Kept, Vec::new());
+        let begun =
+            SigningSecrets { origin, created_ms: now_ms, rotated_ms: now_ms, current: current.clone(), previous };
+        store.put_signing_secrets(keyring, &[(id.clone(), begun)])?;
+        Ok(current)
+    }
+
     /// Puts another secret in the place of the current one, which stays valid for `overlap`, or for as long as the
     /// subscription's definition says. Without overlap none but the new one is valid from now on. In effect and durable
     /// when it returns. Blocks.

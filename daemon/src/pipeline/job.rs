@@ -55,11 +55,6 @@ impl Job {
         part: u32,
         parts: u32,
     ) -> Self {
-        let mut headers = without_replay(output.headers);
-        if output.kind.as_deref().is_some_and(|kind| kind != &*event.kind) {
-            // The type that a publisher's CloudEvent named is not the type of what a transform made of it.
-            headers.retain(|header| !header.name.eq_ignore_ascii_case("ce-type"));
-        }
         Self {
             delivery: DeliveryId::derive(subscription, &event.position, part),
             subscription: subscription.clone(),
@@ -79,7 +74,7 @@ impl Job {
                 event_type: output.kind.unwrap_or_else(|| event.kind.clone()),
                 event_time_ms: event.time_ms,
                 content_type: output.content_type.or_else(|| event.content_type.clone()),
-                headers,
+                headers: without_replay(output.headers),
                 body: output.data,
             },
         }
@@ -337,4 +332,52 @@ impl Future for InAir {
 /// The failure of a delivery that no attempt was made for.
 pub(super) fn failure(class: FailureClass, message: impl Into<Box<str>>) -> Failure {
     Failure { class, status: None, message: message.into(), retry_after_ms: None, response: None }
+}
+
+/// An output with the attributes of the CloudEvent that its event came as, for an endpoint that is sent CloudEvents: no
+/// other header of a publisher goes to receivers. What the transforms set wins, and where they gave it another type, the
+/// publisher's is not its type any more.
+pub(super) fn with_attributes(event: &Event, mut output: Output) -> Output {
+    let renamed = output.kind.as_deref().is_some_and(|kind| kind != &*event.kind);
+    for header in &event.headers {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        let attribute = header.name.get(..3).is_some_and(|prefix| prefix.eq_ignore_ascii_case("ce-"));
+        let set = output.headers.iter().any(|own| is(&own.name));
+        if attribute && !set && !(renamed && is("ce-type")) {
+            output.headers.push(header.clone());
+        }
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Header, StreamName};
+
+    #[test]
+    fn an_output_keeps_the_attributes_of_its_event_save_those_that_a_transform_replaced() {
+        let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let stream = StreamName::parse("EVENTS").expect("a name");
+        let event = Event {
+            id: "c-1".into(),
+            kind: "sold".into(),
+            subject: "events.sold".into(),
+            position: Position { stream, sequence: 1 },
+            time_ms: 0,
+            headers: vec![header("Ce-Type", "com.sold"), header("ce-source", "/a"), header("x-secret", "hush")],
+            content_type: None,
+            data: Default::default(),
+            undecodable: None,
+        };
+        let output = |kind: Option<&str>, headers: Vec<Header>| {
+            let output = Output { data: event.data.clone(), content_type: None, headers, kind: kind.map(Into::into) };
+            let headers = with_attributes(&event, output).headers;
+            headers.iter().map(|header| format!("{}={}", header.name, header.value)).collect::<Vec<_>>()
+        };
+        assert_eq!(output(None, Vec::new()), ["Ce-Type=com.sold", "ce-source=/a"]);
+        assert_eq!(output(Some("sold"), Vec::new()), ["Ce-Type=com.sold", "ce-source=/a"]);
+        assert_eq!(output(Some("sold.twice"), Vec::new()), ["ce-source=/a"]);
+        assert_eq!(output(None, vec![header("CE-Source", "/b")]), ["CE-Source=/b", "Ce-Type=com.sold"]);
+    }
 }

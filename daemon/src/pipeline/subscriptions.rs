@@ -17,7 +17,9 @@ use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{Begin, DeliverFrom, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{
+    Begin, DeliverFrom, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target,
+};
 use crate::failpoint::{self, Place};
 use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
@@ -155,6 +157,8 @@ pub struct Subscriptions {
     running: HashMap<SubscriptionId, Running>,
     workers: TaskTracker,
     stop: CancellationToken,
+    /// The event types that every stream was asked for last, when all of them took them.
+    asked: Option<Vec<Pattern>>,
 }
 
 impl Subscriptions {
@@ -167,10 +171,12 @@ impl Subscriptions {
         workers: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { shared, metrics, routes, room, streams: Vec::new(), running: HashMap::new(), workers, stop }
+        let (streams, running) = (Vec::new(), HashMap::new());
+        Self { shared, metrics, routes, room, streams, running, workers, stop, asked: None }
     }
 
-    /// Starts the set for the first time, from what the store has on record.
+    /// Starts the set for the first time, from what the store has on record. Those of `idle` are configured and do not
+    /// run: where they stand is kept.
     ///
     /// # Errors
     /// When the store or JetStream cannot be read.
@@ -178,10 +184,11 @@ impl Subscriptions {
         &mut self,
         streams: Vec<StreamLink>,
         specs: Vec<(SubscriptionId, Spec)>,
+        idle: &[SubscriptionId],
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
-        self.forget_unknown(&specs)?;
+        self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
@@ -200,14 +207,14 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Brings the set up to date: new subscriptions begin where they say, changed ones go on with their state, those that
-    /// are gone end. One that was gone and comes back is new, save that its parked deliveries and dead letters are still
-    /// its own.
+    /// Brings the set up to date: new subscriptions begin where they say, changed ones go on with their state, those of
+    /// `gone` end, and all others stay as they are. One that was gone and comes back is new, save that its parked
+    /// deliveries and dead letters are still its own.
     ///
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
-    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>) -> Result<(), Error> {
-        self.retarget(&specs).await?;
+    pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
+        self.retarget(&specs, &gone).await?;
         let (mut new, mut facts) = (HashMap::new(), Facts::default());
         for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
@@ -217,7 +224,13 @@ impl Subscriptions {
             new.insert(id.clone(), self.register(id, &spec.deliver_from, Joins::Later, &mut facts).await?);
         }
         self.settle_secrets(&specs).await?;
-        let gone = self.remove_all_but(&specs);
+        for id in &gone {
+            if let Some(running) = self.running.remove(id) {
+                info!(subscription = %id, "subscription removed");
+                running.lane.state().removed = true;
+                running.stop.cancel();
+            }
+        }
         let mut workers = Vec::new();
         for (id, spec) in specs {
             if let Some(running) = self.running.get(&id) {
@@ -242,20 +255,6 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Ends the subscriptions that are not among those given.
-    fn remove_all_but(&mut self, specs: &[(SubscriptionId, Spec)]) -> Vec<SubscriptionId> {
-        let gone: Vec<SubscriptionId> =
-            self.running.keys().filter(|id| !specs.iter().any(|(other, _)| other == *id)).cloned().collect();
-        for id in &gone {
-            if let Some(running) = self.running.remove(id) {
-                info!(subscription = %id, "subscription removed");
-                running.lane.state().removed = true;
-                running.stop.cancel();
-            }
-        }
-        gone
-    }
-
     /// Takes out of the store where subscriptions that are gone stood, so that each is new when it comes back, also after
     /// a restart. What they had handed in before is waited for: a position among it would come after.
     async fn forget(&self, gone: Vec<SubscriptionId>) {
@@ -277,8 +276,7 @@ impl Subscriptions {
     }
 
     /// Forgets the places of subscriptions that were removed while no daemon ran, or whose end the store did not take.
-    fn forget_unknown(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
-        let configured: HashSet<&SubscriptionId> = specs.iter().map(|(id, _)| id).collect();
+    fn forget_unknown(&self, configured: &HashSet<&SubscriptionId>) -> Result<(), Error> {
         for (id, _) in self.shared.store.registrations()? {
             if !configured.contains(&id) {
                 info!(subscription = %id, "a subscription is no longer configured: where it stood is forgotten");
@@ -304,11 +302,18 @@ impl Subscriptions {
         }
     }
 
-    /// Asks every stream for the types of the running set and of the new one.
-    async fn retarget(&self, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+    /// Asks every stream for the types of the set as it will be, where they differ from those of now.
+    async fn retarget(&mut self, specs: &[(SubscriptionId, Spec)], gone: &[SubscriptionId]) -> Result<(), Error> {
+        let stays = |id: &SubscriptionId| !gone.contains(id) && !specs.iter().any(|(other, _)| other == id);
+        let staying = self.running.iter().filter(|(id, _)| stays(id)).map(|(_, running)| running.spec.load_full());
         let mut types: Vec<_> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
+        types.extend(staying.flat_map(|spec| spec.types.clone()));
         types.sort();
         types.dedup();
+        if self.asked.as_ref() == Some(&types) {
+            return Ok(());
+        }
+        self.asked = None;
         for stream in &self.streams {
             let (done, answer) = oneshot::channel();
             let ask = Retarget { types: types.clone(), done };
@@ -320,6 +325,7 @@ impl Subscriptions {
             }
         }
         failpoint::pass(Place::Retargeted);
+        self.asked = Some(types);
         Ok(())
     }
 

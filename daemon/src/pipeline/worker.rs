@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use self::replay::Replayed;
 use super::catchup::CatchUp;
-use super::job::{InAir, Job, failure};
+use super::job::{InAir, Job, failure, with_attributes};
 use super::pace::Pace;
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
@@ -186,6 +186,8 @@ impl Worker {
                 let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
+                        let output =
+                            if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
                         self.ready.push_back(Job::new(self.lane.id(), ledger, &event, output, part, parts));
                     }
                 }
@@ -260,7 +262,9 @@ impl Worker {
             Permit::All => state.free_slots() > 0,
         };
         let due = state.due_ms.filter(|_| may_begin && self.pace.not_before().is_none());
-        let due = due.map(|due| now + Duration::from_millis(due.saturating_sub(clock::now_ms())));
+        let now_ms = clock::now_ms();
+        let latest = self.latest_due_ms(now_ms);
+        let due = due.map(|due| now + Duration::from_millis(if due > latest { 0 } else { due.saturating_sub(now_ms) }));
         due.into_iter().chain(resubmit).chain(self.look_again).chain(self.catch_up.turn_end()).min()
     }
 }

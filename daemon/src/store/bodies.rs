@@ -4,12 +4,14 @@
 //! record is durably gone. So a crash can leave a file without a record, which the next start sweeps away, but never a
 //! record without its file.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::codec::{self, BodyRef};
@@ -22,17 +24,27 @@ pub const INLINE_BODY_BYTES_MAX: usize = 64 << 10;
 /// The directory of body files.
 pub(super) struct Bodies {
     dir: PathBuf,
+    kept: Mutex<Kept>,
+}
+
+/// Files that would be gone if no backup were under way.
+#[derive(Default)]
+struct Kept {
+    /// How many backups are under way.
+    backups: usize,
+    names: HashSet<String>,
 }
 
 impl Bodies {
     pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, kept: Mutex::default() })
     }
 
     /// Writes and syncs a body, unless its file is there already; true when the directory is to be synced.
     pub(super) fn write(&self, delivery: &DeliveryId, file: &BodyRef, body: &[u8]) -> io::Result<bool> {
         let name = codec::body_file_name(delivery, file);
+        self.kept.lock().names.remove(&name);
         let path = self.dir.join(&name);
         // The name holds the digest and is given only to a complete, synced file.
         if fs::metadata(&path).is_ok_and(|data| data.len() == file.length) {
@@ -69,12 +81,48 @@ impl Bodies {
     }
 
     /// Removes a file that no record points to any more. A file that stays is swept away at the next start.
+    /// While a backup is made it stays until that is done.
     pub(super) fn remove(&self, name: &str) {
+        {
+            let mut kept = self.kept.lock();
+            if kept.backups > 0 {
+                kept.names.insert(name.to_owned());
+                return;
+            }
+        }
         if let Err(error) = fs::remove_file(self.dir.join(name))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(file = name, %error, "cannot remove a stored body");
         }
+    }
+
+    /// From now on no file is removed.
+    pub(super) fn keep_all(&self) {
+        self.kept.lock().backups += 1;
+    }
+
+    /// Ends one [`Bodies::keep_all`]; after the last one the files that nothing points to any more are removed. To be called
+    /// under the writer's lock: nothing else may write one of them again at this moment.
+    pub(super) fn remove_again(&self) {
+        let names = {
+            let mut kept = self.kept.lock();
+            kept.backups -= 1;
+            if kept.backups > 0 { HashSet::new() } else { std::mem::take(&mut kept.names) }
+        };
+        names.iter().for_each(|name| self.remove(name));
+    }
+
+    /// The complete files.
+    pub(super) fn files(&self) -> io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none() {
+                files.push(path);
+            }
+        }
+        Ok(files)
     }
 
     /// Removes every file that no record points to.

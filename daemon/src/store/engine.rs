@@ -7,12 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use sled::transaction::{TransactionError, Transactional};
 use tokio::time::Instant;
 
+use super::backup::Capture;
+use super::batch::Batch;
 use super::bodies::Bodies;
-use super::{Config, Error, codec, keys, migrate};
+use super::mark::Mark;
+use super::{Config, Error, codec, compact, keys, migrate};
 use crate::failpoint::{self, Place};
 
 /// The format that this version writes, and the newest that it reads.
@@ -43,6 +46,7 @@ impl Directory {
         let failed = |source| Error::Directory { dir: dir.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         let lock = lock(&dir, config.lock_wait)?;
+        compact::settle(&dir).map_err(failed)?;
         let fresh = match read_format(&dir).map_err(failed)? {
             Some(found) if found > FORMAT => return Err(Error::Newer { dir, found, supported: FORMAT }),
             Some(_) if !has_data(&dir) => return Err(Error::Emptied { dir }),
@@ -114,6 +118,10 @@ pub(super) struct Engine {
     /// The log's partitions, oldest first.
     partitions: RwLock<Vec<Partition>>,
     pub(super) bodies: Bodies,
+    /// The list of a backup under way: every write adds to it.
+    pub(super) capture: Mutex<Option<Capture>>,
+    /// How far groups were confirmed.
+    pub(super) mark: Mark,
     /// sled's file, to sync what sled only hands to the kernel.
     file: File,
     dir: PathBuf,
@@ -137,7 +145,9 @@ impl Engine {
         partitions.sort_by_key(|p| p.first_flush);
         let file = OpenOptions::new().read(true).write(true).open(dir.join("sled/db")).map_err(failed)?;
         let bodies = Bodies::open(dir.join("bodies")).map_err(failed)?;
-        let engine = Self { db, state, partitions: RwLock::new(partitions), bodies, file, dir: dir.clone() };
+        let mark = Mark::open(&dir).map_err(failed)?;
+        let (partitions, capture) = (RwLock::new(partitions), Mutex::new(None));
+        let engine = Self { db, state, partitions, bodies, capture, mark, file, dir: dir.clone() };
         engine.settle_format(directory)?;
         engine.bodies.sweep(&engine.state)?;
         Ok(engine)
@@ -183,20 +193,16 @@ impl Engine {
     ///
     /// sled seals a batch, and a transaction over several trees, with a manifest that recovery asks for before it
     /// applies any of it; a single insert is atomic by itself and needs none.
-    pub(super) fn write(
-        &self,
-        state: Option<sled::Batch>,
-        log: Option<(&sled::Tree, u64, Vec<u8>)>,
-    ) -> Result<(), Error> {
+    pub(super) fn write(&self, state: Option<&Batch>, log: Option<(&sled::Tree, u64, Vec<u8>)>) -> Result<(), Error> {
         failpoint::reach(Place::BeforeWrite).map_err(Error::Write)?;
         match (state, log) {
             (None, None) => Ok(()),
-            (Some(state), None) => self.state.apply_batch(state).map_err(Error::write),
+            (Some(state), None) => self.state.apply_batch(state.to_sled()).map_err(Error::write),
             (None, Some((tree, flush, value))) => {
                 tree.insert(flush.to_be_bytes(), value).map(drop).map_err(Error::write)
             }
             (Some(state), Some((tree, flush, value))) => {
-                let value = sled::IVec::from(value);
+                let (state, value) = (state.to_sled(), sled::IVec::from(value));
                 let written = (&self.state, tree).transaction(|(s, l)| {
                     s.apply_batch(&state)?;
                     l.insert(&flush.to_be_bytes(), value.clone())?;
@@ -207,7 +213,11 @@ impl Engine {
                     TransactionError::Abort(()) => Error::Write(io::Error::other("the transaction was given up")),
                 })
             }
+        }?;
+        if let (Some(state), Some(capture)) = (state, &mut *self.capture.lock()) {
+            capture.follow(state);
         }
+        Ok(())
     }
 
     /// Makes everything written so far durable. sled's `flush` hands the bytes to the device with `sync_file_range`,
@@ -222,6 +232,21 @@ impl Engine {
     /// The log's partitions, oldest first.
     pub(super) fn partitions(&self) -> Vec<Partition> {
         self.partitions.read().clone()
+    }
+
+    /// The error of a database that ends before what was confirmed.
+    pub(super) fn behind(&self, found: u64) -> Error {
+        Error::Behind { dir: self.dir.clone(), found, confirmed: self.mark.flush }
+    }
+
+    /// The database, to be copied as a whole.
+    pub(super) fn db(&self) -> &sled::Db {
+        &self.db
+    }
+
+    /// The tree of a partition by its name, for a store that is filled.
+    pub(super) fn open_partition(&self, name: &[u8]) -> Result<sled::Tree, Error> {
+        self.db.open_tree(name).map_err(Error::write)
     }
 
     /// The partition for a flush at that time: the newest, or a new one when that has had its time. The second is true
@@ -287,13 +312,8 @@ fn open_db(dir: &Path, config: &Config) -> Result<sled::Db, Error> {
         for torn in snapshots(&data, |name| name.ends_with(".generating")).map_err(failed)? {
             fs::remove_file(torn).map_err(failed)?;
         }
-        let options = sled::Config::new()
-            .path(&data)
-            .cache_capacity(config.cache_bytes)
-            .segment_size(SEGMENT_BYTES)
-            .flush_every_ms(Some(BACKGROUND_FLUSH_MS));
         // sled panics on some kinds of damage: that is corruption too.
-        match catch_unwind(AssertUnwindSafe(|| options.open())) {
+        match catch_unwind(AssertUnwindSafe(|| open_db_at(&data, config))) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))) | Err(_) => {
                 if moved {
@@ -313,6 +333,16 @@ fn open_db(dir: &Path, config: &Config) -> Result<sled::Db, Error> {
             Ok(Err(error)) => return Err(failed(error.into())),
         }
     }
+}
+
+/// Opens or makes a database in that directory.
+pub(super) fn open_db_at(data: &Path, config: &Config) -> Result<sled::Db, sled::Error> {
+    let options = sled::Config::new()
+        .path(data)
+        .cache_capacity(config.cache_bytes)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(Some(BACKGROUND_FLUSH_MS));
+    options.open()
 }
 
 /// sled's refusal for a held lock carries no code of the system, its other errors of this kind do.

@@ -31,6 +31,19 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
+    /// The data end before what had been confirmed.
+    #[error(
+        "the store in {dir} ends with group {found}, although {confirmed} had been confirmed: its file was cut, damaged or \
+         replaced by an older one; restore a backup, or remove the file `mark` in it to go on without what is missing"
+    )]
+    Behind {
+        /// The directory.
+        dir: PathBuf,
+        /// The last group found.
+        found: u64,
+        /// The last group that had been confirmed.
+        confirmed: u64,
+    },
     /// The directory says that it holds a store, but its data are gone.
     #[error(
         "the store in {dir} should hold data and is empty: restore the directory from a backup, or move it away to start \
@@ -107,6 +120,31 @@ pub enum Error {
     Sealed {
         /// Whose they are.
         subscription: SubscriptionId,
+    },
+    /// A backup could not be written.
+    #[error("cannot write a backup to {dir}")]
+    Backup {
+        /// The backup's directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another backup is under way.
+    #[error("a backup of this store is under way: wait for its end")]
+    BackupBusy,
+    /// A directory is no backup, or a damaged one.
+    #[error("{dir} is not a whole backup ({reason}): take another one, nothing was changed")]
+    NoBackup {
+        /// The backup's directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        reason: Box<str>,
+    },
+    /// A restore would overwrite something.
+    #[error("there is a store in {dir}: move it away before a backup is restored to its place")]
+    Occupied {
+        /// The store's directory.
+        dir: PathBuf,
     },
     /// The recorder's queue is full: the change was refused.
     #[error("too many changes wait for the store")]

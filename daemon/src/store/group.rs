@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::batch::Batch;
 use super::bodies::{self, INLINE_BODY_BYTES_MAX};
 use super::codec::{self, BodyRef, Counts, Traits, Whereabouts};
 use super::engine::Engine;
@@ -254,7 +255,7 @@ impl<'a> Group<'a> {
             self.writes.insert(key, value);
         }
         let state = (!self.writes.is_empty()).then(|| {
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             for (key, value) in std::mem::take(&mut self.writes) {
                 match value {
                     Some(value) => batch.insert(key, value),
@@ -265,12 +266,12 @@ impl<'a> Group<'a> {
         });
         let mut written = Written { counts: self.counts, running: None, partition_begun: false };
         if self.log.is_empty() {
-            self.engine.write(state, None)?;
+            self.engine.write(state.as_ref(), None)?;
         } else {
             let running = Builder::running_after(self.logged.into_iter(), &self.ledger.running);
             let value = self.log.finish(&running);
             let (tree, begun) = self.engine.partition(self.ledger.next_flush, now_ms, partition_span)?;
-            self.engine.write(state, Some((&tree, self.ledger.next_flush, value)))?;
+            self.engine.write(state.as_ref(), Some((&tree, self.ledger.next_flush, value)))?;
             written.running = Some(running);
             written.partition_begun = begun;
         }

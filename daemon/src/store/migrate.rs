@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::Error;
+use super::batch::Batch;
 use super::codec::{self, BodyRef, StoredBody};
 use super::engine::Engine;
 use super::group::{dead_indexes, dead_place};
@@ -19,7 +20,7 @@ const STEP_LETTERS_MAX: usize = 500;
 /// records are read as they are, and written anew when they change.
 pub(super) fn from_1_to_2(engine: &Engine) -> Result<(), Error> {
     let mut bytes: HashMap<SubscriptionId, u64> = HashMap::new();
-    let (mut batch, mut waiting, mut letters) = (sled::Batch::default(), 0, 0u64);
+    let (mut batch, mut waiting, mut letters) = (Batch::default(), 0, 0u64);
     for pair in engine.state.scan_prefix([kind::DEAD]) {
         let (key, record) = pair.map_err(Error::read)?;
         let damaged = || Error::Record { what: "dead letter" };
@@ -39,7 +40,7 @@ pub(super) fn from_1_to_2(engine: &Engine) -> Result<(), Error> {
         letters += 1;
         waiting += 1;
         if waiting >= STEP_LETTERS_MAX {
-            engine.write(Some(std::mem::take(&mut batch)), None)?;
+            engine.write(Some(&std::mem::take(&mut batch)), None)?;
             waiting = 0;
         }
     }
@@ -51,7 +52,7 @@ pub(super) fn from_1_to_2(engine: &Engine) -> Result<(), Error> {
         };
         batch.insert(key, codec::write_counts(codec::Counts { dead_bytes, ..counts }));
     }
-    engine.write(Some(batch), None)?;
+    engine.write(Some(&batch), None)?;
     tracing::info!(dead_letters = letters, "brought the store's dead letters up to date");
     Ok(())
 }

@@ -5,7 +5,7 @@
 //!
 //! # The directory
 //! `lock` (held while a process works here), `format` (the format's version), `sled/` (the database), `bodies/` (bodies
-//! above [`INLINE_BODY_BYTES_MAX`], each in a file of its own).
+//! above [`INLINE_BODY_BYTES_MAX`], each in a file of its own), `mark` (the last flush that was confirmed).
 //!
 //! # The keys
 //! Everything but the log lies in one tree, `state`. A subscription stands in a key as its id with the length before it
@@ -27,7 +27,7 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
-//! | `X` sub, purpose | a sealed record: signing secrets (see [`Keyring`]) |
+//! | `X` sub, purpose | a sealed record: signing secrets, definition (see [`Keyring`]) |
 //! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
 //! What is asked for and where it is found: what is due, and a subscription's parked deliveries in due order: `P`. Its
@@ -48,9 +48,13 @@
 //! One thing no program can heal: after a failed `fdatasync` the kernel may show, until the next power cut, pages that
 //! the device never took.
 
+mod backup;
+mod batch;
 mod bodies;
 mod codec;
+mod compact;
 mod config;
+mod definitions;
 mod engine;
 mod error;
 mod group;
@@ -58,12 +62,16 @@ mod jobs;
 mod keyring;
 mod keys;
 mod letters;
+mod live;
 mod log;
+mod manifest;
+mod mark;
 mod migrate;
 mod read;
 mod recorder;
 mod records;
 mod recover;
+mod restore;
 mod search;
 mod secrets;
 mod wire;
@@ -76,13 +84,17 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+pub use backup::Backup;
 pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
+pub use compact::Compaction;
 pub use config::Config;
+pub use definitions::Definition;
 pub use error::Error;
 pub use jobs::{JobCounts, JobRecord, JobTask, RedriveTask, ReplayTask};
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
+pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{
@@ -95,6 +107,7 @@ pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, Signing
 
 use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;
+use batch::Batch;
 use engine::{Directory, Engine};
 use group::Group;
 use keys::kind;
@@ -143,6 +156,9 @@ impl Ledger {
     /// What the database says.
     fn load(engine: &Engine, config: &Config) -> Result<Self, Error> {
         let (next_flush, running) = recover::last_flush(engine)?;
+        if engine.mark.flush >= next_flush {
+            return Err(engine.behind(next_flush - 1));
+        }
         let mut counts = HashMap::new();
         for pair in engine.state.scan_prefix([kind::COUNTS]) {
             let (key, value) = pair.map_err(Error::read)?;
@@ -319,6 +335,9 @@ impl Store {
             }
         }
         if let Some(running) = written.running {
+            if let Ok(engine) = self.engine() {
+                engine.mark.put(ledger.next_flush);
+            }
             ledger.running = running;
             ledger.next_flush += 1;
         }
@@ -328,16 +347,16 @@ impl Store {
     /// Writes a few keys outside of any group and makes them durable.
     fn write_directly(
         &self,
-        fill: impl FnOnce(&Engine, &mut Ledger, &mut sled::Batch) -> Result<(), Error>,
+        fill: impl FnOnce(&Engine, &mut Ledger, &mut Batch) -> Result<(), Error>,
     ) -> Result<(), Error> {
         // Asked first without the lock: while the database is being opened again, which can take seconds, this fails at
         // once instead of waiting.
         drop(self.engine()?);
         let mut ledger = self.inner.ledger.lock();
         let engine = self.engine()?;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         fill(&engine, &mut ledger, &mut batch)?;
-        let result = engine.write(Some(batch), None).and_then(|()| engine.sync());
+        let result = engine.write(Some(&batch), None).and_then(|()| engine.sync());
         self.settle(engine, &mut ledger, result)
     }
 
@@ -427,12 +446,7 @@ impl Store {
 }
 
 /// Takes out what the store knows of a stream that is no more.
-fn forget_stream(
-    engine: &Engine,
-    ledger: &mut Ledger,
-    stream: &StreamName,
-    batch: &mut sled::Batch,
-) -> Result<(), Error> {
+fn forget_stream(engine: &Engine, ledger: &mut Ledger, stream: &StreamName, batch: &mut Batch) -> Result<(), Error> {
     batch.insert(keys::of_stream(kind::VOID, stream), codec::write_number(ledger.next_flush.saturating_sub(1)));
     batch.remove(keys::of_stream(kind::CHECKPOINT, stream));
     for (subscription, position) in recover::positions(engine)? {

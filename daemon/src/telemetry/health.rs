@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 pub enum Condition {
     /// It can.
     Ready,
+    /// It can, and there is something that an operator should know: a text without secrets.
+    Noted(String),
     /// It cannot, and why: a text for an operator, without secrets.
     Failing(String),
 }
@@ -40,9 +42,14 @@ impl Health {
         self.0.lock().insert(component, condition);
     }
 
+    /// Nothing more is to be said of a part that is not asked for by name.
+    pub fn clear(&self, component: &'static str) {
+        self.0.lock().remove(component);
+    }
+
     /// Is every part ready?
     pub fn is_ready(&self) -> bool {
-        self.0.lock().values().all(|condition| *condition == Condition::Ready)
+        self.0.lock().values().all(|condition| !matches!(condition, Condition::Failing(_)))
     }
 
     /// Every part with its condition, by name.
@@ -67,5 +74,9 @@ mod tests {
         health.set("store", Condition::of(&broken));
         assert!(!health.is_ready());
         assert_eq!(health.report()[0], ("nats", Condition::Ready));
+        health.set("store", Condition::Noted("large".to_owned()));
+        assert!(health.is_ready(), "a note is no failure");
+        health.clear("store");
+        assert_eq!(health.report().len(), 1);
     }
 }

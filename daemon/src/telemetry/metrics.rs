@@ -140,6 +140,8 @@ pub struct StoreMetrics {
     pub failures: Counter,
     /// Bytes on disk.
     pub bytes: Gauge,
+    /// About how many bytes of them are data.
+    pub live_bytes: Gauge,
     /// Dead letters in the store.
     pub dead_letters: Gauge,
 }
@@ -284,6 +286,7 @@ impl Inner {
         r.register("store_changes", "Changes made durable", store.changes.clone());
         r.register("store_failures", "Groups that could not be made durable", store.failures.clone());
         r.register("store_bytes", "Bytes on disk", store.bytes.clone());
+        r.register("store_live_bytes", "Bytes of data, estimated", store.live_bytes.clone());
         r.register("dead_letters", "Dead letters in the store", store.dead_letters.clone());
         let sse = &self.sse;
         r.register("sse_clients", "Clients connected", sse.clients.clone());

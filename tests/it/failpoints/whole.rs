@@ -61,8 +61,13 @@ fn assert_log_agrees(store: &Store, subscription: &SubscriptionId) {
             }
             let parked = store.parked(&id).expect("it can be read").is_some();
             let dead = store.dead_letter(&id).expect("it can be read").is_some();
-            let as_logged = (entry.disposition == Disposition::Parked, entry.disposition == Disposition::Dead);
-            assert_eq!((parked, dead), as_logged, "{subscription}: {entry:?}");
+            let whole = match entry.disposition {
+                Disposition::Parked => parked && !dead,
+                // A dead letter that is sent again is parked; the log says so with its next attempt.
+                Disposition::Dead => parked != dead,
+                _ => !parked && !dead,
+            };
+            assert!(whole, "{subscription}: parked {parked}, dead letter {dead}: {entry:?}");
         }
         before = page.next;
         if before.is_none() {

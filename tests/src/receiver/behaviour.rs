@@ -31,6 +31,8 @@ pub enum Behaviour {
     HangBody,
     /// Reads the request and resets the connection.
     Reset,
+    /// Reads the request, sends these bytes in the place of an answer, and closes the connection.
+    Says(Bytes),
     /// 302 to `/redirected` of the same receiver.
     Redirect,
     /// 200 after this time.
@@ -100,6 +102,7 @@ impl fmt::Debug for Behaviour {
             Self::Hang => f.write_str("Hang"),
             Self::HangBody => f.write_str("HangBody"),
             Self::Reset => f.write_str("Reset"),
+            Self::Says(bytes) => write!(f, "Says({bytes:?})"),
             Self::Redirect => f.write_str("Redirect"),
             Self::Slow(time) => write!(f, "Slow({time:?})"),
             Self::Dribble(interval) => write!(f, "Dribble({interval:?})"),

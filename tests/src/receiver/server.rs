@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,7 @@ async fn answer(shared: &Shared, socket: &TcpStream, request: Request<Incoming>)
         Behaviour::Hang => pending().await,
         Behaviour::HangBody => Ok(streamed(stream::once(async { Bytes::from_static(b"{") }).chain(stream::pending()))),
         Behaviour::Reset => Err(reset(socket)),
+        Behaviour::Says(bytes) => Err(say(socket, &bytes)),
         Behaviour::Redirect => Ok(whole(Reply::status(302).header("location", "/redirected"))),
         Behaviour::Slow(time) => {
             sleep(time).await;
@@ -108,6 +109,13 @@ impl Drop for InFlight<'_> {
 fn reset(socket: &TcpStream) -> io::Error {
     let set = || tokio::net::TcpStream::from_std(socket.try_clone()?)?.set_zero_linger();
     set().err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+}
+
+/// Writes around the HTTP server, which closes the connection at the error that this returns. What a test says fits into
+/// the socket's buffer.
+fn say(mut socket: &TcpStream, bytes: &[u8]) -> io::Error {
+    let wrote = socket.write_all(bytes);
+    wrote.err().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into())
 }
 
 fn whole(reply: Reply) -> Response<Body> {

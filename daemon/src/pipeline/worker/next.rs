@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{error, info};
 
@@ -15,6 +16,8 @@ use crate::telemetry::{self, clock};
 
 /// How many parked deliveries are taken from the store at a time.
 const DUE_PAGE: usize = 64;
+/// How much longer than its policy says a delivery may wait because its receiver asked for it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// How long to wait, in milliseconds, before a reading of the store that failed is tried again.
 const REREAD_DELAY_MS: u64 = 1_000;
 
@@ -156,10 +159,11 @@ impl Worker {
     /// Loads parked deliveries that are due into `ready`, at most so many. True when there is one.
     fn load_due(&mut self, due_max: usize) -> bool {
         let now = clock::now_ms();
+        let latest = self.latest_due_ms(now);
         let claimed = {
             let mut state = self.lane.state();
             // Taken out before the store is read: what is parked meanwhile puts its own time there.
-            if state.due_ms.take_if(|due| *due <= now).is_none() {
+            if state.due_ms.take_if(|due| *due <= now || *due > latest).is_none() {
                 return false;
             }
             state.claimed()
@@ -177,6 +181,13 @@ impl Worker {
         !self.ready.is_empty()
     }
 
+    /// The latest time at which a parked delivery can be due. One that seems to be due after that was parked by a clock
+    /// that has been set back since: it is tried now, instead of perhaps in years.
+    pub(super) fn latest_due_ms(&self, now: u64) -> u64 {
+        let longest = self.spec.load().retry.horizon() + RETRY_AFTER_MAX;
+        now.saturating_add(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Reads on in the store past what is claimed. Returns when the first delivery that it left is due.
     fn load_unclaimed(
         &mut self,
@@ -184,6 +195,7 @@ impl Worker {
         due_max: usize,
         claimed: &HashSet<DeliveryId>,
     ) -> Result<Option<u64>, store::Error> {
+        let latest = self.latest_due_ms(now);
         let mut after = None;
         loop {
             let limit = claimed.len() + due_max + 1;
@@ -194,7 +206,7 @@ impl Worker {
                 if claimed.contains(&key.delivery) {
                     continue;
                 }
-                if key.due_ms > now || self.ready.len() >= due_max {
+                if (key.due_ms > now && key.due_ms <= latest) || self.ready.len() >= due_max {
                     return Ok(Some(key.due_ms));
                 }
                 self.lane.state().claim(key.delivery);

@@ -1,5 +1,6 @@
 //! The store's tests, and the values that they share.
 
+mod backup;
 mod crash;
 mod failing;
 mod golden;

@@ -1,0 +1,281 @@
+//! Webhooks that are made over the interface: the same keys as a `[[subscription]]` of the file and its `webhook` table,
+//! side by side in one object.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use http::header::LOCATION;
+use serde_json::{Map, Value, json};
+use tracing::error;
+
+use super::{Problem, State};
+use crate::domain::SubscriptionId;
+use crate::telemetry::{chain, clock};
+
+/// The longest name, in characters.
+pub const NAME_CHARS_MAX: usize = 100;
+/// What stands in an answer in the place of a header's value. Sent back, it stands for the value that is kept.
+const MASK: &str = "***";
+
+/// The keys of a webhook's definition.
+pub type Definition = Map<String, Value>;
+
+/// A webhook as it is kept.
+#[derive(Clone)]
+pub struct Webhook {
+    /// Its id for life: delivery ids are made from it.
+    pub id: SubscriptionId,
+    /// What it is called.
+    pub name: Box<str>,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// When it was changed last, in milliseconds since the Unix epoch.
+    pub updated_ms: u64,
+    /// Its definition, without its secret.
+    pub definition: Definition,
+    /// Why it does not run, when its definition no longer fits the daemon's configuration.
+    pub broken: Option<Box<str>>,
+}
+
+/// One thing that is wrong with a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// The path of the key; empty for the definition as a whole.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub enum Refused {
+    /// The definition cannot be used.
+    Flaws(Vec<Flaw>),
+    /// There is no such webhook.
+    Unknown,
+    /// The store, NATS or the daemon cannot take it at the moment.
+    Unavailable(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A webhook that was made, with what its maker is told only once.
+pub struct Made {
+    /// The webhook.
+    pub webhook: Webhook,
+    /// The text of its signing secret.
+    pub secret: String,
+}
+
+/// Who keeps the webhooks and runs them. Each change is durable and in effect when it is answered.
+pub trait Webhooks: Send + Sync + 'static {
+    /// All that were made over the interface, in the order of their ids.
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Webhook>, Refused>>;
+    /// One of them.
+    fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>>;
+    /// Makes one; without a secret in the definition it gets a new one.
+    fn make(&self, name: Box<str>, definition: Definition) -> BoxFuture<'_, Result<Made, Refused>>;
+    /// Gives one another definition. `edit` makes it of the one that is kept; a secret in it takes the place of the old
+    /// one.
+    fn change<'a>(&'a self, id: &'a SubscriptionId, edit: Edit) -> BoxFuture<'a, Result<Webhook, Refused>>;
+    /// Ends one and forgets it.
+    fn remove<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<(), Refused>>;
+}
+
+/// A change of a webhook.
+pub struct Edit {
+    /// Its name, when it is to change.
+    pub name: Option<Box<str>>,
+    /// The keys to set; `null` takes a key out.
+    pub keys: Definition,
+    /// All keys that are not named go.
+    pub replaces: bool,
+}
+
+impl Edit {
+    /// The definition that becomes of `kept`.
+    pub fn apply(self, kept: &Definition) -> Definition {
+        let mut definition = if self.replaces { Map::new() } else { kept.clone() };
+        for (key, mut value) in self.keys {
+            if key == "headers" {
+                unmask(&mut value, kept.get("headers"));
+            }
+            if value.is_null() {
+                definition.remove(&key);
+            } else {
+                definition.insert(key, value);
+            }
+        }
+        definition
+    }
+}
+
+/// Puts the values that are kept in the place of masks.
+fn unmask(headers: &mut Value, kept: Option<&Value>) {
+    let Some(headers) = headers.as_object_mut() else { return };
+    for (name, value) in headers.iter_mut().filter(|(_, value)| value.as_str() == Some(MASK)) {
+        if let Some(kept) = kept.and_then(|kept| kept.get(name)) {
+            *value = kept.clone();
+        }
+    }
+}
+
+/// The routes, to be served below `/api/v1`.
+pub fn routes(webhooks: Arc<dyn Webhooks>) -> Router<State> {
+    Router::new()
+        .route("/webhooks", get(list).post(make))
+        .route("/webhooks/{id}", get(one).put(replace).patch(change).delete(remove))
+        .layer(Extension(webhooks))
+}
+
+/// As an answer shows it: without the values of its headers, which are often credentials.
+fn shown(webhook: &Webhook) -> Map<String, Value> {
+    let mut shown = Map::new();
+    shown.insert("id".to_owned(), json!(webhook.id.as_str()));
+    shown.insert("name".to_owned(), json!(webhook.name));
+    for (key, value) in &webhook.definition {
+        let mut value = value.clone();
+        if let Some(headers) = value.as_object_mut().filter(|_| key == "headers") {
+            headers.values_mut().for_each(|value| *value = MASK.into());
+        }
+        shown.insert(key.clone(), value);
+    }
+    shown.insert("managed_by".to_owned(), json!("api"));
+    if let Some(reason) = &webhook.broken {
+        shown.insert("broken".to_owned(), json!(reason));
+    }
+    shown.insert("created_at".to_owned(), json!(clock::rfc3339(webhook.created_ms)));
+    shown.insert("updated_at".to_owned(), json!(clock::rfc3339(webhook.updated_ms)));
+    shown
+}
+
+type Registry = Extension<Arc<dyn Webhooks>>;
+
+/// `GET /api/v1/webhooks`.
+async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
+    let all = webhooks.all().await.map_err(problem)?;
+    let all: Vec<_> = all.iter().map(shown).collect();
+    Ok(Json(json!({ "webhooks": all })).into_response())
+}
+
+/// `GET /api/v1/webhooks/{id}`.
+async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Response, Problem> {
+    let webhook = webhooks.one(&parse(&id)?).await.map_err(problem)?;
+    Ok(Json(shown(&webhook)).into_response())
+}
+
+/// `POST /api/v1/webhooks`: the answer holds the signing secret, for the only time.
+async fn make(Extension(webhooks): Registry, body: Bytes) -> Result<Response, Problem> {
+    let (name, definition) = read(&body)?;
+    let name = name.ok_or_else(|| Problem::invalid("definition", "`name` is missing: say what it is called"))?;
+    let made = webhooks.make(name, definition).await.map_err(problem)?;
+    let mut answer = shown(&made.webhook);
+    answer.insert("secret".to_owned(), json!(made.secret));
+    let location = format!("/api/v1/webhooks/{}", made.webhook.id);
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(answer)).into_response())
+}
+
+/// `PUT /api/v1/webhooks/{id}`: what is not named goes back to its default; the secret stays unless it is named.
+async fn replace(extension: Registry, path: Path<String>, body: Bytes) -> Result<Response, Problem> {
+    edit(extension, path, &body, true).await
+}
+
+/// `PATCH /api/v1/webhooks/{id}`: what is not named stays, `null` takes a key out.
+async fn change(extension: Registry, path: Path<String>, body: Bytes) -> Result<Response, Problem> {
+    edit(extension, path, &body, false).await
+}
+
+async fn edit(
+    Extension(webhooks): Registry,
+    Path(id): Path<String>,
+    body: &[u8],
+    replaces: bool,
+) -> Result<Response, Problem> {
+    let (name, keys) = read(body)?;
+    let changed = webhooks.change(&parse(&id)?, Edit { name, keys, replaces }).await.map_err(problem)?;
+    Ok(Json(shown(&changed)).into_response())
+}
+
+/// `DELETE /api/v1/webhooks/{id}`.
+async fn remove(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    webhooks.remove(&parse(&id)?).await.map_err(problem)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Name and definition of a body.
+fn read(body: &[u8]) -> Result<(Option<Box<str>>, Definition), Problem> {
+    let mut definition: Definition =
+        serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))?;
+    let name = match definition.remove("name") {
+        None => None,
+        Some(Value::String(name)) if !name.trim().is_empty() && name.chars().count() <= NAME_CHARS_MAX => Some(name),
+        Some(_) => {
+            let detail = format!("`name` must be a text of 1 to {NAME_CHARS_MAX} characters");
+            return Err(Problem::invalid("definition", detail));
+        }
+    };
+    Ok((name.map(Into::into), definition))
+}
+
+fn parse(id: &str) -> Result<SubscriptionId, Problem> {
+    SubscriptionId::parse(id).map_err(|_| unknown())
+}
+
+fn unknown() -> Problem {
+    Problem::not_found("there is no webhook of that id that was made over the interface")
+}
+
+fn problem(refused: Refused) -> Problem {
+    match refused {
+        Refused::Unknown => unknown(),
+        Refused::Flaws(flaws) => {
+            let flaw = |flaw: &Flaw| match flaw.key.as_str() {
+                "" => flaw.reason.clone(),
+                key => format!("{key}: {}", flaw.reason),
+            };
+            Problem::invalid("definition", flaws.iter().map(flaw).collect::<Vec<_>>().join("; "))
+        }
+        Refused::Unavailable(reason) => {
+            error!(error = %chain(&*reason), "a webhook could not be changed");
+            Problem::unavailable("unavailable", "the change was not made: try again")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Definition {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    #[test]
+    fn a_change_sets_and_takes_out_keys_and_a_mask_keeps_a_value() {
+        let kept = object(json!({"url": "https://a.example", "timeout": "5s", "headers": {"A": "1", "B": "2"}}));
+        let keys = object(json!({"timeout": null, "headers": {"A": "***", "C": "3"}}));
+        let edit = Edit { name: None, keys: keys.clone(), replaces: false };
+        let changed = edit.apply(&kept);
+        assert_eq!(Value::from(changed), json!({"url": "https://a.example", "headers": {"A": "1", "C": "3"}}));
+        let replaced = Edit { name: None, keys, replaces: true }.apply(&kept);
+        assert_eq!(Value::from(replaced), json!({"headers": {"A": "1", "C": "3"}}));
+    }
+
+    #[test]
+    fn answers_show_no_header_values() {
+        let webhook = Webhook {
+            id: SubscriptionId::parse("wh_1").expect("valid"),
+            name: "crm".into(),
+            created_ms: 0,
+            updated_ms: 0,
+            definition: object(json!({"headers": {"Authorization": "Bearer 1"}})),
+            broken: None,
+        };
+        let text = Value::from(shown(&webhook)).to_string();
+        assert!(text.contains("Authorization") && !text.contains("Bearer"), "{text}");
+    }
+}

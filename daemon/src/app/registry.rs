@@ -1,0 +1,275 @@
+//! The webhooks that are made over the API: kept in the store, checked and prepared here, run by the daemon's loop.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tracing::{error, info};
+
+use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
+use crate::config::Config;
+use crate::deliver::signing::{parse_secret, text_of};
+use crate::deliver::{Secrets, secrets};
+use crate::domain::{SubscriptionId, WebhookSecret};
+use crate::pipeline::Spec;
+use crate::pipeline::subscriptions::{self, Ready};
+use crate::plugin::Host;
+use crate::store::{Definition, Store};
+use crate::telemetry::{self, clock};
+
+/// How many changes may wait for the daemon's loop.
+const ASKS_MAX: usize = 16;
+/// The key of the signing secret in a definition.
+const SECRET: &str = "secret";
+
+/// A change of the running set, for the daemon's loop.
+pub(super) struct Ask {
+    /// What is to run, new or changed.
+    pub(super) specs: Vec<(SubscriptionId, Spec)>,
+    /// What is to end.
+    pub(super) gone: Vec<SubscriptionId>,
+    /// Told how it went.
+    pub(super) done: oneshot::Sender<Result<(), subscriptions::Error>>,
+}
+
+/// The webhooks that are kept.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Those that can run.
+    pub(super) specs: Vec<(SubscriptionId, Spec)>,
+    /// Those that cannot.
+    pub(super) idle: Vec<SubscriptionId>,
+}
+
+/// Keeps the webhooks that are made over the API.
+#[derive(Clone)]
+pub(super) struct Registry {
+    store: Store,
+    host: Host,
+    secrets: Secrets,
+    config: Arc<ArcSwap<Config>>,
+    asks: mpsc::Sender<Ask>,
+    /// Held during a change: one at a time.
+    changing: Arc<Mutex<()>>,
+}
+
+/// The daemon is stopping, or does not get on.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon is stopping")]
+struct Stopping;
+
+impl Registry {
+    /// A registry, and where the daemon's loop is asked.
+    pub(super) fn new(
+        store: Store,
+        host: Host,
+        secrets: Secrets,
+        config: Arc<ArcSwap<Config>>,
+    ) -> (Self, mpsc::Receiver<Ask>) {
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        (Self { store, host, secrets, config, asks, changing: Arc::default() }, asked)
+    }
+
+    /// All that are kept, ready to run. One that no longer fits the configuration is told of: its definition and its place
+    /// stay, so that it goes on when the configuration takes it. Blocks: it may compile plugins.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) fn prepare_all(&self) -> Result<Kept, crate::store::Error> {
+        let mut kept = Kept::default();
+        for (id, definition) in self.store.definitions(self.secrets.keyring())? {
+            match self.prepare(&id, &parse(&definition)) {
+                Ok(spec) => kept.specs.push((id, spec)),
+                Err(flaws) => {
+                    let reason = told(&flaws);
+                    error!(subscription = %id, reason, "a webhook no longer fits the configuration");
+                    kept.idle.push(id);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    fn prepare(&self, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Spec, Vec<Flaw>> {
+        let config = self.config.load();
+        let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
+        let subscription =
+            config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect::<Vec<_>>())?;
+        match subscriptions::prepare(&self.host, &self.secrets, &subscription) {
+            Ok(Ready::Webhook(spec)) => Ok(*spec),
+            Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
+            Err(error) => Err(vec![Flaw { key: String::new(), reason: telemetry::chain(&error) }]),
+        }
+    }
+
+    fn shown(&self, id: SubscriptionId, kept: &Definition) -> Webhook {
+        let definition = parse(kept);
+        let broken = self.config.load().define(&id, &definition).err();
+        let broken = broken.map(|flaws| flaws.into_iter().map(|flaw| flaw.reason).collect::<Vec<_>>().join("; "));
+        Webhook {
+            id,
+            name: kept.label.clone(),
+            created_ms: kept.created_ms,
+            updated_ms: kept.updated_ms,
+            definition,
+            broken: broken.map(Into::into),
+        }
+    }
+
+    /// Makes a definition durable and puts it into effect.
+    async fn put(&self, id: &SubscriptionId, kept: Definition) -> Result<Webhook, Refused> {
+        let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
+        let spec = blocking(move || {
+            let spec = registry.prepare(&of, &parse(&kept)).map_err(Refused::Flaws)?;
+            registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
+            Ok(spec)
+        });
+        self.ask(vec![(id.clone(), spec.await?)], Vec::new()).await?;
+        Ok(self.shown(id.clone(), &before))
+    }
+
+    async fn ask(&self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Refused> {
+        let (done, answer) = oneshot::channel();
+        self.asks.send(Ask { specs, gone, done }).await.map_err(|_| unavailable(Stopping))?;
+        answer.await.map_err(|_| unavailable(Stopping))?.map_err(unavailable)
+    }
+
+    async fn kept(&self, id: &SubscriptionId) -> Result<Definition, Refused> {
+        let (registry, id) = (self.clone(), id.clone());
+        let kept = blocking(move || registry.store.definition(registry.secrets.keyring(), &id).map_err(unavailable));
+        kept.await?.ok_or(Refused::Unknown)
+    }
+}
+
+impl Registry {
+    /// Takes a webhook that does not run out of the store, with its secrets.
+    async fn forget(&self, id: &SubscriptionId) -> Result<(), Refused> {
+        let (registry, id) = (self.clone(), id.clone());
+        blocking(move || {
+            registry.store.remove_definition(&id).map_err(unavailable)?;
+            registry.secrets.forget(&id).map_err(unavailable)
+        })
+        .await
+    }
+
+    /// Puts the secret of a changed definition in the place of the current one, which stays valid for the overlap.
+    async fn rotate(&self, id: &SubscriptionId, secret: WebhookSecret) -> Result<(), Refused> {
+        let (secrets, id) = (self.secrets.clone(), id.clone());
+        blocking(move || match secrets.rotate(&id, Some(secret), None) {
+            Ok(_) | Err(secrets::Error::Same) => Ok(()),
+            Err(error @ secrets::Error::TooMany) => Err(flaw(SECRET, error.to_string())),
+            Err(error) => Err(unavailable(error)),
+        })
+        .await
+    }
+}
+
+impl Webhooks for Registry {
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Webhook>, Refused>> {
+        let registry = self.clone();
+        blocking(move || {
+            let all = registry.store.definitions(registry.secrets.keyring()).map_err(unavailable)?;
+            Ok(all.into_iter().map(|(id, kept)| registry.shown(id, &kept)).collect())
+        })
+        .boxed()
+    }
+
+    fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>> {
+        async move { Ok(self.shown(id.clone(), &self.kept(id).await?)) }.boxed()
+    }
+
+    fn make(&self, name: Box<str>, mut definition: Map<String, Value>) -> BoxFuture<'_, Result<Made, Refused>> {
+        async move {
+            let _changing = self.changing.lock().await;
+            let id = SubscriptionId::parse(&format!("wh_{:024x}", rand::random::<u128>() >> 32));
+            let id = id.expect("letters, digits and `_`, which begin with a letter");
+            let given = take_secret(&mut definition)?;
+            let (secrets, of) = (self.secrets.clone(), id.clone());
+            let secret = blocking(move || secrets.begin(&of, given).map_err(unavailable)).await?;
+            let now = clock::now_ms();
+            let kept = Definition { label: name, created_ms: now, updated_ms: now, text: text(definition) };
+            match self.put(&id, kept).await {
+                Ok(webhook) => {
+                    info!(subscription = %id, "webhook made");
+                    Ok(Made { webhook, secret: text_of(&secret) })
+                }
+                Err(refused) => {
+                    // Nobody knows its id: it must not come to life at the next start.
+                    self.forget(&id).await.and(Err(refused))
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn change<'a>(&'a self, id: &'a SubscriptionId, edit: Edit) -> BoxFuture<'a, Result<Webhook, Refused>> {
+        async move {
+            let _changing = self.changing.lock().await;
+            let mut kept = self.kept(id).await?;
+            let before = parse(&kept);
+            kept.label = edit.name.clone().unwrap_or(kept.label);
+            let mut definition = edit.apply(&before);
+            let given = take_secret(&mut definition)?;
+            kept.text = text(definition);
+            kept.updated_ms = clock::now_ms();
+            let changed = self.put(id, kept).await?;
+            if let Some(secret) = given {
+                self.rotate(id, secret).await?;
+            }
+            info!(subscription = %id, "webhook changed");
+            Ok(changed)
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<(), Refused>> {
+        async move {
+            let _changing = self.changing.lock().await;
+            self.kept(id).await?;
+            let (store, of) = (self.store.clone(), id.clone());
+            blocking(move || store.remove_definition(&of).map_err(unavailable)).await?;
+            self.ask(Vec::new(), vec![id.clone()]).await?;
+            self.forget(id).await?;
+            info!(subscription = %id, "webhook removed");
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Takes the secret out of a definition: it is kept with the secrets.
+fn take_secret(definition: &mut Map<String, Value>) -> Result<Option<WebhookSecret>, Refused> {
+    match definition.remove(SECRET) {
+        None => Ok(None),
+        Some(Value::String(text)) => parse_secret(&text).map(Some).map_err(|error| flaw(SECRET, error.to_string())),
+        Some(_) => Err(flaw(SECRET, "must be a text".to_owned())),
+    }
+}
+
+fn flaw(key: &str, reason: String) -> Refused {
+    Refused::Flaws(vec![Flaw { key: key.to_owned(), reason }])
+}
+
+fn parse(kept: &Definition) -> Map<String, Value> {
+    serde_json::from_slice(&kept.text).unwrap_or_default()
+}
+
+fn text(definition: Map<String, Value>) -> Box<[u8]> {
+    Value::Object(definition).to_string().into_bytes().into()
+}
+
+fn told(flaws: &[Flaw]) -> String {
+    flaws.iter().map(|flaw| format!("{}: {}", flaw.key, flaw.reason)).collect::<Vec<_>>().join("; ")
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Refused {
+    Refused::Unavailable(error.into())
+}
+
+/// Works away from the tasks that serve requests and deliver.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(work).await.map_err(unavailable)?
+}

@@ -1,0 +1,123 @@
+//! A webhook subscription that is defined over the API: the same keys and checks as one of the file, in one flat object.
+//!
+//! ```json
+//! { "url": "https://crm.example/hook", "types": ["orders.>"], "retry": { "schedule": ["5s", "5m"] } }
+//! ```
+//! The keys are those of `[[subscription]]` and of its `webhook` table, side by side.
+
+use figment::value::{Dict, Value};
+use serde_json::{Map, Value as Json};
+
+use super::places::{KeyPath, Places};
+use super::raw::{self, Table};
+use super::report::Report;
+use super::{Config, shape, subscription, webhook};
+use crate::domain::{Subscription, SubscriptionId};
+
+/// The keys of a subscription itself; every other one is of its webhook.
+const OF_SUBSCRIPTION: [&str; 5] = ["types", "filters", "transforms", "on_plugin_error", "deliver_from"];
+
+/// One thing that is wrong with a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// The path of the key, such as `types[1]` or `retry.base`; empty for the definition as a whole.
+    pub key: String,
+    /// What is wrong and what would be right, without the value of any secret.
+    pub reason: String,
+}
+
+impl Config {
+    /// Checks a definition with the streams and defaults of this configuration.
+    ///
+    /// # Errors
+    /// With everything that is wrong with it; at least one flaw.
+    pub fn define(&self, id: &SubscriptionId, definition: &Map<String, Json>) -> Result<Subscription, Vec<Flaw>> {
+        let places = Places::default();
+        let mut report = Report::new(&places);
+        let subscription = self.check_definition(id, definition, &mut report);
+        report.finish(subscription).map_err(|error| {
+            let flaw = |problem: super::Problem| Flaw { key: flat(&problem.place.key), reason: problem.reason };
+            error.problems.into_iter().map(flaw).collect()
+        })
+    }
+
+    fn check_definition(
+        &self,
+        id: &SubscriptionId,
+        definition: &Map<String, Json>,
+        report: &mut Report<'_>,
+    ) -> Option<Subscription> {
+        let root = KeyPath::default();
+        let (mut own, mut endpoint) = (Dict::new(), Dict::new());
+        for (key, value) in definition {
+            let value = report.check(&root.key(key), Value::serialize(value))?;
+            let of = if OF_SUBSCRIPTION.contains(&key.as_str()) { &mut own } else { &mut endpoint };
+            of.insert(key.clone(), value);
+        }
+        own.insert("name".to_owned(), id.as_str().into());
+        own.insert("webhook".to_owned(), endpoint.into());
+        let raw: Table<raw::Subscription> = shape::read(own.into(), &root, report)?;
+        let delivery = self.layers.values.get("delivery").cloned()?;
+        let delivery: Table<raw::Delivery> = shape::read(delivery, &KeyPath::top("delivery"), report)?;
+        let defaults = webhook::Defaults::of(&delivery.0, &self.delivery);
+        subscription::one(&root, raw.0, Some(&self.streams), Some(&defaults), report)
+    }
+}
+
+/// The key as it stands in the flat object.
+fn flat(key: &str) -> String {
+    match key.strip_prefix("webhook") {
+        Some("") => String::new(),
+        Some(rest) => rest.trim_start_matches('.').to_owned(),
+        None => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overrides, load};
+
+    fn config() -> Config {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"events.>\"]\ntype_prefix = \"events.\"\n";
+        std::fs::write(file.path(), text).expect("written");
+        load(Some(file.path()), std::iter::empty(), Overrides::default()).expect("valid")
+    }
+
+    fn define(text: &str) -> Result<Subscription, Vec<Flaw>> {
+        let id = SubscriptionId::parse("wh_1").expect("valid");
+        let definition = serde_json::from_str(text).expect("an object");
+        config().define(&id, &definition)
+    }
+
+    fn keys(flaws: &[Flaw]) -> Vec<&str> {
+        let mut keys: Vec<&str> = flaws.iter().map(|flaw| flaw.key.as_str()).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    #[test]
+    fn the_keys_of_the_file_stand_side_by_side() {
+        let text = format!(
+            r#"{{"url":"https://crm.example/hook","types":["orders.>"],"secret":"{SECRET}","max_in_flight":3,
+                "retry":{{"schedule":["5s","5m"]}},"headers":{{"X-Team":"sales"}}}}"#
+        );
+        let subscription = define(&text).expect("valid");
+        assert_eq!(subscription.id.as_str(), "wh_1");
+        let crate::domain::Target::Webhook(endpoint) = subscription.target else { panic!("a webhook") };
+        assert_eq!((endpoint.in_flight_max.get(), endpoint.retry.attempts_max()), (3, 3));
+        assert_eq!(&*endpoint.headers[0].value, "sales");
+    }
+
+    #[test]
+    fn every_flaw_is_told_with_its_key() {
+        // What has no shape is told first, what has it is then checked.
+        let shapeless = define(r#"{"url":7,"types":"orders","nonsense":1,"sse":{}}"#).expect_err("broken");
+        assert_eq!(keys(&shapeless), ["nonsense", "sse", "types", "url"]);
+        let text = r#"{"url":"ftp://x","types":["a..b"],"retry":{"base":"soon"},"max_in_flight":0}"#;
+        assert_eq!(keys(&define(text).expect_err("broken")), ["max_in_flight", "retry.base", "types[0]", "url"]);
+    }
+}

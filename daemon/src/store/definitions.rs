@@ -1,0 +1,119 @@
+//! Subscriptions that were defined over the API: the text of each definition, sealed, and when it was made and changed.
+
+use super::keyring::{Keyring, Purpose, wipe};
+use super::keys::{self, kind};
+use super::wire::{Reader, Writer};
+use super::{Error, Store};
+use crate::domain::SubscriptionId;
+
+/// A subscription's definition as the API took it. The store does not look into the text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// What it is called: for people.
+    pub label: Box<str>,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// When it was changed last, in milliseconds since the Unix epoch.
+    pub updated_ms: u64,
+    /// The definition, JSON. It may hold credentials in its headers.
+    pub text: Box<[u8]>,
+}
+
+impl std::fmt::Debug for Definition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Definition").field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Records or replaces a definition, sealed; durable when it returns. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_definition(&self, keyring: &Keyring, id: &SubscriptionId, definition: &Definition) -> Result<(), Error> {
+        let mut plain = write(definition);
+        let written = self.put_sealed(keyring, Purpose::Definition, &[(id, &plain)]);
+        wipe(&mut plain);
+        written
+    }
+
+    /// Forgets a definition; durable when it returns. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remove_definition(&self, id: &SubscriptionId) -> Result<(), Error> {
+        self.remove_sealed(Purpose::Definition, id)
+    }
+
+    /// A definition.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn definition(&self, keyring: &Keyring, id: &SubscriptionId) -> Result<Option<Definition>, Error> {
+        let opened = self.sealed(keyring, Purpose::Definition, id)?;
+        opened.map(|opened| read(opened.bytes()).ok_or(DAMAGED)).transpose()
+    }
+
+    /// All definitions, in the order of their ids.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn definitions(&self, keyring: &Keyring) -> Result<Vec<(SubscriptionId, Definition)>, Error> {
+        let mut all = Vec::new();
+        for key in self.engine()?.state.scan_prefix([kind::SEALED]).keys() {
+            let key = key.map_err(Error::read)?;
+            let (id, purpose) = keys::parse_subscription(&key).ok_or(DAMAGED)?;
+            if purpose == [Purpose::Definition.byte()]
+                && let Some(definition) = self.definition(keyring, &id)?
+            {
+                all.push((id, definition));
+            }
+        }
+        Ok(all)
+    }
+}
+
+const DAMAGED: Error = Error::Record { what: "definition" };
+
+/// The version of the layout.
+const VERSION: u8 = 1;
+
+/// The record's bytes before they are sealed.
+fn write(definition: &Definition) -> Vec<u8> {
+    // Large enough for all, so that no copy is left behind by growing.
+    let mut w = Writer(Vec::with_capacity(48 + definition.label.len() + definition.text.len()));
+    w.0.push(VERSION);
+    w.text(&definition.label);
+    w.number(definition.created_ms);
+    w.number(definition.updated_ms);
+    w.bytes(&definition.text);
+    w.0
+}
+
+fn read(plain: &[u8]) -> Option<Definition> {
+    let (version, rest) = plain.split_first()?;
+    let mut r = Reader::new(rest);
+    let mut read = || {
+        Some(Definition {
+            label: r.text()?.into(),
+            created_ms: r.number()?,
+            updated_ms: r.number()?,
+            text: r.bytes()?.into(),
+        })
+    };
+    read().filter(|_| *version == VERSION && r.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_has_these_bytes() {
+        let definition = Definition { label: "crm".into(), created_ms: 1, updated_ms: 300, text: (*b"{}").into() };
+        let bytes = write(&definition);
+        assert_eq!(hex::encode(&bytes), "010363726d01ac02027b7d");
+        assert_eq!(read(&bytes), Some(definition));
+        assert_eq!((read(&bytes[..9]), read(&[2, 0, 0, 0, 0])), (None, None));
+    }
+}

@@ -173,7 +173,9 @@ mod tests {
 
     fn place(next: u64, above: &[u64], counts: JobCounts) -> Place {
         let mut recorded_above = RangeSet::new();
-        above.iter().for_each(|sequence| drop(recorded_above.insert(*sequence)));
+        for sequence in above {
+            recorded_above.insert(*sequence);
+        }
         Place { next, recorded_above, counts }
     }
 

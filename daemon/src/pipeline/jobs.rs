@@ -269,7 +269,7 @@ impl Jobs {
 
     fn set_to_work(&self, entry: Arc<Entry>) {
         let inner = Arc::clone(&self.0);
-        self.0.tasks.spawn(async move { inner.run(&entry).await });
+        self.0.tasks.spawn(async move { Box::pin(inner.run(&entry)).await });
     }
 }
 
@@ -286,9 +286,11 @@ impl Inner {
         let end = match (self.find(&record.subscription), &record.task) {
             (None, _) => End::removed(),
             (Some((lane, spec)), JobTask::Replay(task)) if record.dry_run => {
-                replay::count(self, entry, &lane, &spec, task.clone()).await
+                Box::pin(replay::count(self, entry, &lane, &spec, task.clone())).await
             }
-            (Some((lane, spec)), JobTask::Replay(task)) => replay::run(self, entry, &lane, &spec, task.clone()).await,
+            (Some((lane, spec)), JobTask::Replay(task)) => {
+                Box::pin(replay::run(self, entry, &lane, &spec, task.clone())).await
+            }
             (Some((lane, _)), JobTask::Redrive(task)) => redrive::run(self, entry, &lane, task.clone()).await,
         };
         match end {

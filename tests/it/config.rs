@@ -41,7 +41,7 @@ const CASES: &[Case] = &[
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\" }", &["3: auth.jwt: unknown key (known here: admin_key)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
-    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: body_signature, breaker, capture_bytes_max, cloudevents_source, connect_timeout, disable_after, ed25519_key, fail_statuses, format, headers, max_in_flight, rate_limit, retry, retry_statuses, secret, secret_overlap, timeout, tls, url)"]),
+    Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: body_signature, breaker, capture_bytes_max, cloudevents_source, connect_timeout, disable_after, ed25519_key, fail_statuses, format, head_of_line, headers, max_in_flight, order_key, ordering, rate_limit, retry, retry_statuses, secret, secret_overlap, timeout, tls, url)"]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: config, plugin)"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = { heartbeat = 1 }", &["5: subscription[0].sse.heartbeat: unknown key (no keys are known here)"]),
     Case(SSE, "", &["2: subscription[0].types: is missing, and has no default"]),

@@ -16,6 +16,7 @@ mod harness;
 mod hold;
 mod nats;
 mod net;
+mod ordering;
 mod plugins;
 mod rate;
 mod redrive;

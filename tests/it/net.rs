@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluiced::deliver::attempt::Config;
 use sluiced::deliver::{Client, Prepared, Request, signing};
-use sluiced::domain::{AnswerRules, DeliveryId, Endpoint, Failure, HealthPolicy, Outcome, RequestShape, RetryPolicy};
+use sluiced::domain::{
+    AnswerRules, DeliveryId, Endpoint, Failure, HeadOfLine, HealthPolicy, Order, Outcome, RequestShape, RetryPolicy,
+};
 use sluiced::telemetry::metrics::ClientMetrics;
 use sluiced_tests::SECRET;
 
@@ -34,6 +36,8 @@ fn endpoint(url: &str) -> Endpoint {
         retry: RetryPolicy::default(),
         in_flight_max: std::num::NonZeroU32::MIN,
         rate_limit: None,
+        order: Order::None,
+        head_of_line: HeadOfLine::default(),
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
         tls: None,

@@ -66,8 +66,20 @@ struct Status {
     /// How many attempts a time are made at most, when there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_limit: Option<Rate>,
+    /// What waits for what, when the subscription keeps an order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<Kept>,
     /// Where it reads, for each stream in which it is held.
     positions: Vec<Place>,
+}
+
+/// Which events wait for each other, and how many do.
+#[derive(Serialize)]
+struct Kept {
+    /// Events in memory that wait for an earlier one of their key.
+    waiting: usize,
+    /// Keys with a delivery that waits for its next attempt.
+    blocked_keys: usize,
 }
 
 #[derive(Serialize)]
@@ -117,6 +129,7 @@ fn status(lane: &Lane, store: &Store) -> Status {
         parked: counts.parked,
         dead_letters: counts.dead,
         rate_limit: state.limits().rate.map(Rate::from),
+        order: state.limits().ordered.then(|| Kept { waiting: state.waiting.0, blocked_keys: state.waiting.1 }),
         positions,
     }
 }

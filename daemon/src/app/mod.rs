@@ -111,6 +111,8 @@ pub enum Error {
 struct OpenStream {
     name: StreamName,
     live: Live,
+    /// Nothing at or below it comes again, and above it the log is read.
+    floor: u64,
     /// It has taken the place of an older stream of that name.
     replaced: bool,
 }
@@ -174,8 +176,8 @@ impl App {
         let mut streams = Vec::new();
         let mut floors = Vec::new();
         for stream in nats.streams() {
-            let (open, floor) = open_stream(&nats, &store, stream, &types(&specs)).await?;
-            floors.push((open.name.clone(), floor));
+            let open = open_stream(&nats, &store, stream, &types(&specs)).await?;
+            floors.push((open.name.clone(), open.floor));
             streams.push(open);
         }
         let recovered = store.recover(&floors)?;
@@ -319,7 +321,7 @@ async fn open_stream(
     store: &Store,
     stream: &ingest::StreamConfig,
     types: &[Pattern],
-) -> Result<(OpenStream, u64), Error> {
+) -> Result<OpenStream, Error> {
     let facts = nats.facts(&stream.name).await?;
     let replaced = store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced;
     if replaced {
@@ -331,5 +333,5 @@ async fn open_stream(
     let checkpoint = store.checkpoint(&stream.name)?;
     let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
     let floor = live.floor_before().max(checkpoint.unwrap_or(0));
-    Ok((OpenStream { name: stream.name.clone(), live, replaced }, floor))
+    Ok(OpenStream { name: stream.name.clone(), live, floor, replaced })
 }

@@ -76,7 +76,9 @@ pub(super) fn pipeline(config: &Config) -> pipeline::Config {
 }
 
 pub(super) fn nats(config: &Config, specs: &[(SubscriptionId, Spec)]) -> ingest::Config {
-    let wanted: u32 = specs.iter().map(|(_, spec)| spec.in_flight_max.saturating_mul(3)).fold(750, u32::saturating_add);
+    // What a lane can have in hand, and a pull and a half.
+    let in_hand = |spec: &Spec| spec.in_flight_max.saturating_add(subscriptions::queue_events_max(spec));
+    let wanted: u32 = specs.iter().map(|(_, spec)| in_hand(spec)).fold(750, u32::saturating_add);
     let nats = &config.nats;
     let mut to = ingest::Config {
         urls: nats.urls.clone(),

@@ -17,7 +17,7 @@ use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::Shared;
-use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::feed::{Feed, Retarget, Routes};
 use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{self, StreamLink, Subscriptions};
@@ -101,6 +101,17 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     Ok(())
 }
 
+/// A stream as the subscriptions see it.
+fn link(stream: &super::OpenStream, retarget: mpsc::Sender<Retarget>) -> StreamLink {
+    StreamLink {
+        name: stream.name.clone(),
+        delivered_before: stream.live.delivered_before(),
+        acked_before: stream.floor,
+        replaced: stream.replaced,
+        retarget,
+    }
+}
+
 /// Starts every part's work.
 async fn start(app: App) -> Result<Running, Error> {
     let (stops, tasks) = (Stops::default(), Tasks::default());
@@ -131,8 +142,7 @@ async fn start(app: App) -> Result<Running, Error> {
     let (mut links, mut feeds) = (Vec::new(), Vec::new());
     for stream in app.streams {
         let (retarget, asked) = mpsc::channel(1);
-        let delivered_before = stream.live.delivered_before();
-        links.push(StreamLink { name: stream.name.clone(), delivered_before, replaced: stream.replaced, retarget });
+        links.push(link(&stream, retarget));
         tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
         feeds.push(Feed {
             metrics: app.metrics.stream(stream.name.as_str()),

@@ -43,7 +43,8 @@ fn inline(value: &Value, secret: bool) -> toml_edit::Value {
         Value::Dict(_, dict) => {
             let mut table = InlineTable::new();
             for (key, value) in dict {
-                table.insert(key, inline(value, secret || is_secret(key)));
+                let shown = order_key(key, value).filter(|_| !secret);
+                table.insert(key, shown.unwrap_or_else(|| inline(value, secret || is_secret(key))));
             }
             table.into()
         }
@@ -61,6 +62,18 @@ fn inline(value: &Value, secret: bool) -> toml_edit::Value {
 fn integer(number: Num) -> toml_edit::Value {
     let number = number.to_i128().or_else(|| number.to_u128().and_then(|n| i128::try_from(n).ok()));
     number.and_then(|n| i64::try_from(n).ok()).unwrap_or(i64::MAX).into()
+}
+
+/// A webhook's `order_key`, which only says where a key stands: the number of a token, or a header's name.
+fn order_key(key: &str, value: &Value) -> Option<toml_edit::Value> {
+    let mut table = InlineTable::new();
+    for (place, value) in value.as_dict().filter(|_| key == "order_key")? {
+        match (place.as_str(), value) {
+            ("token", Value::Num(..)) | ("header", Value::String(..)) => table.insert(place, inline(value, false)),
+            _ => return None,
+        };
+    }
+    Some(table.into())
 }
 
 /// Does a key of that name hide what is under it? Header values count, since many receivers take their credentials there,

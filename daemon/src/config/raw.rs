@@ -254,6 +254,9 @@ pub(super) struct Webhook {
     pub(super) headers: BTreeMap<String, String>,
     pub(super) max_in_flight: Option<i64>,
     pub(super) rate_limit: Option<Table<RateLimitPart>>,
+    pub(super) ordering: Option<String>,
+    pub(super) order_key: Option<Table<OrderKey>>,
+    pub(super) head_of_line: Option<String>,
     pub(super) retry: Option<Table<RetryPart>>,
     pub(super) connect_timeout: Option<String>,
     pub(super) timeout: Option<String>,
@@ -267,6 +270,13 @@ pub(super) struct Webhook {
     pub(super) tls: Option<Table<Tls>>,
     pub(super) breaker: Option<Table<BreakerPart>>,
     pub(super) disable_after: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OrderKey {
+    pub(super) token: Option<i64>,
+    pub(super) header: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -59,6 +59,8 @@ pub mod bounds {
     pub const RATE_TOKENS: RangeInclusive<i64> = 0..=crate::domain::rate::TOKENS_MAX as i64;
     /// `per` of a rate limit
     pub const RATE_SPAN: RangeInclusive<Duration> = crate::domain::rate::SPAN_MIN..=crate::domain::rate::SPAN_MAX;
+    /// `order_key.token` of a webhook, counted from 1
+    pub const KEY_TOKEN: RangeInclusive<i64> = 1..=64;
     /// `delivery.hold_after`
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`

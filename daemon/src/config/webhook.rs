@@ -75,6 +75,7 @@ pub(super) fn endpoint(
     let url = report.check(&at.key("url"), url(&raw.url, defaults.map_or(&[], |defaults| &defaults.valid.deny_ports)));
     let secret = raw.secret.as_deref().map(|text| report.check(&at.key("secret"), secret(text)));
     let headers = headers(&at.key("headers"), &raw, report);
+    let order = pace::order(at, &raw, report);
     let own_overlap = raw
         .secret_overlap
         .as_ref()
@@ -119,6 +120,8 @@ pub(super) fn endpoint(
         retry: retry?,
         in_flight_max: own_in_flight.unwrap_or(Some(defaults.valid.in_flight_max))?,
         rate_limit: rate_limit?,
+        order: order.as_ref()?.0.clone(),
+        head_of_line: order?.1,
         connect_timeout: connect_timeout?,
         total_timeout: total_timeout?,
         request: shape?,

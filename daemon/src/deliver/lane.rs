@@ -29,6 +29,21 @@ pub struct Limits {
     pub queue_events_max: usize,
     /// How many attempts a time may be made.
     pub rate: Option<RateLimit>,
+    /// Does the subscription keep an order?
+    pub ordered: bool,
+}
+
+/// A delivery of an ordered subscription of which something became durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// What it is ordered by.
+    pub key: Box<str>,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Had it been parked before?
+    pub was_parked: bool,
+    /// Is it parked now? Else it is finished.
+    pub is_parked: bool,
 }
 
 /// For how long after it went back to reading live a lane is held sooner when it is full again.
@@ -60,6 +75,8 @@ pub struct State {
     full_since: Option<Instant>,
     /// When an outcome was last made durable.
     progress_at: Option<Instant>,
+    /// Since when it has had live events in hand, as far as anybody looked.
+    in_hand_since: Option<Instant>,
     /// When it last went back to reading live.
     rejoined_at: Option<Instant>,
     /// The earliest time in milliseconds since the Unix epoch at which a parked delivery is due.
@@ -69,6 +86,10 @@ pub struct State {
     claimed: HashSet<DeliveryId>,
     /// Changes that the store refused, to be handed in again.
     lost: Vec<Record>,
+    /// What became durable in an ordered subscription, until its worker has seen it.
+    ended: Vec<Ended>,
+    /// How many events wait in memory for their keys, and how many keys wait for a parked delivery, for readings.
+    pub waiting: (usize, usize),
     /// When the store last refused one.
     pub refused_at: Option<Instant>,
     /// When the oldest event that the reader has yet to bring was published, in milliseconds since the Unix epoch, as far
@@ -97,6 +118,8 @@ pub struct Record {
     pub count: Count,
     /// The replay that brought the event, and its sequence.
     pub replay: Option<(JobId, u64)>,
+    /// The delivery and what it is ordered by, in an ordered subscription.
+    pub order: Option<(DeliveryId, Box<str>)>,
     /// What is written: kept to be handed in again should the store fail.
     pub change: Change,
 }
@@ -166,6 +189,8 @@ impl Lane {
         ledgers: Vec<Ledger>,
         room: Arc<Notify>,
     ) -> Self {
+        let mut ledgers = ledgers;
+        ledgers.iter_mut().for_each(|ledger| ledger.set_ordered(limits.ordered));
         let state = State {
             ledgers,
             queue: VecDeque::new(),
@@ -174,10 +199,13 @@ impl Lane {
             unrecorded: 0,
             full_since: None,
             progress_at: None,
+            in_hand_since: None,
             rejoined_at: None,
             due_ms: None,
             claimed: HashSet::new(),
             lost: Vec::new(),
+            ended: Vec::new(),
+            waiting: (0, 0),
             refused_at: None,
             unread_ms: None,
             replay: None,
@@ -223,7 +251,7 @@ impl Lane {
         }
         match offer {
             Offer::Taken => {
-                state.queue.push_back(Arc::clone(event));
+                state.enqueue(Arc::clone(event));
                 let first = state.queue.len() == 1;
                 drop(state);
                 if first {
@@ -257,6 +285,33 @@ impl Lane {
     pub fn could_go_on(&self) -> bool {
         let state = self.state.lock();
         state.full_since.is_none() && state.disabled.is_none() && !state.ledgers.iter().any(Ledger::is_held)
+    }
+
+    /// Has it had live events in hand for that long without finishing any?
+    pub fn is_hanging(&self, patience: Duration) -> bool {
+        let mut state = self.state.lock();
+        let in_hand: usize = state.ledgers.iter().map(Ledger::live_in_hand).sum();
+        if in_hand == 0 {
+            state.in_hand_since = None;
+            return false;
+        }
+        let now = Instant::now();
+        let since = *state.in_hand_since.get_or_insert(now);
+        let since = state.progress_at.map_or(since, |at| at.max(since));
+        now.duration_since(since) >= patience
+    }
+
+    /// Holds the subscription, and lets the position stand for what is under way too: none of its events keeps an
+    /// acknowledgement waiting once that position is durable.
+    pub fn hold_all(&self) {
+        self.hold();
+        self.state.lock().ledgers.iter_mut().for_each(Ledger::defer_all);
+        self.wake();
+    }
+
+    /// Does the subscription keep an order?
+    pub fn keeps_order(&self) -> bool {
+        self.state.lock().limits.ordered
     }
 
     /// Holds the subscription: the events in its queue go back, and its reader will bring them again.
@@ -309,6 +364,11 @@ impl Lane {
         if let Some(delivery) = record.claimed() {
             state.claimed.remove(&delivery);
         }
+        let is_ordered = record.order.is_some();
+        if let Some((delivery, key)) = record.order {
+            let (was_parked, is_parked) = (record.event.is_none(), record.due_ms.is_some());
+            state.ended.push(Ended { key, delivery, was_parked, is_parked });
+        }
         let shares = match record.event {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
             None => Shares::new(),
@@ -318,7 +378,7 @@ impl Lane {
         {
             replay.recorded(sequence, record.part, record.parts, record.count);
         }
-        let wake = was_full || record.due_ms.is_some() || state.in_flight == 0 || state.has_position();
+        let wake = was_full || record.due_ms.is_some() || is_ordered || state.in_flight == 0 || state.has_position();
         drop(state);
         self.count(record.count);
         if wake {
@@ -407,6 +467,31 @@ impl State {
         Some((event, relieved))
     }
 
+    /// Puts a live event in the queue. In an ordered subscription one that came back goes before later ones.
+    fn enqueue(&mut self, event: Arc<Event>) {
+        let is_later = |other: &Arc<Event>| {
+            let (a, b) = (&other.position, &event.position);
+            a.stream == b.stream && a.sequence > b.sequence
+        };
+        let at = if self.limits.ordered { self.queue.iter().position(is_later) } else { None };
+        self.queue.insert(at.unwrap_or(self.queue.len()), event);
+    }
+
+    /// Do live events wait?
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// What became durable in an ordered subscription since this was last asked.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A parked delivery was taken out of the store by somebody else than the worker, so that nothing waits for it.
+    pub fn unparked(&mut self, key: Box<str>, delivery: DeliveryId) {
+        self.ended.push(Ended { key, delivery, was_parked: true, is_parked: false });
+    }
+
     /// Takes everything out of the queue: its acknowledgements are with the ledgers.
     pub fn clear_queue(&mut self) {
         self.queue.clear();
@@ -472,6 +557,7 @@ impl State {
 
     /// Other bounds from now on.
     pub fn set_limits(&mut self, limits: Limits) {
+        self.ledgers.iter_mut().for_each(|ledger| ledger.set_ordered(limits.ordered));
         self.limits = limits;
     }
 

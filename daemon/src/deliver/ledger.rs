@@ -8,6 +8,9 @@
 //! 2. An event that is skipped because the reader will come to it is acked only after the position is durable.
 //! 3. The position moves only past what is on record; after rejoining it stays until all that the reader took is on
 //!    record.
+//! 4. An ordered subscription's position is its oldest event not on record, also one taken live: after a crash its reader
+//!    brings that one first, whenever JetStream sends it again. An event that it has no room for is never handed back to
+//!    JetStream, which would send later ones before it: the reader steps back to it.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +41,8 @@ pub enum Offer {
     Kept,
     /// There is no room.
     Full(AckShare),
-    /// It came back, there is no room, and the reader has passed it: JetStream must send it again later.
+    /// It came back, there is no room, and the reader has passed it: JetStream must send it again later. Never in an
+    /// ordered subscription.
     Refused(AckShare),
 }
 
@@ -62,6 +66,8 @@ struct Held {
 #[derive(Debug)]
 pub struct Ledger {
     stream: StreamName,
+    /// The subscription keeps an order: rule 4 holds.
+    ordered: bool,
     /// Done with: on record, or dropped by a filter.
     done: RangeSet,
     /// Events with several parts of which some, not all, are on record.
@@ -122,6 +128,7 @@ impl Ledger {
     pub fn live(stream: StreamName, offered: u64) -> Self {
         Self {
             stream,
+            ordered: false,
             done: RangeSet::new(),
             partial: BTreeMap::new(),
             in_hand: BTreeMap::new(),
@@ -152,6 +159,11 @@ impl Ledger {
         &self.stream
     }
 
+    /// Does its subscription keep an order?
+    pub fn set_ordered(&mut self, ordered: bool) {
+        self.ordered = ordered;
+    }
+
     /// Is it held, or catching up?
     pub fn is_held(&self) -> bool {
         self.held.is_some()
@@ -165,6 +177,12 @@ impl Ledger {
     /// Does the store know all that it has to know of the position?
     pub fn is_position_settled(&self) -> bool {
         self.on_its_way.is_none() && !self.position_is_due()
+    }
+
+    /// How many separate ranges of events are done above the position: what a position in the store has to tell.
+    pub fn spread(&self) -> usize {
+        let Some(position) = self.position() else { return 0 };
+        self.done.iter().rev().take_while(|(_, last)| *last >= position).count()
     }
 
     /// Where the reader is to read on, when held.
@@ -241,18 +259,24 @@ impl Ledger {
         if self.done.contains(sequence) {
             return Offer::Settled(share);
         }
-        if let Some(in_hand) = self.in_hand.get_mut(&sequence) {
-            in_hand.shares.push(share);
-            return Offer::Kept;
+        match self.in_hand.get_mut(&sequence) {
+            Some(InHand { source: Source::Live, shares }) => {
+                shares.push(share);
+                return Offer::Kept;
+            }
+            // The position stays before it until it is on record.
+            Some(InHand { source: Source::Reader, .. }) => return self.cover(sequence, share),
+            None => {}
         }
         if let Some(held) = &mut self.held {
             if sequence >= held.cursor {
                 held.skipped = held.skipped.max(sequence);
-                if sequence >= self.covered_from {
-                    return Offer::Settled(share);
-                }
-                self.gated.push((sequence, share));
-                return Offer::Kept;
+                return self.cover(sequence, share);
+            }
+            if !room && self.ordered {
+                held.cursor = sequence;
+                self.rewound = true;
+                return self.cover(sequence, share);
             }
             if !room {
                 return Offer::Refused(share);
@@ -260,6 +284,36 @@ impl Ledger {
         }
         self.in_hand.insert(sequence, InHand { source: Source::Live, shares: smallvec::smallvec![share] });
         Offer::Taken
+    }
+
+    /// The position stands for this event, or will: its acknowledgement need not wait for more than that.
+    fn cover(&mut self, sequence: u64, share: AckShare) -> Offer {
+        if sequence >= self.covered_from {
+            return Offer::Settled(share);
+        }
+        self.gated.push((sequence, share));
+        Offer::Kept
+    }
+
+    /// An event in hand will wait for long. From now on it is as if the reader had brought it: the position stays before it
+    /// until it is on record, and its acknowledgements wait only for that position.
+    pub fn defer(&mut self, sequence: u64) {
+        let Some(in_hand) = self.in_hand.get_mut(&sequence) else { return };
+        in_hand.source = Source::Reader;
+        let shares = std::mem::take(&mut in_hand.shares);
+        self.resave |= !shares.is_empty();
+        self.gated.extend(shares.into_iter().map(|share| (sequence, share)));
+    }
+
+    /// How many events of the live tail are in hand: each keeps its acknowledgement waiting.
+    pub fn live_in_hand(&self) -> usize {
+        self.in_hand.values().filter(|in_hand| in_hand.source == Source::Live).count()
+    }
+
+    /// Defers everything that was taken live.
+    pub fn defer_all(&mut self) {
+        let live = self.in_hand.iter().filter(|(_, in_hand)| in_hand.source == Source::Live).map(|(s, _)| *s);
+        live.collect::<Vec<_>>().into_iter().for_each(|sequence| self.defer(sequence));
     }
 
     /// Holds the subscription where the live tail stands, or at the oldest event of `queued` that it gives back unworked.
@@ -274,6 +328,15 @@ impl Ledger {
         let to_end = self.reads_to_end();
         self.held = Some(Held { cursor, skipped, to_end });
         self.rewound = true;
+    }
+
+    /// An ordered subscription that is not held begins with what was offered to the daemon before this one above `acked`: its
+    /// reader brings that, before anything of the live tail.
+    pub fn begin_above(&mut self, acked: u64) {
+        if self.ordered && self.held.is_none() && acked < self.offered {
+            self.held = Some(Held { cursor: acked + 1, skipped: self.offered, to_end: false });
+            self.rewound = true;
+        }
     }
 
     /// Not all that is in the stream was offered, because the subscription, or its event types, came to the live tail
@@ -439,11 +502,13 @@ impl Ledger {
         self.done.contains(sequence) || self.in_hand.contains_key(&sequence)
     }
 
-    /// The oldest event that the reader has yet to read, or took and has not on record.
+    /// The oldest event that the reader has yet to read, or took and has not on record; in an ordered subscription also
+    /// one that was taken live.
     fn position(&self) -> Option<u64> {
         let taken = self.in_hand.iter().find(|(_, in_hand)| in_hand.source == Source::Reader).map(|(s, _)| *s);
-        let cursor = self.cursor();
-        taken.into_iter().chain(cursor).min()
+        let position = taken.into_iter().chain(self.cursor()).min()?;
+        let oldest = self.in_hand.keys().next().filter(|_| self.ordered);
+        Some(oldest.map_or(position, |oldest| position.min(*oldest)))
     }
 
     fn mark(&mut self, sequence: u64, part: u32, parts: u32) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
+//! - [`order`]: which events of an ordered subscription wait for which.
 //! - [`replay`]: history that a job brings into a lane.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed.
 //! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
@@ -23,6 +24,7 @@ pub mod ed25519;
 mod format;
 pub mod lane;
 pub mod ledger;
+pub mod order;
 pub mod prepared;
 pub mod proxy;
 mod redact;

@@ -21,6 +21,10 @@ pub struct Replay {
     ledger: Ledger,
     queue: VecDeque<Arc<Event>>,
     paused: bool,
+    /// One event is taken after the other.
+    in_order: bool,
+    /// Events that were taken and are not done with.
+    under_way: usize,
     /// How many deliveries were begun, since this replay was put into its lane.
     begun: u64,
     counts: JobCounts,
@@ -43,7 +47,17 @@ impl Replay {
     /// A replay of `stream` up to `to` that goes on at a place.
     pub fn new(job: JobId, stream: StreamName, to: u64, place: Place, changed: Arc<Notify>) -> Self {
         let ledger = Ledger::held_at(stream, place.next, place.recorded_above, to);
-        Self { job, ledger, queue: VecDeque::new(), paused: false, begun: 0, counts: place.counts, changed }
+        Self {
+            job,
+            ledger,
+            queue: VecDeque::new(),
+            paused: false,
+            in_order: false,
+            under_way: 0,
+            begun: 0,
+            counts: place.counts,
+            changed,
+        }
     }
 
     /// The job that it belongs to.
@@ -73,6 +87,11 @@ impl Replay {
         self.ledger.came_to_end(sequence);
     }
 
+    /// In a subscription that keeps an order one event is taken after the other.
+    pub fn keep_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
+    }
+
     /// Nothing more is taken while it is paused.
     pub fn pause(&mut self, paused: bool) {
         self.paused = paused;
@@ -80,7 +99,12 @@ impl Replay {
 
     /// The next event to be worked on.
     pub fn take(&mut self) -> Option<Arc<Event>> {
-        if self.paused { None } else { self.queue.pop_front() }
+        if self.paused || (self.in_order && self.under_way > 0) {
+            return None;
+        }
+        let event = self.queue.pop_front()?;
+        self.under_way += 1;
+        Some(event)
     }
 
     /// Is that part of that event done with?
@@ -106,6 +130,7 @@ impl Replay {
     /// An event is done with and needs no record: a filter or the policy dropped it.
     pub fn filtered(&mut self, sequence: u64) {
         self.ledger.settle(sequence);
+        self.under_way = self.under_way.saturating_sub(1);
         self.counts.seen += 1;
         self.counts.filtered += 1;
         self.changed.notify_one();
@@ -131,6 +156,7 @@ impl Replay {
     fn part_done(&mut self, sequence: u64, part: u32, parts: u32) {
         self.ledger.recorded(sequence, part, parts);
         if self.ledger.is_done(sequence) {
+            self.under_way = self.under_way.saturating_sub(1);
             self.counts.seen += 1;
         }
         self.changed.notify_one();
@@ -188,6 +214,9 @@ mod tests {
         assert_eq!((replay.waiting(), replay.place().next), (3, 3));
         let first = replay.take().expect("an event");
         assert_eq!(first.position.sequence, 3);
+        replay.keep_order(true);
+        assert!(replay.take().is_none(), "the first is under way");
+        replay.keep_order(false);
         while replay.take().is_some() {}
         replay.recorded(5, 0, 2, Count::Delivered);
         replay.recorded(5, 1, 2, Count::Parked);

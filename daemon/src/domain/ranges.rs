@@ -62,7 +62,7 @@ impl RangeSet {
     }
 
     /// The ranges in order, both ends included.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> + '_ {
         self.ranges.iter().map(|(first, last)| (*first, *last))
     }
 

@@ -7,6 +7,9 @@ pub const ATTEMPTS_MAX: u32 = 100;
 /// The longest wait between two attempts.
 pub const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// The wait between attempts that are made for ever under a policy of a single attempt.
+pub const LAST_DELAY_DEFAULT: Duration = Duration::from_secs(60);
+
 /// Why a policy was refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -129,6 +132,13 @@ impl RetryPolicy {
         };
         let jittered = plain * (1.0 + self.jitter * (2.0 * draw - 1.0));
         Some(Duration::from_secs_f64(jittered.max(0.001)))
+    }
+
+    /// How long to wait after `attempts` failed attempts when it is never given up: once the policy is exhausted, its last
+    /// wait again and again, or [`LAST_DELAY_DEFAULT`] where it has none.
+    pub fn endless_delay(&self, attempts: u32, draw: f64) -> Duration {
+        let within = attempts.min(self.attempts_max.saturating_sub(1));
+        self.delay(within, draw).unwrap_or(LAST_DELAY_DEFAULT)
     }
 
     /// The longest that a delivery can wait in all, before its last attempt.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
 use crate::domain::health::HealthPolicy;
+use crate::domain::order::{HeadOfLine, Order};
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
@@ -161,6 +162,10 @@ pub struct Endpoint {
     pub in_flight_max: NonZeroU32,
     /// How many attempts a time may be made; without one, as many as the slots allow.
     pub rate_limit: Option<RateLimit>,
+    /// Which events wait for each other.
+    pub order: Order,
+    /// What becomes of a delivery that cannot be made while others wait for it.
+    pub head_of_line: HeadOfLine,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an attempt may take in all, the response's body included.

@@ -45,6 +45,8 @@ pub struct Received {
     pub event: Arc<Event>,
     /// Its message's token.
     pub token: AckToken,
+    /// JetStream sent something before it that did not arrive, and will send that again later.
+    pub after_loss: bool,
 }
 
 /// A stream's live tail.
@@ -57,6 +59,8 @@ pub struct Live {
     /// Events received while those before them had yet to be handed on.
     ahead: VecDeque<Received>,
     ahead_bytes: usize,
+    /// The consumer's own number of the message that came last: the next one has the next number, or one was lost.
+    last_delivery: u64,
     /// The highest sequence that the consumer had handed out when it was first opened.
     delivered: u64,
     floor: u64,
@@ -83,12 +87,14 @@ impl Live {
             messages: None,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
+            last_delivery: 0,
             delivered: 0,
             floor: 0,
         };
         let consumer = live.consumer(resume_after).await?;
         let info = consumer.cached_info();
         live.delivered = info.delivered.stream_sequence;
+        live.last_delivery = info.delivered.consumer_sequence;
         live.floor = info.ack_floor.stream_sequence;
         live.acks.start_at(live.delivered);
         if info.num_ack_pending > 0 {
@@ -112,6 +118,11 @@ impl Live {
     /// The consumer's ack floor when the tail was opened: nothing at or below it comes again.
     pub fn floor_before(&self) -> u64 {
         self.floor
+    }
+
+    /// The most messages that JetStream hands out unacknowledged.
+    pub fn ack_pending_max(&self) -> usize {
+        self.nats.config.ack_pending_max as usize
     }
 
     /// A handle on the acknowledgements, for readings and for the ack task.
@@ -153,7 +164,8 @@ impl Live {
             match messages.next().await {
                 Some(Ok(message)) => {
                     let mut batch = Vec::with_capacity(16);
-                    batch.extend(self.receive(message.message));
+                    let received = self.receive(message.message);
+                    batch.extend(received);
                     self.drain(&mut batch);
                     if !batch.is_empty() {
                         return batch;
@@ -196,7 +208,8 @@ impl Live {
             match messages.next().await {
                 Some(Ok(message)) => {
                     self.ahead_bytes += message.message.length;
-                    self.ahead.extend(self.receive(message.message));
+                    let received = self.receive(message.message);
+                    self.ahead.extend(received);
                 }
                 // Opened again when the next event is asked for.
                 Some(Err(error)) => {
@@ -213,7 +226,10 @@ impl Live {
         while batch.len() < HANDED_ON_MAX {
             let next = self.messages.as_mut().and_then(|messages| messages.next().now_or_never());
             match next {
-                Some(Some(Ok(message))) => batch.extend(self.receive(message.message)),
+                Some(Some(Ok(message))) => {
+                    let received = self.receive(message.message);
+                    batch.extend(received);
+                }
                 // Errors are met again at the next call, or are passing; the end is met again too.
                 Some(Some(Err(error))) => {
                     warn!(stream = %self.stream.name, %error, "pulling failed, opening the consumer again");
@@ -225,13 +241,15 @@ impl Live {
         }
     }
 
-    fn receive(&self, mut message: async_nats::Message) -> Option<Received> {
+    fn receive(&mut self, mut message: async_nats::Message) -> Option<Received> {
         let reply = message.reply.take()?;
         let stored = decode::stored(&reply)?;
         self.acks.received(stored.sequence, reply);
         let event = Arc::new(decode::event(&self.stream, &message, stored));
         let sink = Arc::clone(&self.acks) as Arc<dyn AckSink>;
-        Some(Received { event, token: AckToken::new(sink, stored.sequence) })
+        let after_loss = stored.delivery != self.last_delivery + 1;
+        self.last_delivery = stored.delivery;
+        Some(Received { event, token: AckToken::new(sink, stored.sequence), after_loss })
     }
 
     async fn reopen(&mut self) {

@@ -23,6 +23,11 @@ use crate::telemetry::metrics::StreamMetrics;
 /// How often the server's ack floor is read, to forget what cannot come again and to keep a checkpoint.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the messages that may be unacknowledged are used up.
+const STARVATION_CHECK: Duration = Duration::from_millis(100);
+/// Of the messages that may be unacknowledged, the part (in percent) from which on hanging lanes are held.
+const STARVATION_PERCENT: usize = 75;
+
 /// Who gets what: replaced as a whole when the subscriptions change.
 #[derive(Default)]
 pub struct Routes {
@@ -81,6 +86,7 @@ struct Chores {
     recorder: Recorder<Token>,
     retarget: mpsc::Receiver<Retarget>,
     housekeeping: tokio::time::Interval,
+    starvation: tokio::time::Interval,
     checkpoint: u64,
 }
 
@@ -90,7 +96,8 @@ impl Feed {
         let Self { mut live, routes, room, hold_after, metrics, recorder, retarget } = self;
         let dispatch = Dispatch { routes, room, hold_after, metrics };
         let housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut chores = Chores { recorder, retarget, housekeeping, checkpoint: 0 };
+        let starvation = tokio::time::interval(STARVATION_CHECK);
+        let mut chores = Chores { recorder, retarget, housekeeping, starvation, checkpoint: 0 };
         let mut found = Vec::new();
         loop {
             let batch = tokio::select! {
@@ -121,6 +128,7 @@ impl Feed {
 enum Chore {
     Retarget(Retarget),
     KeepHouse,
+    Relieve,
 }
 
 impl Chores {
@@ -129,6 +137,7 @@ impl Chores {
         tokio::select! {
             Some(ask) = self.retarget.recv() => Chore::Retarget(ask),
             _ = self.housekeeping.tick() => Chore::KeepHouse,
+            _ = self.starvation.tick() => Chore::Relieve,
         }
     }
 
@@ -140,6 +149,7 @@ impl Chores {
                 let _ = ask.done.send(result);
             }
             Chore::KeepHouse => self.keep_house(live, dispatch).await,
+            Chore::Relieve => dispatch.relieve(live),
         }
     }
 
@@ -171,9 +181,13 @@ impl Dispatch {
     /// One event: received, matched, offered. Plugins, attempt and record follow in each lane's worker, and the token
     /// is settled when all of them are through.
     async fn carry(&self, received: Received, found: &mut Vec<u32>) {
-        let Received { event, token } = received;
+        let Received { event, token, after_loss } = received;
         self.metrics.received.inc();
         let routes = self.routes.load();
+        if after_loss {
+            // What was lost comes again after later events: whoever keeps an order reads it from the stream before them.
+            routes.lanes.iter().filter(|lane| lane.keeps_order()).for_each(|lane| lane.hold());
+        }
         routes.table.matches(&event.kind, found);
         if found.is_empty() {
             self.metrics.unmatched.inc();
@@ -219,6 +233,26 @@ impl Dispatch {
                 () = tokio::time::sleep_until(look_again) => {}
             }
         }
+    }
+
+    /// JetStream sends nothing to anybody while too many messages are unacknowledged, and many lanes can use them all up
+    /// although none of them is full. Those that hang are then held, with all that they have in hand, so that nobody waits
+    /// for them.
+    fn relieve(&self, live: &Live) {
+        if live.acks().open() * 100 < live.ack_pending_max() * STARVATION_PERCENT {
+            return;
+        }
+        let routes = self.routes.load();
+        let (hanging, others): (Vec<_>, Vec<_>) =
+            routes.lanes.iter().partition(|lane| lane.is_hanging(self.hold_after));
+        if hanging.is_empty() || others.is_empty() {
+            return;
+        }
+        warn!(
+            stream = %live.stream().name, lanes = hanging.len(),
+            "too many messages are unacknowledged, the events of the lanes that hang wait in the stream"
+        );
+        hanging.into_iter().for_each(|lane| lane.hold_all());
     }
 
     /// Is there a lane besides this one that could take live events? Asked of the set as it is now, which may have changed

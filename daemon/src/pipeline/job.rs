@@ -11,7 +11,8 @@ use super::Spec;
 use crate::deliver::lane::{Count, Record};
 use crate::deliver::{Client, REPLAY_HEADER, Request};
 use crate::domain::{
-    DeliveryId, Event, Failure, FailureClass, Header, JobId, Outcome, Output, Position, Response, SubscriptionId,
+    DeliveryId, Event, Failure, FailureClass, HeadOfLine, Header, JobId, Outcome, Output, Position, Response,
+    SubscriptionId,
 };
 use crate::store::{
     Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
@@ -98,6 +99,11 @@ impl Job {
         self.ledger.is_none() && self.replay.is_none()
     }
 
+    /// The same delivery, ordered by that key.
+    pub(super) fn ordered(self, order_key: Option<Box<str>>) -> Self {
+        Self { order_key, ..self }
+    }
+
     /// A parked delivery whose next attempt is due.
     pub(super) fn parked(parked: Parked) -> Self {
         Self {
@@ -179,7 +185,8 @@ impl Job {
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
         let replay = self.replay.map(|job| (job, self.position.sequence));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, replay, change }
+        let order = self.order_key.clone().map(|key| (self.delivery, key));
+        Record { event, part: self.part, parts: self.parts, due_ms, count, replay, order, change }
     }
 
     /// The receiver took it. What it answered is kept where that was captured.
@@ -252,8 +259,14 @@ impl Job {
 
     /// What follows from an attempt's outcome: delivered, parked or dead. `draw` is a random number from 0 up to 1.
     pub(super) fn conclude(&self, spec: &Spec, outcome: &Outcome, took: Duration, draw: f64) -> Record {
+        let waits = self.order_key.is_some() && spec.head_of_line == HeadOfLine::Wait;
         match outcome {
             Outcome::Delivered { status, response } => self.delivered(*status, took, response.as_deref()),
+            Outcome::Final(failure) | Outcome::Retry(failure) if waits => {
+                let delay = spec.retry.endless_delay(self.attempt.saturating_sub(self.resent_after), draw);
+                let wait_ms = millis(delay).max(failure.retry_after_ms.unwrap_or(0));
+                self.park(Some(took), clock::now_ms().saturating_add(wait_ms), failure)
+            }
             Outcome::Final(failure) => self.dead(Some(took), failure),
             Outcome::Retry(failure) => match spec.retry.delay(self.attempt.saturating_sub(self.resent_after), draw) {
                 None => self.dead(Some(took), failure),

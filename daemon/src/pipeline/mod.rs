@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use self::readers::Readers;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Client, Prepared, Secrets, Token};
-use crate::domain::{DeliverFrom, HealthPolicy, Pattern, RateLimit, RetryPolicy};
+use crate::domain::{DeliverFrom, HeadOfLine, HealthPolicy, Order, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Recorder, Store};
@@ -84,4 +84,8 @@ pub struct Spec {
     pub deliver_from: DeliverFrom,
     /// How many attempts a time may be made.
     pub rate_limit: Option<RateLimit>,
+    /// Which events wait for each other.
+    pub order: Order,
+    /// What becomes of one that others wait for.
+    pub head_of_line: HeadOfLine,
 }

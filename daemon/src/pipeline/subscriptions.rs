@@ -18,7 +18,7 @@ use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{
-    Begin, DeliverFrom, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target,
+    Begin, DeliverFrom, Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target,
 };
 use crate::failpoint::{self, Place};
 use crate::ingest::{Nats, StreamFacts};
@@ -30,7 +30,7 @@ use crate::telemetry::{self, clock};
 use crate::{ingest, store};
 
 /// The fewest live events that a lane lets wait.
-const QUEUE_EVENTS_MIN: usize = 64;
+const QUEUE_EVENTS_MIN: u32 = 64;
 
 /// Why a subscription cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +86,12 @@ pub fn prepare(host: &Host, secrets: &Secrets, subscription: &Subscription) -> R
         secret: Wanted { secret: endpoint.secret.clone(), overlap: endpoint.secret_overlap },
         retry: endpoint.retry.clone(),
         health: endpoint.health,
-        in_flight_max: endpoint.in_flight_max.get(),
+        // One at a time also means that no record waits for others to fill its group.
+        in_flight_max: if endpoint.order == Order::Strict { 1 } else { endpoint.in_flight_max.get() },
         deliver_from: subscription.deliver_from.clone(),
         rate_limit: endpoint.rate_limit,
+        order: endpoint.order.clone(),
+        head_of_line: endpoint.head_of_line,
     })))
 }
 
@@ -98,6 +101,8 @@ pub struct StreamLink {
     pub name: StreamName,
     /// The highest event handed out before this daemon began.
     pub delivered_before: u64,
+    /// Everything up to there was acked to the daemon before this one: nothing of it comes again.
+    pub acked_before: u64,
     /// It has taken the place of an older stream of that name.
     pub replaced: bool,
     /// Asks its feed for other event types.
@@ -199,7 +204,7 @@ impl Subscriptions {
         for (id, spec) in specs {
             let registered = self.register(&id, &spec.deliver_from, Joins::AtStart, &mut facts).await?;
             let recovered = on_record.remove(&id).unwrap_or_default();
-            let ledgers = self.ledgers(&registered, &recovered);
+            let ledgers = self.ledgers(&registered, &recovered, &spec.order);
             workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
         }
         self.publish_routes();
@@ -244,7 +249,7 @@ impl Subscriptions {
                 running.spec.store(Arc::new(spec));
                 running.lane.wake();
             } else if let Some(registered) = new.remove(&id) {
-                let ledgers = self.ledgers(&registered, &[]);
+                let ledgers = self.ledgers(&registered, &[], &spec.order);
                 info!(subscription = %id, "subscription added");
                 workers.push(self.add(&id, spec, ledgers, registered.registration.disabled.map(|d| d.reason)));
             }
@@ -374,7 +379,7 @@ impl Subscriptions {
         Ok(Registered { registration, begun })
     }
 
-    fn ledgers(&self, registered: &Registered, recovered: &[Recovered]) -> Vec<Ledger> {
+    fn ledgers(&self, registered: &Registered, recovered: &[Recovered], order: &Order) -> Vec<Ledger> {
         let ledger = |stream: &StreamLink| {
             let name = &stream.name;
             let offered = stream.delivered_before;
@@ -400,6 +405,10 @@ impl Subscriptions {
             for part in record.into_iter().flat_map(|r| &r.recorded) {
                 ledger.recover(part.sequence, part.part, part.parts);
             }
+            // What the daemon before this one had in hand comes again from JetStream after newer events: a subscription
+            // that keeps an order reads it first, by itself.
+            ledger.set_ordered(order.is_kept());
+            ledger.begin_above(stream.acked_before);
             ledger
         };
         self.streams.iter().map(ledger).collect()
@@ -463,7 +472,12 @@ fn starts_after(registration: &Registration, stream: &StreamName) -> Option<u64>
     registration.starts_after.iter().find(|(name, _)| name == stream).map(|(_, sequence)| *sequence)
 }
 
+/// The most live events that wait in a subscription's lane.
+pub fn queue_events_max(spec: &Spec) -> u32 {
+    spec.in_flight_max.saturating_mul(2).max(QUEUE_EVENTS_MIN)
+}
+
 fn limits(spec: &Spec) -> Limits {
-    let queue_events_max = (spec.in_flight_max as usize * 2).max(QUEUE_EVENTS_MIN);
-    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit }
+    let queue_events_max = queue_events_max(spec) as usize;
+    Limits { in_flight_max: spec.in_flight_max, queue_events_max, rate: spec.rate_limit, ordered: spec.order.is_kept() }
 }

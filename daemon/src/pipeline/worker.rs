@@ -1,10 +1,11 @@
 //! A subscription's worker: it takes events, carries them through plugins and attempt, and records what becomes of them.
 //!
-//! Here is what it does in which order; [`next`] is where work comes from, [`outcome`] what follows from an attempt, and
-//! [`finish`] its positions and its end.
+//! Here is what it does in which order; [`next`] is where work comes from, [`order`] what has to wait for what, [`outcome`]
+//! what follows from an attempt, and [`finish`] its positions and its end.
 
 mod finish;
 mod next;
+mod order;
 mod outcome;
 mod replay;
 
@@ -56,6 +57,8 @@ pub struct Worker {
     through: Option<(usize, u64)>,
     /// The event that went back to the reader last, and how many probes failed with it. It has been counted already.
     given_back: Option<(Position, u32)>,
+    /// Which events wait for which.
+    order: order::Keeper,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
     /// Take events of a replay and all others by turns.
@@ -68,8 +71,17 @@ pub struct Worker {
 /// Where the next piece of work comes from.
 enum Next {
     Job(Box<Job>),
-    Event(Arc<Event>),
+    Event(Taken),
     Replayed(Replayed),
+}
+
+/// An event that is to be worked on.
+struct Taken {
+    event: Arc<Event>,
+    /// What it is ordered by, in a subscription that keeps an order.
+    key: Option<Box<str>>,
+    /// It was worked on before: it is counted already.
+    again: bool,
 }
 
 impl Worker {
@@ -91,6 +103,7 @@ impl Worker {
             catch_up: CatchUp::default(),
             through: None,
             given_back: None,
+            order: order::Keeper::default(),
             parked_next: true,
             replayed_next: false,
             look_again: None,
@@ -101,6 +114,7 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.start_work().await;
+            self.defer_waiting();
             self.save_positions();
             let timer = self.timer();
             tokio::select! {
@@ -120,7 +134,7 @@ impl Worker {
         self.pace.follow(self.spec.load().rate_limit);
         self.look_again = None;
         self.give_way();
-        if !self.resubmit() {
+        if !self.resubmit() || !self.keep_order().await {
             return;
         }
         loop {
@@ -147,7 +161,7 @@ impl Worker {
             }
             match self.next(permit == Permit::One) {
                 Some(Next::Job(job)) => self.launch(*job),
-                Some(Next::Event(event)) => self.carry(event).await,
+                Some(Next::Event(taken)) => self.carry(taken).await,
                 Some(Next::Replayed(replayed)) => self.carry_replayed(replayed).await,
                 None => return,
             }
@@ -164,16 +178,17 @@ impl Worker {
     }
 
     /// Carries one event on: decoded, through the plugins, and each output to an attempt.
-    async fn carry(&mut self, event: Arc<Event>) {
+    async fn carry(&mut self, taken: Taken) {
+        let Taken { event, key, again } = taken;
         let spec = self.spec.load_full();
         let Some(ledger) = self.lane.state().ledger_of(&event.position.stream) else { return };
-        if self.given_back.as_ref().is_none_or(|(position, _)| *position != event.position) {
+        if !again && self.given_back.as_ref().is_none_or(|(position, _)| *position != event.position) {
             self.lane.metrics.received.inc();
         }
         if let Some(reason) = &event.undecodable {
             let failure = failure(FailureClass::Undecodable, reason.clone());
-            let record = Job::whole(self.lane.id(), ledger, &event).dead(None, &failure);
-            return self.record_unattempted(record);
+            return self
+                .record_unattempted(Job::whole(self.lane.id(), ledger, &event).ordered(key).dead(None, &failure));
         }
         let ran = self.run_plugins(&spec, &event).await;
         for fault in &ran.passed_over {
@@ -183,22 +198,25 @@ impl Worker {
         match ran.passed {
             Passed::Kept(outputs) => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
-                let before = self.ready.len();
+                let mut jobs = VecDeque::with_capacity(outputs.len());
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
                         let output =
                             if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
-                        self.ready.push_back(Job::new(self.lane.id(), ledger, &event, output, part, parts));
+                        let job = Job::new(self.lane.id(), ledger, &event, output, part, parts);
+                        jobs.push_back(job.ordered(key.clone()));
                     }
                 }
-                // A daemon before this one recorded as many parts, of then more: there is nothing left to be recorded.
-                if self.ready.len() == before {
-                    self.settle(ledger, &event);
+                match key {
+                    // A daemon before this one recorded as many parts, of then more: there is nothing left to be recorded.
+                    _ if jobs.is_empty() => self.settle(ledger, &event, key),
+                    None => self.ready.extend(jobs),
+                    Some(key) => self.begin_parts(key, event, jobs),
                 }
             }
             Passed::Dropped { .. } => {
                 self.lane.metrics.filtered.inc();
-                self.settle(ledger, &event);
+                self.settle(ledger, &event, key);
             }
             Passed::Faulted { fault, policy } => {
                 self.lane.metrics.faulted(fault.kind_str());
@@ -208,10 +226,11 @@ impl Worker {
                 );
                 if policy == OnPluginError::Drop {
                     self.lane.metrics.dropped.inc();
-                    self.settle(ledger, &event);
+                    self.settle(ledger, &event, key);
                 } else {
                     let failure = failure(FailureClass::Plugin, fault.to_string());
-                    self.record_unattempted(Job::whole(self.lane.id(), ledger, &event).dead(None, &failure));
+                    let job = Job::whole(self.lane.id(), ledger, &event).ordered(key);
+                    self.record_unattempted(job.dead(None, &failure));
                 }
             }
         }
@@ -229,9 +248,12 @@ impl Worker {
         }
     }
 
-    fn settle(&self, ledger: usize, event: &Event) {
+    fn settle(&mut self, ledger: usize, event: &Event, key: Option<Box<str>>) {
         let shares = self.lane.state().ledgers[ledger].settle(event.position.sequence);
         done(shares);
+        if let Some(key) = key {
+            self.order.leave(&key);
+        }
     }
 
     fn launch(&mut self, job: Job) {

@@ -14,8 +14,8 @@ use super::*;
 use crate::deliver::capture::{RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX};
 use crate::deliver::signing;
 use crate::domain::{
-    AnswerRules, DeliveryId, Endpoint, Failure, FailureClass, Header, RequestShape, Response, RetryPolicy,
-    WebhookSecret,
+    AnswerRules, DeliveryId, Endpoint, Failure, FailureClass, HeadOfLine, Header, Order, RequestShape, Response,
+    RetryPolicy, WebhookSecret,
 };
 use crate::telemetry::clock;
 
@@ -124,6 +124,8 @@ fn endpoint(url: &str) -> Endpoint {
         retry: RetryPolicy::default(),
         in_flight_max: NonZeroU32::MIN,
         rate_limit: None,
+        order: Order::None,
+        head_of_line: HeadOfLine::default(),
         connect_timeout: Duration::from_secs(10),
         total_timeout: Duration::from_secs(20),
         request: RequestShape::default(),

@@ -26,7 +26,7 @@ fn stream(name: &str) -> StreamName {
 }
 
 fn bench(ledgers: Vec<Ledger>) -> Bench {
-    let limits = Limits { in_flight_max: 2, queue_events_max: 2, rate: None };
+    let limits = Limits { in_flight_max: 2, queue_events_max: 2, rate: None, ordered: false };
     let id = SubscriptionId::parse("s").expect("id");
     let lane = Lane::new(id, Metrics::new().subscription("s"), limits, ledgers, Arc::default());
     Bench { lane: Arc::new(lane), settled: Arc::default() }
@@ -76,6 +76,7 @@ impl Bench {
             due_ms: None,
             count: Count::Delivered,
             replay: None,
+            order: None,
             change: Change::Barrier,
         }
     }

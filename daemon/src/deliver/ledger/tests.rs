@@ -145,7 +145,7 @@ fn an_event_that_the_reader_has_passed_is_taken_when_it_comes_back() {
     assert!(b.ledger.read(8));
     assert_eq!(b.offer(6), "taken");
     assert_eq!(b.offer(7), "settled", "the position told of it");
-    assert_eq!(b.offer(8), "kept", "the reader has it in hand");
+    assert_eq!(b.offer(8), "settled", "the reader has it in hand, and the position is before it");
     assert_eq!(b.offer_with(4, false), "refused");
 }
 

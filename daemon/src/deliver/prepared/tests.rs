@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{BodyKey, RequestShape, RetryPolicy};
+use crate::domain::{BodyKey, HeadOfLine, Order, RequestShape, RetryPolicy};
 
 fn header(name: &str, value: &str) -> Header {
     Header { name: name.into(), value: value.into() }
@@ -20,6 +20,8 @@ fn endpoint(url: &str, headers: Vec<Header>) -> Endpoint {
         retry: RetryPolicy::default(),
         in_flight_max: NonZeroU32::MIN,
         rate_limit: None,
+        order: Order::None,
+        head_of_line: HeadOfLine::default(),
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(15),
         request: RequestShape::default(),

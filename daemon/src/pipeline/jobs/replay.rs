@@ -159,6 +159,7 @@ impl<'a> Work<'a> {
         self.clock(paused);
         if let Some(replay) = &mut self.lane.state().replay {
             replay.pause(paused);
+            replay.keep_order(self.spec.load().order.is_kept());
         }
         if !paused {
             self.lane.wake();

@@ -40,11 +40,8 @@ impl Worker {
         if (self.parked_next || probe) && self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
         }
-        if let Some(event) = self.next_live() {
-            return Some(Next::Event(event));
-        }
-        if let Some(event) = self.next_history(probe) {
-            return Some(Next::Event(event));
+        if let Some(taken) = self.next_in_order(probe) {
+            return Some(Next::Event(taken));
         }
         if self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
@@ -52,7 +49,7 @@ impl Worker {
         self.next_replayed().map(Next::Replayed)
     }
 
-    fn next_live(&mut self) -> Option<Arc<Event>> {
+    pub(super) fn next_live(&mut self) -> Option<Arc<Event>> {
         let (event, relieved) = self.lane.state().pop()?;
         if relieved {
             self.room.notify_waiters();
@@ -62,7 +59,7 @@ impl Worker {
 
     /// The next event of the catch-up page that is still to be worked on; asks for a page when there is none, and goes
     /// back to reading live when all that was skipped has been read.
-    fn next_history(&mut self, probe: bool) -> Option<Arc<Event>> {
+    pub(super) fn next_history(&mut self, probe: bool) -> Option<Arc<Event>> {
         self.drop_what_was_read_ahead();
         loop {
             let mut state = self.lane.state();
@@ -177,6 +174,9 @@ impl Worker {
         };
         if let Some(later) = later {
             self.lane.state().due_at(later);
+        }
+        if self.ready.is_empty() {
+            self.forget_removed(&claimed);
         }
         !self.ready.is_empty()
     }

@@ -111,10 +111,14 @@ impl Worker {
     /// A probe that failed leaves no record: its event stays in the stream, and the reader will bring it again.
     fn give_back(&mut self, job: &Job) {
         self.given_back = Some((job.position.clone(), self.probes_of(job) + 1));
-        self.drop_page();
+        // Where an order is kept the event stays in memory, before those that wait for it.
+        let waits = self.put_back(job);
+        if !waits {
+            self.drop_page();
+        }
         let mut state = self.lane.state();
         state.give_slot_back();
-        if let Some(ledger) = job.ledger {
+        if let Some(ledger) = job.ledger.filter(|_| !waits) {
             state.ledgers[ledger].step_back(job.position.sequence);
         }
         drop(state);
@@ -129,7 +133,8 @@ impl Worker {
     }
 
     pub(super) fn submit(&self, record: Record) {
-        let hurry = self.lane.state().submitted();
+        let awaited = self.order.waits_for(record.order.as_ref().map(|(_, key)| &**key));
+        let hurry = self.lane.state().submitted() || awaited;
         let change = record.change.clone();
         self.shared.recorder.submit(change, Token::Record(Arc::clone(&self.lane), record));
         if hurry {

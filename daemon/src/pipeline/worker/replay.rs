@@ -49,7 +49,7 @@ impl Worker {
             debug!(subscription = %self.lane.id(), %fault, "a plugin failed and was passed over");
         }
         match ran.passed {
-            Passed::Kept(outputs) => {
+            Passed::Kept(outputs) if !outputs.is_empty() => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
                 let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
@@ -61,7 +61,7 @@ impl Worker {
                     self.took();
                 }
             }
-            Passed::Dropped { .. } => {
+            Passed::Kept(_) | Passed::Dropped { .. } => {
                 self.took();
                 self.lane.metrics.filtered.inc();
                 self.settle_replayed(job, &event);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::deliver::ledger::Ledger;
-use crate::domain::{RangeSet, StreamName};
+use crate::domain::{Order, RangeSet, StreamName};
 
 /// How many events a schedule has.
 pub(super) const EVENTS: u64 = 40;
@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) parts: u32,
     /// The stream discards it before a reader can have it.
     pub(super) gone: bool,
+    /// Its key: the event's type.
+    pub(super) key: &'static str,
 }
 
 #[derive(Default)]
@@ -31,6 +33,13 @@ pub(super) struct Lasting {
     pub(super) unacked: BTreeSet<u64>,
     pub(super) position: Option<(u64, RangeSet)>,
     pub(super) log: BTreeSet<Part>,
+    /// What waits in the store for its next attempt, in a subscription that keeps an order.
+    pub(super) parked: BTreeMap<Part, Box<str>>,
+    pub(super) disabled: bool,
+    /// Which events wait for each other.
+    pub(super) order: Order,
+    /// A rule that is dropped: an ordered subscription does not begin with what the daemon before had in hand.
+    pub(super) begins_live: bool,
     pub(super) received: BTreeMap<Part, u32>,
     /// How many receipts of a part a crash has excused.
     pub(super) excused: BTreeMap<Part, u32>,
@@ -47,7 +56,28 @@ impl Lasting {
     }
 
     pub(super) fn receive(&mut self, part: Part) {
+        if !self.received.contains_key(&part) {
+            self.check_order(part);
+        }
         *self.received.entry(part).or_default() += 1;
+    }
+
+    /// Whatever is received for the first time comes after all that it has to wait for.
+    fn check_order(&self, (sequence, part): Part) {
+        if !self.order.is_kept() {
+            return;
+        }
+        let is_strict = self.order == Order::Strict;
+        let goes_before = |s: &u64| is_strict || self.plan(*s).key == self.plan(sequence).key;
+        for earlier in (1..sequence).filter(goes_before).filter(|s| !self.plan(*s).gone) {
+            for part in self.wanted(earlier) {
+                assert!(self.received.contains_key(&part), "{sequence} came before {part:?}");
+            }
+        }
+        assert!(
+            (0..part).all(|before| self.received.contains_key(&(sequence, before))),
+            "{sequence}: {part} came early"
+        );
     }
 
     /// As it is made from the store when a daemon starts.
@@ -61,7 +91,14 @@ impl Lasting {
             ledger.begin_after(self.begins_after);
         }
         let floor = self.floor();
+        ledger.set_ordered(self.order.is_kept());
+        if !self.begins_live {
+            ledger.begin_above(floor);
+        }
         for (sequence, part) in self.log.iter().filter(|(sequence, _)| *sequence > floor) {
+            ledger.recover(*sequence, *part, self.plan(*sequence).parts);
+        }
+        for (sequence, part) in self.parked.keys() {
             ledger.recover(*sequence, *part, self.plan(*sequence).parts);
         }
         ledger
@@ -69,7 +106,8 @@ impl Lasting {
 
     /// Have all events been sent and acked, and is the subscription back on the live tail?
     pub(super) fn is_over(&self) -> bool {
-        self.delivered == EVENTS && self.unacked.is_empty() && self.position.is_none()
+        let all_acked = self.delivered == EVENTS && self.unacked.is_empty();
+        all_acked && self.position.is_none() && self.parked.is_empty()
     }
 
     /// Whatever is acked is on record, or the reader will bring it, also after a crash.
@@ -101,6 +139,12 @@ impl Lasting {
         let excused = |part: &Part| !self.log.contains(part) || (untold(part) && !self.is_known(*part));
         let parts: Vec<Part> = self.received.keys().copied().filter(excused).collect();
         self.excuse(parts);
+        // What is received and still parked was not yet on record as finished.
+        for part in self.parked.keys() {
+            if let Some(times) = self.received.get(part) {
+                self.excused.insert(*part, *times);
+            }
+        }
         self.excuse_halves();
     }
 
@@ -114,7 +158,8 @@ impl Lasting {
     }
 
     fn excuse(&mut self, parts: Vec<Part>) {
-        for part in parts {
+        // What is parked is known by that.
+        for part in parts.into_iter().filter(|part| !self.parked.contains_key(part)).collect::<Vec<_>>() {
             self.excused.insert(part, self.received[&part]);
             // Nobody will ever look for that record again.
             self.log.remove(&part);

@@ -4,7 +4,11 @@
 //! After every step whatever JetStream counts as acked must be on record, dropped by a filter, or covered by the position
 //! in the store. When all has run dry, everything must have been received, and nothing may be left behind.
 
+mod ends;
+mod ordered;
+
 use std::collections::{BTreeSet, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,10 +17,13 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::Notify;
 
+use self::ordered::Keeper;
 use super::lasting::{EVENTS, Lasting, Part, Plan};
 use crate::deliver::lane::{Count, Lane, Limits, Offered, Record, Token, completed};
 use crate::deliver::ledger::{Ledger, PositionChange};
-use crate::domain::{AckShare, AckSink, AckToken, Event, Position, RangeSet, Settlement, StreamName, SubscriptionId};
+use crate::domain::{
+    AckShare, AckSink, AckToken, Event, KeySource, Order, Position, RangeSet, Settlement, StreamName, SubscriptionId,
+};
 use crate::store::Change;
 use crate::telemetry::metrics::Metrics;
 
@@ -43,6 +50,16 @@ enum Broken {
     ReadToEnd,
     /// A stop does not wait for the last position.
     StopWaitsForPosition,
+    /// The ledger of an ordered subscription does not know of the order.
+    PositionIsOldest,
+    /// An ordered subscription begins with the live tail, although the daemon before had older events in hand.
+    BeginsHeld,
+    /// An ordered subscription reads on live although something was lost on its way.
+    LossHolds,
+    /// What is parked does not keep its key busy after a start.
+    ParkedBlocks,
+    /// The next event of a key begins before the record of the one before is durable.
+    WaitsForRecord,
 }
 
 #[derive(Default)]
@@ -54,15 +71,20 @@ impl AckSink for Sink {
     }
 }
 
+#[derive(Clone)]
 struct Job {
     sequence: u64,
     part: u32,
     parts: u32,
+    /// What it is ordered by, when the subscription keeps an order.
+    key: Option<Box<str>>,
+    was_parked: bool,
 }
 
 /// What stands in the store's queue.
 enum Write {
-    Record(Part),
+    /// On record, and under that key parked.
+    Record(Part, Option<Box<str>>),
     Position(Option<(u64, RangeSet)>),
 }
 
@@ -89,16 +111,19 @@ struct Simulation {
     asked: Option<(u64, u64)>,
     page: VecDeque<u64>,
     through: Option<u64>,
+    /// Something that JetStream sent did not arrive.
+    lost: bool,
+    keeper: Keeper,
 }
 
 fn stream() -> StreamName {
     StreamName::parse("EVENTS").expect("name")
 }
 
-fn event(sequence: u64) -> Arc<Event> {
+fn event(sequence: u64, key: &str) -> Arc<Event> {
     Arc::new(Event {
         id: "e".into(),
-        kind: "k".into(),
+        kind: key.into(),
         subject: "k".into(),
         position: Position { stream: stream(), sequence },
         time_ms: 0,
@@ -109,8 +134,9 @@ fn event(sequence: u64) -> Arc<Event> {
     })
 }
 
-fn lane(rng: &mut SmallRng, metrics: &Metrics, ledger: Ledger) -> Arc<Lane> {
-    let limits = Limits { in_flight_max: rng.random_range(1..6), queue_events_max: rng.random_range(1..6), rate: None };
+fn lane(rng: &mut SmallRng, metrics: &Metrics, ledger: Ledger, ordered: bool) -> Arc<Lane> {
+    let (in_flight_max, queue_events_max) = (rng.random_range(1..6), rng.random_range(1..6));
+    let limits = Limits { in_flight_max, queue_events_max, rate: None, ordered };
     let id = SubscriptionId::parse("s").expect("id");
     Arc::new(Lane::new(id, metrics.subscription("s"), limits, vec![ledger], Arc::new(Notify::new())))
 }
@@ -123,14 +149,18 @@ impl Simulation {
             matches: rng.random_bool(sparse),
             parts: [0, 1, 1, 1, 1, 2, 3][rng.random_range(0..7)],
             gone: rng.random_bool(0.03),
+            key: ["a", "b", "c"][rng.random_range(0..3)],
         };
+        let by_key = || Order::ByKey(KeySource::Token(NonZeroU32::MIN));
+        let order = [Order::None, by_key(), Order::Strict][(seed % 3) as usize].clone();
         let plans = (0..EVENTS).map(|_| plan()).collect();
         let metrics = Metrics::new();
-        let lane = lane(&mut rng, &metrics, Ledger::live(stream(), 0));
+        let lane = lane(&mut rng, &metrics, Ledger::live(stream(), 0), order.is_kept());
+        let begins_live = broken == Some(Broken::BeginsHeld);
         let mut simulation = Self {
             rng,
             broken,
-            lasting: Lasting { plans, ..Default::default() },
+            lasting: Lasting { plans, order: order.clone(), begins_live, ..Default::default() },
             dry: false,
             metrics,
             sink: Arc::default(),
@@ -145,7 +175,10 @@ impl Simulation {
             asked: None,
             page: VecDeque::new(),
             through: None,
+            lost: false,
+            keeper: Keeper::new(order),
         };
+        simulation.forget_order_if_broken();
         if simulation.chance(0.3) {
             simulation.begin_late();
         }
@@ -166,7 +199,9 @@ impl Simulation {
         if self.broken != Some(Broken::ReadToEnd) {
             ledger.read_to_end();
         }
+        ledger.set_ordered(self.lasting.order.is_kept());
         self.lane.state().ledgers[0] = ledger;
+        self.forget_order_if_broken();
     }
 
     fn chance(&mut self, p: f64) -> bool {
@@ -184,6 +219,7 @@ impl Simulation {
             17 => self.lane.state().ledgers[0].forget_through(self.lasting.floor()),
             // The feed of another stream finds the lane full.
             18 if self.chance(0.1) => self.lane.hold(),
+            18 if self.lasting.disabled || self.chance(0.02) => self.turn_off_or_on(),
             19 if self.chance(0.06) => self.crash(),
             19 if self.chance(0.06) => self.stop(),
             _ => {}
@@ -212,10 +248,17 @@ impl Simulation {
         } else if self.lasting.delivered < self.lasting.published {
             self.lasting.delivered += 1;
             self.lasting.unacked.insert(self.lasting.delivered);
+            if self.chance(0.03) {
+                // It does not arrive, and comes again after later ones.
+                self.again.push(self.lasting.delivered);
+                self.lost = true;
+                return;
+            }
             self.lasting.delivered
         } else {
             return;
         };
+        self.notice_loss();
         self.open.insert(sequence);
         let token = AckToken::new(Arc::clone(&self.sink) as Arc<dyn AckSink>, sequence);
         if !self.lasting.plan(sequence).matches {
@@ -231,7 +274,7 @@ impl Simulation {
         if self.broken == Some(Broken::AheadOnly) && passed {
             return share.done();
         }
-        if let Offered::Full(share) = self.lane.offer(&event(sequence), share) {
+        if let Offered::Full(share) = self.lane.offer(&event(sequence, self.lasting.plan(sequence).key), share) {
             self.blocked = Some((sequence, share));
         }
     }
@@ -255,8 +298,9 @@ impl Simulation {
     // The worker.
 
     fn work(&mut self) {
+        self.take_ended();
         for _ in 0..self.rng.random_range(1..5) {
-            if !self.resubmit() {
+            if !self.resubmit() || self.lasting.disabled {
                 break;
             }
             let (free, in_flight) = {
@@ -268,6 +312,7 @@ impl Simulation {
                 break;
             }
         }
+        self.defer_waiting();
         self.save_position();
     }
 
@@ -278,20 +323,30 @@ impl Simulation {
             self.in_air.push(job);
             return true;
         }
-        let live = self.lane.state().pop().map(|(event, _)| event.position.sequence);
-        let Some(sequence) = live.or_else(|| self.next_history()) else { return false };
-        let parts = self.lasting.plan(sequence).parts;
-        let before = self.ready.len();
-        for part in 0..parts {
-            if !self.lane.state().ledgers[0].is_recorded(sequence, part) {
-                self.ready.push_back(Job { sequence, part, parts });
-            }
+        if self.retry_parked() {
+            return true;
         }
-        if self.ready.len() == before {
+        let Some((sequence, key)) = self.next_event() else { return false };
+        let parts = self.lasting.plan(sequence).parts;
+        let unrecorded = |part: &u32| !self.lane.state().ledgers[0].is_recorded(sequence, *part);
+        let job = |part| Job { sequence, part, parts, key: key.clone(), was_parked: false };
+        let mut jobs: VecDeque<Job> = (0..parts).filter(unrecorded).map(job).collect();
+        if jobs.is_empty() {
             let shares = self.lane.state().ledgers[0].settle(sequence);
             shares.into_iter().for_each(AckShare::done);
+            self.leave(key);
+        } else if key.is_some() {
+            self.ready.extend(jobs.pop_front());
+            self.begin_parts(key, sequence, jobs);
+        } else {
+            self.ready.extend(jobs);
         }
         true
+    }
+
+    fn next_from_stream(&mut self) -> Option<u64> {
+        let live = self.lane.state().pop().map(|(event, _)| event.position.sequence);
+        live.or_else(|| self.next_history())
     }
 
     fn next_history(&mut self) -> Option<u64> {
@@ -356,34 +411,49 @@ impl Simulation {
             self.close_reader();
             self.lane.hold();
         }
-        if failed && was_probe && job.parts == 1 {
-            self.close_reader();
+        if failed && was_probe && job.parts == 1 && !job.was_parked {
             self.lane.metrics.in_flight.dec();
+            if self.put_back(&job) {
+                return self.lane.state().give_slot_back();
+            }
+            self.close_reader();
             let mut state = self.lane.state();
             state.give_slot_back();
             return state.ledgers[0].step_back(job.sequence);
         }
-        // A failure is recorded as parked: from then on the store sees to it that it is received.
-        self.record(&job);
+        self.record(&job, failed);
     }
 
-    fn record(&mut self, job: &Job) {
-        self.lasting.receive((job.sequence, job.part));
-        self.lane.state().submitted();
-        self.submit_record(Record {
-            event: Some((0, job.sequence)),
+    /// Without order a failure is recorded as received: parked, the store sees to it from then on. Where an order is kept it
+    /// is parked and tried again.
+    fn record(&mut self, job: &Job, failed: bool) {
+        let is_parked = failed && job.key.is_some();
+        if !is_parked {
+            self.lasting.receive((job.sequence, job.part));
+        }
+        let order = job.key.clone().map(|key| (self.keeper.name((job.sequence, job.part)), key));
+        let record = Record {
+            event: (!job.was_parked).then_some((0, job.sequence)),
             part: job.part,
             parts: job.parts,
-            due_ms: None,
-            count: Count::Delivered,
+            due_ms: is_parked.then_some(1),
+            count: Count::ParkedAgain,
+            order,
             replay: None,
             change: Change::Barrier,
-        });
+        };
+        self.end_early(&record);
+        self.lane.state().submitted();
+        self.submit_record(record);
     }
 
     fn submit_record(&mut self, record: Record) {
-        let (_, sequence) = record.event.expect("an event's record");
-        let write = Write::Record((sequence, record.part));
+        let part = match (&record.event, &record.order) {
+            (Some((_, sequence)), _) => (*sequence, record.part),
+            (None, order) => self.keeper.part(order.as_ref().expect("an ordered one").0),
+        };
+        let key = record.order.as_ref().map(|(_, key)| key.clone());
+        let write = Write::Record(part, key.filter(|_| record.due_ms.is_some()));
         let token = Token::Record(Arc::clone(&self.lane), record);
         self.submit(write, token, Broken::PositionFollowsRecords);
     }
@@ -440,76 +510,16 @@ impl Simulation {
     fn apply(&mut self, (write, token): (Write, Token), applied: bool) -> Token {
         match write {
             _ if !applied => {}
-            Write::Record(part) => drop(self.lasting.log.insert(part)),
+            Write::Record(part, parked) => {
+                self.lasting.log.insert(part);
+                match parked {
+                    Some(key) => drop(self.lasting.parked.insert(part, key)),
+                    None => drop(self.lasting.parked.remove(&part)),
+                }
+            }
             Write::Position(position) => self.lasting.position = position,
         }
         token
-    }
-
-    // Ends and beginnings.
-
-    /// Everything but JetStream and the store is lost.
-    fn crash(&mut self) {
-        self.settle_acks();
-        self.lasting.excuse_what_a_crash_forgets(&self.lane.state().ledgers[0]);
-        self.start();
-    }
-
-    /// A stop: attempts under way end or are parked, and the last records and positions become durable.
-    fn stop(&mut self) {
-        self.close_reader();
-        self.ready.clear();
-        self.lane.state().clear_queue();
-        for job in std::mem::take(&mut self.in_air) {
-            self.record(&job);
-        }
-        let waits = self.broken != Some(Broken::StopWaitsForPosition);
-        self.dry = true;
-        self.save_position();
-        while !self.writes.is_empty() || (waits && !self.lane.state().is_settled()) {
-            if waits {
-                self.resubmit();
-                self.save_position();
-            }
-            self.flush();
-        }
-        self.dry = false;
-        self.settle_acks();
-        self.lasting.excuse_halves();
-        self.start();
-    }
-
-    fn start(&mut self) {
-        self.sink = Arc::default();
-        self.open.clear();
-        self.blocked = None;
-        self.ready.clear();
-        self.in_air.clear();
-        self.writes.clear();
-        self.close_reader();
-        self.breaker_open = false;
-        self.again = self.lasting.unacked.iter().copied().collect();
-        let ledger = self.lasting.ledger(stream());
-        self.lane = lane(&mut self.rng, &self.metrics, ledger);
-    }
-
-    /// Lets everything run dry.
-    fn finish(&mut self) {
-        self.dry = true;
-        self.breaker_open = false;
-        self.lasting.published = EVENTS;
-        for _ in 0..DRY_STEPS {
-            let idle =
-                self.blocked.is_none() && self.in_air.is_empty() && self.writes.is_empty() && self.ready.is_empty();
-            if idle && self.lasting.is_over() && self.lane.state().is_settled() {
-                break;
-            }
-            self.step();
-        }
-        assert_eq!(self.lasting.delivered, EVENTS, "nobody waits for ever");
-        assert_eq!(self.lasting.unacked, BTreeSet::new(), "everything is acked in the end");
-        assert_eq!(self.lasting.position, None, "the position is removed in the end");
-        self.lasting.check_received();
     }
 }
 
@@ -548,6 +558,11 @@ fn a_rule_that_is_broken_is_noticed() {
         Broken::DropWhatWasReadAhead,
         Broken::ReadToEnd,
         Broken::StopWaitsForPosition,
+        Broken::PositionIsOldest,
+        Broken::BeginsHeld,
+        Broken::LossHolds,
+        Broken::ParkedBlocks,
+        Broken::WaitsForRecord,
     ];
     for rule in rules {
         assert!((0..BROKEN_SCHEDULES).any(|seed| fails(seed, Some(rule)).is_some()), "nobody noticed: {rule:?}");

@@ -1,0 +1,184 @@
+//! Order: strict and by key, over failures, a hold and a kill.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use rand::RngExt as _;
+use sluiced_tests::events::order;
+use sluiced_tests::random::seeded;
+use sluiced_tests::receiver::Received;
+use sluiced_tests::setup::config;
+use sluiced_tests::{Behaviour, Reply, SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
+
+const LONG: Duration = Duration::from_secs(180);
+const SOON: Duration = Duration::from_secs(30);
+
+/// Failures are part of these tests: they are not to look like a dead endpoint.
+const HEAD: &str = "[delivery]\nbreaker = { attempts_min = 1000 }\n";
+
+fn ordered(receiver: &TestReceiver, ordering: &str) -> Webhook {
+    Webhook::new("ordered", receiver)
+        .with("ordering", format_args!("{ordering:?}"))
+        .with("retry", r#"{ max_attempts = 50, base = "20ms", factor = 1, max = "20ms", jitter = 0 }"#)
+}
+
+/// Answers 500 to so many of ten requests, at random.
+fn flaky(of_ten: u32) -> Behaviour {
+    Behaviour::custom(move |_| Reply::status(if rand::rng().random_range(0..10) < of_ten { 500 } else { 200 }))
+}
+
+#[tokio::test]
+async fn strict_order_holds_under_random_failures_and_a_kill() {
+    const EVENTS: u64 = 300;
+    let mut random = seeded();
+    let nats = TestNats::start().await;
+    let (receiver, other) = (TestReceiver::start_verifying(SECRET), TestReceiver::start_verifying(SECRET));
+    receiver.set(flaky(3));
+    let webhooks = [ordered(&receiver, "strict"), Webhook::new("other", &other)];
+    let mut daemon = TestDaemon::start(&nats, &config(HEAD, &webhooks)).await;
+    nats.publish_orders("events.orders.created", 0..EVENTS / 2).await;
+    for _ in 0..2 {
+        let requests = receiver.counts().requests;
+        receiver.wait_for(requests + random.random_range(20..80), LONG).await;
+        daemon.kill9();
+        daemon.restart().await;
+        nats.publish_orders("events.orders.created", EVENTS / 2..EVENTS * 3 / 4).await;
+    }
+    nats.publish_orders("events.orders.created", EVENTS * 3 / 4..EVENTS).await;
+    other.wait_for_numbers(0..EVENTS, LONG).await;
+    receiver.wait_for_numbers(0..EVENTS, LONG).await;
+    assert_first_receipts_in_order(&receiver.received());
+    assert_eq!(receiver.counts().in_flight_max, 1);
+    let parked = async || daemon.reading("sluiced_parked", "ordered").await == 0;
+    wait_until("nothing is parked", SOON, parked).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+}
+
+#[tokio::test]
+async fn strict_order_keeps_the_parts_of_an_event_in_order() {
+    const EVENTS: u64 = 40;
+    let nats = TestNats::start().await;
+    let receiver = TestReceiver::start_verifying(SECRET);
+    receiver.set(flaky(4));
+    let webhook = ordered(&receiver, "strict").transform("jq", r#"{ expr = ".items[]" }"#);
+    let daemon = TestDaemon::start(&nats, &config(HEAD, &[webhook])).await;
+    for event in 0..EVENTS {
+        let items: Vec<_> = (0..3).map(|part| serde_json::json!({ "number": event * 3 + part })).collect();
+        nats.publish("events.baskets.sold", serde_json::json!({ "items": items }).to_string()).await;
+    }
+    receiver.wait_for_numbers(0..EVENTS * 3, LONG).await;
+    assert_first_receipts_in_order(&receiver.received());
+    daemon.wait_metric("sluiced_parked", &[("subscription", "ordered")], 0.0).await;
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "delivered")], (EVENTS * 3) as f64).await;
+    daemon.wait_metric("sluiced_events_received_total", &[("subscription", "ordered")], EVENTS as f64).await;
+}
+
+#[tokio::test]
+async fn one_bad_key_waits_while_other_keys_flow_also_over_a_kill() {
+    const EVENTS: u64 = 600;
+    let nats = TestNats::start().await;
+    let receiver = TestReceiver::start_verifying(SECRET);
+    let bad = |request: &Received| request.number().is_some_and(|number| number % 10 == 3);
+    receiver.set(Behaviour::custom(move |request| Reply::status(if bad(request) { 500 } else { 200 })));
+    let webhook = ordered(&receiver, "key").with("order_key", r#"{ header = "X-Tenant" }"#);
+    let webhook = webhook.with("head_of_line", r#""wait""#);
+    let mut daemon = TestDaemon::start(&nats, &config(HEAD, &[webhook])).await;
+    publish_of_ten_tenants(&nats, 0..EVENTS).await;
+    let of_others = |received: &[Received]| received.iter().filter(|r| !bad(r)).count() as u64;
+    let others_have = async || of_others(&receiver.received()) >= EVENTS * 9 / 10;
+    wait_until("the other keys have flowed", LONG, others_have).await;
+    let numbers_of_bad = |received: &[Received]| {
+        let mut numbers: Vec<_> = received.iter().filter(|r| bad(r)).filter_map(Received::number).collect();
+        numbers.dedup();
+        numbers
+    };
+    assert_eq!(numbers_of_bad(&receiver.received()), [3], "only the first of the bad key was tried");
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    let status = daemon.request("GET", "/api/v1/subscriptions/ordered", None).await.json();
+    assert_eq!(status["order"]["blocked_keys"], 1, "{status}");
+
+    daemon.kill9();
+    daemon.restart().await;
+    publish_of_ten_tenants(&nats, EVENTS..EVENTS + 100).await;
+    let others_have = async || of_others(&receiver.received()) >= (EVENTS + 100) * 9 / 10;
+    wait_until("the other keys flow again", LONG, others_have).await;
+    assert_eq!(numbers_of_bad(&receiver.received()), [3], "the key is still blocked after the restart");
+
+    receiver.set(Behaviour::Ok);
+    receiver.wait_for_numbers(0..EVENTS + 100, LONG).await;
+    assert_order_within_tenants(&receiver.received());
+    daemon.wait_held("ordered", false, SOON).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+}
+
+#[tokio::test]
+async fn a_key_with_more_events_than_the_window_holds_the_subscription_and_loses_nothing() {
+    const EVENTS: u64 = 1_200;
+    let nats = TestNats::start().await;
+    let (receiver, other) = (TestReceiver::start_verifying(SECRET), TestReceiver::start_verifying(SECRET));
+    receiver.set(Behaviour::custom(|request| Reply::status(if request.number() == Some(0) { 500 } else { 200 })));
+    let webhook = ordered(&receiver, "key").with("order_key", "{ token = 2 }").with("head_of_line", r#""wait""#);
+    let daemon = TestDaemon::start(&nats, &config(HEAD, &[webhook, Webhook::new("other", &other)])).await;
+    nats.publish_orders("events.orders.eu", 0..EVENTS).await;
+    other.wait_for_numbers(0..EVENTS, LONG).await;
+    daemon.wait_held("ordered", true, SOON).await;
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+    assert_eq!(receiver.numbers().len(), 1, "nothing went past the first");
+    let status = daemon.request("GET", "/api/v1/subscriptions/ordered", None).await.json();
+    assert_eq!(status["parked"], 1, "one body is stored, the others wait in the stream: {status}");
+    receiver.set(Behaviour::Ok);
+    receiver.wait_for_numbers(0..EVENTS, LONG).await;
+    assert_first_receipts_in_order(&receiver.received());
+    daemon.wait_held("ordered", false, SOON).await;
+}
+
+#[tokio::test]
+async fn what_fails_for_good_becomes_a_dead_letter_and_the_order_goes_on() {
+    let nats = TestNats::start().await;
+    let receiver = TestReceiver::start_verifying(SECRET);
+    receiver.set(Behaviour::custom(|request| match request.number() {
+        Some(2) => Reply::status(422),
+        Some(5) => Reply::status(500),
+        _ => Reply::status(200),
+    }));
+    let webhook = Webhook::new("ordered", &receiver).with("ordering", r#""strict""#).retry_after(&["10ms", "10ms"]);
+    let daemon = TestDaemon::start(&nats, &config(HEAD, &[webhook])).await;
+    nats.publish_orders("events.orders.created", 0..10).await;
+    receiver.wait_for_numbers(0..10, LONG).await;
+    assert_first_receipts_in_order(&receiver.received());
+    let books = daemon.accounted("ordered", 10).await;
+    assert_eq!((books.delivered, books.failed), (8, 2));
+    let tries = receiver.numbers();
+    assert_eq!((tries[&2], tries[&5]), (1, 3));
+}
+
+/// Publishes orders of the given numbers, each of the tenant that its last digit names.
+async fn publish_of_ten_tenants(nats: &TestNats, numbers: std::ops::Range<u64>) {
+    let jetstream = nats.jetstream().await;
+    for number in numbers {
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Tenant", format!("t{}", number % 10));
+        let sent = jetstream.publish_with_headers("events.orders.created", headers, order(number)).await;
+        sent.expect("the server takes it").await.expect("a stream stores it");
+    }
+}
+
+fn first_receipts(received: &[Received]) -> Vec<u64> {
+    let mut seen = std::collections::BTreeSet::new();
+    received.iter().filter_map(Received::number).filter(|number| seen.insert(*number)).collect()
+}
+
+fn assert_first_receipts_in_order(received: &[Received]) {
+    let first = first_receipts(received);
+    let early = first.windows(2).find(|pair| pair[0] > pair[1]);
+    assert!(early.is_none(), "{early:?} came the wrong way round");
+}
+
+fn assert_order_within_tenants(received: &[Received]) {
+    let mut last = BTreeMap::new();
+    for number in first_receipts(received) {
+        let before = last.insert(number % 10, number);
+        assert!(before.is_none_or(|before| before < number), "{before:?} came before {number}");
+    }
+}

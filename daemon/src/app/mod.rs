@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod file_size;
+mod jobs;
 pub mod managed;
 mod master_key;
 mod parts;
@@ -137,6 +138,7 @@ pub struct App {
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
     control: Arc<OnceLock<Control>>,
+    jobs: jobs::Handle,
     broker: Option<Managed>,
     /// Changes of the webhooks that are made over the API.
     asked: mpsc::Receiver<Ask>,
@@ -196,7 +198,8 @@ impl App {
         let control = Arc::new(OnceLock::new());
         let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
-        let server = access.bind(state, registry.clone()).await?;
+        let jobs = jobs::Handle::default();
+        let server = access.bind(state, registry.clone(), jobs.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -215,6 +218,7 @@ impl App {
             server,
             routes,
             control,
+            jobs,
             broker,
             asked,
             registry,
@@ -247,7 +251,7 @@ struct Reach<'a> {
 
 impl Reach<'_> {
     /// Binds the API with all its routes.
-    async fn bind(self, state: api::State, registry: Registry) -> Result<Server, api::Error> {
+    async fn bind(self, state: api::State, registry: Registry, jobs: jobs::Handle) -> Result<Server, api::Error> {
         let Self { config, store, secrets, nats, running } = self;
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
@@ -258,6 +262,7 @@ impl Reach<'_> {
             .merge(webhooks::routes(Arc::new(registry)))
             .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
+            .merge(api::jobs::routes(Arc::new(jobs)))
             .merge(trace::routes(traced));
         Server::bind(parts::api(config), state, more).await
     }

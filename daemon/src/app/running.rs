@@ -16,6 +16,7 @@ use super::{App, Error, OpenStream, file_size, parts, retention};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::pipeline::{Shared, announce, lag};
@@ -36,6 +37,7 @@ struct Stops {
     /// The API, the SSE streams, and the retention of dead letters.
     front: CancellationToken,
     workers: CancellationToken,
+    jobs: CancellationToken,
     acks: CancellationToken,
     /// The publisher of operational events.
     announcer: CancellationToken,
@@ -49,6 +51,7 @@ struct Tasks {
     feeds: TaskTracker,
     front: TaskTracker,
     workers: TaskTracker,
+    jobs: TaskTracker,
     acks: TaskTracker,
     announcer: TaskTracker,
     reload: TaskTracker,
@@ -134,6 +137,8 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         feeds.push(feed);
     }
     subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
+    let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
+    app.jobs.set(jobs);
     // It is set here only.
     let _ = app.control.set(subscriptions.control());
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
@@ -235,6 +240,8 @@ impl Running {
         ended("feeds", &tasks.feeds, STOP_MARGIN).await;
         stops.workers.cancel();
         ended("workers", &tasks.workers, patience).await;
+        stops.jobs.cancel();
+        ended("jobs", &tasks.jobs, patience).await;
         ended("api", &tasks.front, patience).await;
         stops.announcer.cancel();
         ended("announcer", &tasks.announcer, STOP_MARGIN).await;

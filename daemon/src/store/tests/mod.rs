@@ -4,6 +4,7 @@ mod backup;
 mod crash;
 mod failing;
 mod golden;
+mod jobs;
 mod letters;
 mod migration;
 mod opening;

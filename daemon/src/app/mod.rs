@@ -11,6 +11,7 @@ mod master_key;
 mod parts;
 mod registry;
 mod reload;
+mod retention;
 mod running;
 
 use std::net::SocketAddr;

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::registry::{Ask, Kept, Registry};
 use super::reload::{Reloader, Watch};
-use super::{App, Error, file_size, parts};
+use super::{App, Error, file_size, parts, retention};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
@@ -37,7 +37,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Stops {
     ingest: CancellationToken,
-    /// The API and the SSE streams.
+    /// The API, the SSE streams, and the retention of dead letters.
     front: CancellationToken,
     workers: CancellationToken,
     jobs: CancellationToken,
@@ -81,6 +81,7 @@ struct Running {
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
     let mut watch = Watch::new(reloader)?;
     let mut running = start(app).await?;
+    running.look_after_dead_letters();
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
@@ -200,6 +201,12 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
 }
 
 impl Running {
+    /// Starts what is done about dead letters beside deliveries.
+    fn look_after_dead_letters(&self) {
+        let (tasks, stop) = (&self.tasks.front, &self.stops.front);
+        tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
+    }
+
     /// Asks the parts how they are.
     fn look_after(&self) {
         let nats = match self.nats.is_connected() {

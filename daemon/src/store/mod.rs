@@ -72,6 +72,7 @@ mod recorder;
 mod records;
 mod recover;
 mod restore;
+mod retention;
 mod search;
 mod secrets;
 mod wire;
@@ -102,6 +103,7 @@ pub use records::{
     HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey, PositionRecord,
     Recorded, Recovered, Registration, StreamBinding, add_attempt,
 };
+pub use retention::{EXPIRE_LETTERS_MAX, Expired};
 pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 

@@ -144,6 +144,8 @@ pub struct StoreMetrics {
     pub live_bytes: Gauge,
     /// Dead letters in the store.
     pub dead_letters: Gauge,
+    /// Dead letters removed for their age or size.
+    pub dead_letters_expired: Counter,
 }
 
 /// What the Server-Sent Events side counts.
@@ -288,6 +290,11 @@ impl Inner {
         r.register("store_bytes", "Bytes on disk", store.bytes.clone());
         r.register("store_live_bytes", "Bytes of data, estimated", store.live_bytes.clone());
         r.register("dead_letters", "Dead letters in the store", store.dead_letters.clone());
+        r.register(
+            "dead_letters_expired",
+            "Dead letters removed for their age or size",
+            store.dead_letters_expired.clone(),
+        );
         let sse = &self.sse;
         r.register("sse_clients", "Clients connected", sse.clients.clone());
         r.register("sse_frames", "Event frames sent", sse.frames.clone());

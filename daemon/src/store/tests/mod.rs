@@ -10,6 +10,7 @@ mod migration;
 mod opening;
 mod recorder;
 mod recovery;
+mod retention;
 mod search;
 mod state;
 

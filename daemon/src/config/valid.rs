@@ -15,7 +15,7 @@ use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
     Store, Stream,
 };
-use super::{health, pace, proxy, raw, request, shape, subscription, webhook};
+use super::{dead_letters, health, pace, proxy, raw, request, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -100,7 +100,7 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "data_dir",
     "server",
     "auth",
@@ -111,6 +111,7 @@ const KEYS: [&str; 12] = [
     "plugins",
     "delivery",
     "store",
+    "dead_letters",
     "log",
     "subscription",
 ];
@@ -133,6 +134,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let raw_delivery: Option<raw::Delivery> = shape::table(&mut values, "delivery", &mut report);
     let delivery = raw_delivery.as_ref().and_then(|raw| delivery(raw, &mut report));
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
+    let dead_letters = shape::table(&mut values, "dead_letters", &mut report)
+        .and_then(|raw| dead_letters::dead_letters(raw, streams.as_deref(), &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
     let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
@@ -152,6 +155,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             plugins: plugins?,
             delivery: delivery?,
             store: store?,
+            dead_letters: dead_letters?,
             log: log?,
             subscriptions: subscriptions?,
             layers: Arc::clone(&layers),

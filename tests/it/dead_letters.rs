@@ -142,3 +142,65 @@ async fn the_oldest_dead_letters_go_when_they_take_too_much() {
         .await;
     assert_eq!(daemon.accounted("crm", 4).await.failed, 4, "they stay counted");
 }
+
+const PUBLISHED: &str = "[dead_letters]\npublish_subject = \"dlq.{subscription}\"";
+
+#[tokio::test]
+async fn dead_letters_are_published_until_a_stream_has_them() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    nats.create_stream("DLQ", &["dlq.>"]).await;
+    receiver.set(Behaviour::custom(|_| Reply::status(400)));
+    let hook = Webhook::to("crm.eu", &receiver.url("/hook")).retry_after(&["10ms"]);
+    let mut daemon = TestDaemon::start(&nats, &config(PUBLISHED, &[hook])).await;
+    let stored = async |count: u64| {
+        let full = async || nats.stream_info("DLQ").await.state.messages == count;
+        wait_until("the dead letters are published", Duration::from_secs(60), full).await;
+    };
+    nats.publish("events.orders.created", order(7)).await;
+    stored(1).await;
+    let jetstream = nats.jetstream().await;
+    let message = jetstream.get_stream("DLQ").await.expect("the stream").get_raw_message(1).await.expect("a message");
+    let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+    let page = get(&daemon, "/api/v1/dead-letters").await;
+    let letter = &page["dead_letters"][0];
+    assert_eq!((message.subject.as_str(), &message.payload[..]), ("dlq.crm.eu", &order(7)[..]));
+    assert_eq!(letter["id"], header("Sluiced-Delivery-Id"));
+    assert!(header("Nats-Msg-Id").starts_with(&format!("{}.", header("Sluiced-Delivery-Id"))));
+    let told = ["Subscription", "Event-Type", "Stream", "Sequence", "Class", "Status", "Attempts"];
+    let told = told.map(|name| header(&format!("Sluiced-{name}")));
+    assert_eq!(told, ["crm.eu", "orders.created", "EVENTS", "1", "status", "400", "1"]);
+    assert!(!header("Sluiced-Reason").is_empty() && !header("Sluiced-Event-Id").is_empty());
+
+    // Without the stream they wait, deliveries go on, and a kill forgets none.
+    jetstream.delete_stream("DLQ").await.expect("deleted");
+    nats.publish("events.orders.created", order(8)).await;
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "failed")], 2.0).await;
+    receiver.set(Behaviour::Ok);
+    nats.publish("events.orders.created", order(9)).await;
+    daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "delivered")], 1.0).await;
+    daemon.kill9();
+    nats.create_stream("DLQ", &["dlq.>"]).await;
+    daemon.restart().await;
+    stored(1).await;
+    daemon.wait_metric("sluiced_dead_letters_published_total", &[], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_subject_that_dead_letters_cannot_go_to_stops_the_start() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let hook = Webhook::new("crm", &receiver);
+    let says = async |head: &str, text: &str| {
+        let mut daemon = TestDaemon::builder(&nats, &config(head, std::slice::from_ref(&hook))).launch();
+        let ended = daemon.process().wait_ended(SOON).await;
+        assert!(!ended.success() && daemon.log().contains(text), "{text}: {}", daemon.log());
+    };
+    says(PUBLISHED, "no stream takes the subject dlq.crm").await;
+    says("[dead_letters]\npublish_subject = \"events.dlq\"", "overlaps the subjects of stream EVENTS").await;
+    says("[dead_letters]\npublish_subject = \"dlq-{subscription}\"", "may only be its last token").await;
+    // The stream has more subjects than the daemon was told of.
+    let nats = TestNats::start().await;
+    nats.create_stream("EVENTS", &["events.>", "dlq.>"]).await;
+    let mut daemon = TestDaemon::builder(&nats, &config(PUBLISHED, std::slice::from_ref(&hook))).launch();
+    daemon.process().wait_ended(SOON).await;
+    assert!(daemon.log().contains("stream EVENTS takes the subject dlq.crm"), "{}", daemon.log());
+}

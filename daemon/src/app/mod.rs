@@ -3,6 +3,7 @@
 //! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod dead_letters;
 mod descriptors;
 mod file_size;
 mod jobs;
@@ -178,6 +179,7 @@ impl App {
             announce(&config.data_dir, "nats-url", broker.url())?;
         }
         let nats = connect(to).await?;
+        dead_letters::check(&config, &nats, &specs).await?;
         let mut streams = Vec::new();
         let mut floors = Vec::new();
         for stream in nats.streams() {

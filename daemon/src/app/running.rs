@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
+use super::dead_letters::Publisher;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
 use super::{App, Error, OpenStream, file_size, parts, retention};
@@ -34,7 +35,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Stops {
     ingest: CancellationToken,
-    /// The API, the SSE streams, and the retention of dead letters.
+    /// The API, the SSE streams, and what is done about dead letters.
     front: CancellationToken,
     workers: CancellationToken,
     jobs: CancellationToken,
@@ -213,6 +214,10 @@ impl Running {
     fn look_after_dead_letters(&self) {
         let (tasks, stop) = (&self.tasks.front, &self.stops.front);
         tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
+        if let Some(subject) = self.config.load().dead_letters.publish_subject.clone() {
+            let (store, nats, metrics) = (self.store.clone(), self.nats.clone(), self.gauges.clone());
+            tasks.spawn(Publisher { store, nats, subject, metrics }.run(stop.clone()));
+        }
     }
 
     /// Asks the parts how they are.

@@ -9,6 +9,7 @@
 //! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
 mod begin;
+mod dead_letters;
 mod definition;
 mod dump;
 mod health;
@@ -69,6 +70,8 @@ pub struct Config {
     pub operational_events: OperationalEvents,
     /// The store.
     pub store: Store,
+    /// What becomes of dead letters besides being kept.
+    pub dead_letters: DeadLetters,
     /// Logs.
     pub log: Log,
     /// The subscriptions, in the order of the file.
@@ -262,6 +265,22 @@ pub struct Store {
     pub backup_dir: Option<PathBuf>,
 }
 
+/// `[dead_letters]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// Where they are published, when they are.
+    pub publish_subject: Option<DeadLetterSubject>,
+}
+
+/// The subjects that dead letters are published to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterSubject {
+    /// What a subject begins with, or is.
+    before: Box<str>,
+    /// The subscription's name comes after it.
+    named: bool,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -375,6 +394,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("delivery", delivery(old) != delivery(new)),
         ("operational_events", old.operational_events != new.operational_events),
         ("store", old.store != new.store),
+        ("dead_letters", old.dead_letters != new.dead_letters),
         ("log", old.log != new.log),
     ];
     differs.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()

@@ -224,6 +224,12 @@ pub(super) struct Store {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct DeadLetters {
+    pub(super) publish_subject: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Log {
     pub(super) format: String,
     pub(super) level: String,

@@ -15,7 +15,7 @@ use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
     Store, Stream,
 };
-use super::{health, pace, proxy, raw, request, shape, subscription, webhook};
+use super::{dead_letters, health, pace, proxy, raw, request, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -112,6 +112,7 @@ const KEYS: [&str; 13] = [
     "delivery",
     "operational_events",
     "store",
+    "dead_letters",
     "log",
     "subscription",
 ];
@@ -136,6 +137,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let operational_events = shape::table(&mut values, "operational_events", &mut report)
         .and_then(|raw| health::operational_events(raw, streams.as_deref(), &mut report));
     let store = shape::table(&mut values, "store", &mut report).and_then(|raw| store(&raw, &mut report));
+    let dead_letters = shape::table(&mut values, "dead_letters", &mut report)
+        .and_then(|raw| dead_letters::dead_letters(raw, streams.as_deref(), &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
     let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
@@ -156,6 +159,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             delivery: delivery?,
             operational_events: operational_events?,
             store: store?,
+            dead_letters: dead_letters?,
             log: log?,
             subscriptions: subscriptions?,
             layers: Arc::clone(&layers),

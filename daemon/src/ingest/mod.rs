@@ -6,6 +6,7 @@
 //! - [`tail`]: the live end of a stream without acknowledgements, for Server-Sent Events.
 //! - [`lookup`]: one event by its place, or by its id among the newest.
 //! - [`publish`]: putting an event into a stream.
+//! - [`outgoing`]: the daemon's own messages into streams that it does not read.
 //! - `decode`: what a NATS message says, CloudEvents included.
 
 mod acks;
@@ -13,6 +14,7 @@ pub mod connect;
 mod decode;
 pub mod live;
 pub mod lookup;
+pub mod outgoing;
 pub mod publish;
 pub mod reader;
 pub mod tail;
@@ -20,6 +22,7 @@ pub mod tail;
 pub use connect::{Config, Nats, StreamConfig, StreamFacts};
 pub use live::{Live, Received};
 pub use lookup::{SEARCH_MESSAGES_MAX, Searched};
+pub use outgoing::Outgoing;
 pub use publish::{Publish, Published};
 pub use reader::{Gap, Page, Reader};
 pub use tail::Tail;
@@ -105,6 +108,26 @@ pub enum Error {
     /// A message was not acknowledged by JetStream.
     #[error("JetStream did not take the event")]
     Publish(#[source] Source),
+    /// A message is larger than the server takes.
+    #[error("the server takes no message of that size: raise its `max_payload`")]
+    TooLarge(#[source] Source),
+    /// No stream takes a subject that the daemon is to publish to.
+    #[error("no stream takes the subject {subject}: create one for it, or take `dead_letters.publish_subject` out")]
+    NoStreamTakes {
+        /// The subject.
+        subject: String,
+    },
+    /// A stream that the daemon reads takes a subject that it is to publish to.
+    #[error(
+        "stream {stream} takes the subject {subject} and is read by the daemon itself, so that its dead letters would \
+         come back as events: publish them to another stream with `dead_letters.publish_subject`"
+    )]
+    OwnStreamTakes {
+        /// The subject.
+        subject: String,
+        /// The stream.
+        stream: String,
+    },
     /// No configured stream takes that subject.
     #[error("no configured stream takes the subject {subject}")]
     NoStreamFor {

@@ -75,6 +75,7 @@ mod restore;
 mod retention;
 mod search;
 mod secrets;
+mod unpublished;
 mod wire;
 
 use std::collections::HashMap;
@@ -106,6 +107,7 @@ pub use records::{
 pub use retention::{EXPIRE_LETTERS_MAX, Expired};
 pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
+pub use unpublished::{UNPUBLISHED_MAX, Unpublished};
 
 use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;

@@ -192,6 +192,8 @@ pub struct StoreMetrics {
     pub live_bytes: Gauge,
     /// Dead letters in the store.
     pub dead_letters: Gauge,
+    /// Dead letters published.
+    pub dead_letters_published: Counter,
     /// Dead letters removed for their age or size.
     pub dead_letters_expired: Counter,
 }
@@ -394,6 +396,7 @@ impl Inner {
         r.register("store_bytes", "Bytes on disk", store.bytes.clone());
         r.register("store_live_bytes", "Bytes of data, estimated", store.live_bytes.clone());
         r.register("dead_letters", "Dead letters in the store", store.dead_letters.clone());
+        r.register("dead_letters_published", "Dead letters published", store.dead_letters_published.clone());
         r.register(
             "dead_letters_expired",
             "Dead letters removed for their age or size",

@@ -122,3 +122,28 @@ fn what_leaves_leaves_nothing_behind() {
     }
     assert_eq!(state.scan_prefix(keys::of_subscription(kind::COUNTS, &sub("crm"))).count(), 0);
 }
+
+#[test]
+fn a_dead_letter_is_to_be_published_until_it_is() {
+    let dir = TempDir::new().expect("tempdir");
+    let store = Store::open(Config { publish_dead_letters: true, ..config(&dir) }).expect("store opens");
+    let letters: Vec<_> = (1..=20).map(|n| bury(dead("crm", n, 10 * n))).collect();
+    store.commit(&letters).expect("commit");
+    let page = |after| store.unpublished(after).expect("a page");
+    let marks = |page: &[Unpublished]| page.iter().map(|one| (one.failed_ms, one.delivery)).collect::<Vec<_>>();
+    let first = page(None);
+    assert_eq!((first.len(), first[0].failed_ms), (UNPUBLISHED_MAX, 10), "oldest first");
+    let letter = first[1].letter.as_ref().expect("it is read").as_ref().expect("a dead letter");
+    assert_eq!(*letter, dead("crm", 2, 20));
+    let rest = page(marks(&first).pop());
+    assert_eq!(rest.iter().map(|one| one.failed_ms).collect::<Vec<_>>(), [170, 180, 190, 200]);
+    store.mark_published(&marks(&first)).expect("marks");
+    store.commit(&[bury(dead("crm", 1, 500))]).expect("it is given up again");
+    store.remove_dead_letters(&sub("crm"), &[dead("crm", 17, 0).delivery]).expect("remove");
+    drop(store);
+    // The marks last, also while nothing is published.
+    let store = open(&dir);
+    let left: Vec<_> = store.unpublished(None).expect("a page").iter().map(|one| one.failed_ms).collect();
+    assert_eq!(left, [180, 190, 200, 500]);
+    assert_eq!(store.totals().dead, 19, "publishing removes none");
+}

@@ -23,6 +23,7 @@ mod reload;
 mod request;
 mod secrets;
 mod sse;
+mod starve;
 mod stop;
 mod tidy;
 mod trace;

@@ -5,11 +5,13 @@
 
 mod descriptors;
 mod file_size;
+mod jobs;
 pub mod managed;
 mod master_key;
 mod parts;
 mod registry;
 mod reload;
+mod retention;
 mod running;
 
 use std::net::SocketAddr;
@@ -132,6 +134,7 @@ pub struct App {
     hub: Hub,
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
+    jobs: jobs::Handle,
     broker: Option<Managed>,
     /// Changes of the webhooks that are made over the API.
     asked: mpsc::Receiver<Ask>,
@@ -189,7 +192,8 @@ impl App {
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, routes: &routes };
-        let server = access.bind(state, registry.clone()).await?;
+        let jobs = jobs::Handle::default();
+        let server = access.bind(state, registry.clone(), jobs.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -207,6 +211,7 @@ impl App {
             hub,
             server,
             routes,
+            jobs,
             broker,
             asked,
             registry,
@@ -239,7 +244,7 @@ struct Reach<'a> {
 
 impl Reach<'_> {
     /// Binds the API with all its routes.
-    async fn bind(self, state: api::State, registry: Registry) -> Result<Server, api::Error> {
+    async fn bind(self, state: api::State, registry: Registry, jobs: jobs::Handle) -> Result<Server, api::Error> {
         let Self { config, store, secrets, nats, routes } = self;
         let running = || Arc::new(Running(Arc::clone(routes)));
         let store = || store.clone();
@@ -249,6 +254,7 @@ impl Reach<'_> {
             .merge(webhooks::routes(Arc::new(registry)))
             .merge(api::secrets::routes(api::secrets::Access { lanes: running(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
+            .merge(api::jobs::routes(Arc::new(jobs)))
             .merge(trace::routes(traced));
         Server::bind(parts::api(config), state, more).await
     }

@@ -12,12 +12,13 @@ use tracing::{error, info, warn};
 
 use super::registry::{Ask, Kept, Registry};
 use super::reload::{Reloader, Watch};
-use super::{App, Error, file_size, parts};
+use super::{App, Error, file_size, parts, retention};
 use crate::config::{self, Config};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::Shared;
 use crate::pipeline::feed::{Feed, Retarget, Routes};
+use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{self, StreamLink, Subscriptions};
 use crate::plugin::Host;
@@ -36,9 +37,10 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Stops {
     ingest: CancellationToken,
-    /// The API and the SSE streams.
+    /// The API, the SSE streams, and the retention of dead letters.
     front: CancellationToken,
     workers: CancellationToken,
+    jobs: CancellationToken,
     acks: CancellationToken,
     /// A nats-server of the daemon's own.
     broker: CancellationToken,
@@ -50,6 +52,7 @@ struct Tasks {
     feeds: TaskTracker,
     front: TaskTracker,
     workers: TaskTracker,
+    jobs: TaskTracker,
     acks: TaskTracker,
     broker: TaskTracker,
 }
@@ -78,6 +81,7 @@ struct Running {
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
     let mut watch = Watch::new(reloader)?;
     let mut running = start(app).await?;
+    running.look_after_dead_letters();
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
@@ -152,6 +156,8 @@ async fn start(app: App) -> Result<Running, Error> {
         });
     }
     subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
+    let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
+    app.jobs.set(jobs);
     for feed in feeds {
         tasks.feeds.spawn(feed.run(stops.ingest.clone()));
     }
@@ -195,6 +201,12 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
 }
 
 impl Running {
+    /// Starts what is done about dead letters beside deliveries.
+    fn look_after_dead_letters(&self) {
+        let (tasks, stop) = (&self.tasks.front, &self.stops.front);
+        tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
+    }
+
     /// Asks the parts how they are.
     fn look_after(&self) {
         let nats = match self.nats.is_connected() {
@@ -269,6 +281,8 @@ impl Running {
         ended("feeds", &tasks.feeds, STOP_MARGIN).await;
         stops.workers.cancel();
         ended("workers", &tasks.workers, patience).await;
+        stops.jobs.cancel();
+        ended("jobs", &tasks.jobs, patience).await;
         ended("api", &tasks.front, patience).await;
         ended("readers", &self.shared.background, STOP_MARGIN).await;
         self.recorder.close();

@@ -211,6 +211,8 @@ impl RateLimitPart {
 pub(super) struct Store {
     pub(super) cache_mib: i64,
     pub(super) log_retention: String,
+    pub(super) dead_letter_retention: String,
+    pub(super) dead_letter_mib_max: i64,
     pub(super) backup_dir: Option<String>,
 }
 

@@ -13,7 +13,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, DeliveryId, Event, Position, RateLimit, StreamName, SubscriptionId};
+use super::replay::Replay;
+use crate::domain::{AckShare, DeliveryId, Event, JobId, Position, RateLimit, StreamName, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::store::{Change, PositionRecord};
 use crate::telemetry::clock;
@@ -97,6 +98,8 @@ pub struct State {
     /// When the oldest event that the reader has yet to bring was published, in milliseconds since the Unix epoch, as far
     /// as that is known.
     pub unread_ms: Option<u64>,
+    /// The replay that is being worked on beside everything else.
+    pub replay: Option<Replay>,
     /// Why nothing is delivered, when the subscription is disabled.
     pub disabled: Option<Box<str>>,
     /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
@@ -116,6 +119,8 @@ pub struct Record {
     pub due_ms: Option<u64>,
     /// How it is counted.
     pub count: Count,
+    /// The replay that brought the event, and its sequence.
+    pub replay: Option<(JobId, u64)>,
     /// The delivery and what it is ordered by, in an ordered subscription.
     pub order: Option<(DeliveryId, Box<str>)>,
     /// What is written: kept to be handed in again should the store fail.
@@ -153,6 +158,10 @@ pub enum Count {
 }
 
 /// What travels with a change to the store and comes back when it is durable.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all tokens are records: a box for each would cost more than it saves"
+)]
 pub enum Token {
     /// An outcome of a lane.
     Record(Arc<Lane>, Record),
@@ -206,6 +215,7 @@ impl Lane {
             waiting: (0, 0),
             refused_at: None,
             unread_ms: None,
+            replay: None,
             disabled: None,
             removed: false,
         };
@@ -374,6 +384,11 @@ impl Lane {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
             None => Shares::new(),
         };
+        if let Some((job, sequence)) = record.replay
+            && let Some(replay) = state.replay.as_mut().filter(|replay| replay.job() == job)
+        {
+            replay.recorded(sequence, record.part, record.parts, record.count);
+        }
         let wake = was_full || record.due_ms.is_some() || is_ordered || state.in_flight == 0 || state.has_position();
         drop(state);
         self.count(record.count);
@@ -502,6 +517,11 @@ impl State {
     /// is gone from its old place in the store too.
     pub fn claimed(&self) -> HashSet<DeliveryId> {
         self.claimed.clone()
+    }
+
+    /// Is that delivery taken for an attempt?
+    pub fn is_claimed(&self, delivery: &DeliveryId) -> bool {
+        self.claimed.contains(delivery)
     }
 
     /// A parked delivery is due at that time, in milliseconds since the Unix epoch.

@@ -13,6 +13,7 @@
 pub mod catchup;
 pub mod feed;
 pub mod job;
+pub mod jobs;
 mod pace;
 pub mod readers;
 pub mod subscriptions;

@@ -26,6 +26,7 @@ mod replay;
 mod request;
 mod secrets;
 mod sse;
+mod starve;
 mod stop;
 mod tidy;
 mod trace;

@@ -53,6 +53,9 @@ const HOLD_AGAIN: Duration = Duration::from_secs(30);
 /// How many times sooner than after `hold_after` a lane is held that does not seem to move at all.
 pub const IMPATIENCE: u32 = 5;
 
+/// As [`IMPATIENCE`], when others have waited for full lanes for long already.
+pub const HURRY: u32 = 50;
+
 /// One subscription's lane.
 pub struct Lane {
     id: SubscriptionId,
@@ -288,13 +291,17 @@ impl Lane {
     }
 
     /// Is the lane full, and has it been for `hold_after`? One that has finished nothing since it filled up, or that was
-    /// held a short while ago, is given a part of that time only.
-    pub fn is_stuck(&self, hold_after: Duration) -> bool {
+    /// held a short while ago, is given a part of that time only; the former a very small one when the feed is `hurried`.
+    pub fn is_stuck(&self, hold_after: Duration, hurried: bool) -> bool {
         let state = self.state.lock();
         let Some(since) = state.full_since else { return false };
         let idle = state.progress_at.is_none_or(|at| at < since);
         let again = state.rejoined_at.is_some_and(|at| at.elapsed() < HOLD_AGAIN);
-        let patience = if idle || again { hold_after / IMPATIENCE } else { hold_after };
+        let patience = match (idle, again) {
+            (true, _) if hurried => hold_after / HURRY,
+            (false, false) => hold_after,
+            _ => hold_after / IMPATIENCE,
+        };
         since.elapsed() >= patience
     }
 

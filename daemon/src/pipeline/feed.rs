@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::Spec;
 use crate::deliver::Lane;
-use crate::deliver::lane::{IMPATIENCE, Offered, Token};
+use crate::deliver::lane::{HURRY, IMPATIENCE, Offered, Token};
 use crate::domain::{AckShare, Event, Pattern};
 use crate::ingest::{Live, Received};
 use crate::route::Table;
@@ -27,6 +28,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const STARVATION_CHECK: Duration = Duration::from_millis(100);
 /// Of the messages that may be unacknowledged, the part (in percent) from which on hanging lanes are held.
 const STARVATION_PERCENT: usize = 75;
+
+/// How many times longer than a wait for a full lane it takes until the wait is forgotten.
+const WAITED_FORGOTTEN: u32 = 10;
 
 /// Who gets what: replaced as a whole when the subscriptions change.
 #[derive(Default)]
@@ -79,6 +83,27 @@ struct Dispatch {
     room: Arc<Notify>,
     hold_after: Duration,
     metrics: StreamMetrics,
+    waited: Mutex<Waited>,
+}
+
+/// How long everybody has waited for full lanes of late. It is forgotten at a tenth of the speed at which it comes about.
+#[derive(Default)]
+struct Waited {
+    time: Duration,
+    until: Option<Instant>,
+}
+
+impl Waited {
+    /// The time that counts now.
+    fn of_late(&self) -> Duration {
+        let forgotten = self.until.map_or(Duration::ZERO, |until| until.elapsed() / WAITED_FORGOTTEN);
+        self.time.saturating_sub(forgotten)
+    }
+
+    fn add(&mut self, time: Duration) {
+        self.time = self.of_late() + time;
+        self.until = Some(Instant::now());
+    }
 }
 
 /// The part of a feed that is done now and then.
@@ -94,7 +119,7 @@ impl Feed {
     /// Receives, matches and offers until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let Self { mut live, routes, room, hold_after, metrics, recorder, retarget } = self;
-        let dispatch = Dispatch { routes, room, hold_after, metrics };
+        let dispatch = Dispatch { routes, room, hold_after, metrics, waited: Mutex::default() };
         let housekeeping = tokio::time::interval(HOUSEKEEPING);
         let starvation = tokio::time::interval(STARVATION_CHECK);
         let mut chores = Chores { recorder, retarget, housekeeping, starvation, checkpoint: 0 };
@@ -207,15 +232,21 @@ impl Dispatch {
     }
 
     /// Back-pressure: waits until every lane has taken the event. A lane that stays full while others could go on is
-    /// held instead, so that nobody waits for it.
+    /// held instead, so that nobody waits for it. The more others have waited of late, the sooner: with many dead endpoints,
+    /// each of which fills its lane once, the waits would otherwise add up.
     async fn wait_for_room(&self, event: &Arc<Event>, mut blocked: Vec<Blocked>) {
+        let hurried = self.waited.lock().of_late() >= self.hold_after;
+        let began = Instant::now();
+        let mut others_waited = false;
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             let mut still = Vec::new();
             for Blocked { lane, share } in blocked {
-                if lane.is_stuck(self.hold_after) && self.others_could_go_on(&lane) {
+                let others = self.others_could_go_on(&lane);
+                others_waited |= others;
+                if others && lane.is_stuck(self.hold_after, hurried) {
                     warn!(subscription = %lane.id(), "the lane stays full, its events wait in the stream");
                     lane.hold();
                 }
@@ -224,10 +255,14 @@ impl Dispatch {
                 }
             }
             if still.is_empty() {
+                if others_waited {
+                    self.waited.lock().add(began.elapsed());
+                }
                 return;
             }
             blocked = still;
-            let look_again = Instant::now() + (self.hold_after / IMPATIENCE).max(Duration::from_millis(1));
+            let impatience = if hurried { HURRY } else { IMPATIENCE };
+            let look_again = Instant::now() + (self.hold_after / impatience).max(Duration::from_millis(1));
             tokio::select! {
                 () = room => {}
                 () = tokio::time::sleep_until(look_again) => {}

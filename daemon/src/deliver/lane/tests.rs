@@ -91,7 +91,11 @@ fn a_full_lane_says_so_and_has_room_again_at_half() {
     b.offer(&a, 2);
     assert!(!b.was_woken(), "the worker is awake");
     let Offered::Full(share) = b.offer(&a, 3) else { panic!("not full") };
-    assert!(!b.lane.could_go_on() && b.lane.is_stuck(Duration::ZERO) && !b.lane.is_stuck(Duration::from_secs(60)));
+    assert!(
+        !b.lane.could_go_on()
+            && b.lane.is_stuck(Duration::ZERO, false)
+            && !b.lane.is_stuck(Duration::from_secs(60), true)
+    );
     assert!(b.lane.state().pop().is_some_and(|(_, relieved)| relieved));
     assert!(b.lane.could_go_on());
     drop(share);

@@ -123,3 +123,22 @@ async fn a_dead_letter_can_be_removed() {
     assert_eq!(sequences(&get(&daemon, LETTERS).await).len(), 1);
     assert_eq!(daemon.accounted("crm", 2).await.failed, 2, "it stays counted");
 }
+
+#[tokio::test]
+async fn the_oldest_dead_letters_go_when_they_take_too_much() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    receiver.set(Behaviour::custom(|_| Reply::status(400)));
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["10ms"]);
+    let daemon = TestDaemon::start(&nats, &config("[store]\ndead_letter_mib_max = 1", &[hook])).await;
+    let large = format!("{{\"n\": \"{}\"}}", "x".repeat(500 << 10));
+    for number in 0..4 {
+        nats.publish("events.orders.created", large.clone()).await;
+        daemon.wait_metric("sluiced_deliveries_total", &[("outcome", "failed")], f64::from(number + 1)).await;
+    }
+    daemon.wait_metric("sluiced_dead_letters_expired_total", &[], 2.0).await;
+    let page = get(&daemon, "/api/v1/dead-letters").await;
+    assert_eq!(sequences(&page), [4, 3]);
+    wait_until("the gauge follows", SOON, async || daemon.metrics().await.sum("sluiced_dead_letters", &[]) == 2.0)
+        .await;
+    assert_eq!(daemon.accounted("crm", 4).await.failed, 4, "they stay counted");
+}

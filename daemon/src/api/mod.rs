@@ -9,6 +9,7 @@ mod auth;
 pub mod backup;
 mod dead_letters;
 mod events;
+pub mod jobs;
 mod operate;
 pub mod problem;
 pub mod secrets;

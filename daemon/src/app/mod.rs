@@ -5,12 +5,14 @@
 
 mod descriptors;
 mod file_size;
+mod jobs;
 pub mod managed;
 mod master_key;
 mod parts;
 mod registry;
 mod reload;
 mod reloading;
+mod retention;
 mod running;
 
 use std::net::SocketAddr;
@@ -136,6 +138,7 @@ pub struct App {
     server: Server,
     routes: Arc<ArcSwap<Routes>>,
     control: Arc<OnceLock<Control>>,
+    jobs: jobs::Handle,
     broker: Option<Managed>,
     /// Changes of the webhooks that are made over the API.
     asked: mpsc::Receiver<Ask>,
@@ -176,12 +179,10 @@ impl App {
         }
         let nats = connect(to).await?;
         let mut streams = Vec::new();
-        let mut floors = Vec::new();
         for stream in nats.streams() {
-            let open = open_stream(&nats, &store, stream, &types(&specs)).await?;
-            floors.push((open.name.clone(), open.floor));
-            streams.push(open);
+            streams.push(open_stream(&nats, &store, stream, &types(&specs)).await?);
         }
+        let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;
         health.set("nats", Condition::Ready);
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
@@ -192,10 +193,10 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
-        let control = Arc::new(OnceLock::new());
+        let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
-        let server = access.bind(state, registry.clone()).await?;
+        let server = access.bind(state, registry.clone(), jobs.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -214,6 +215,7 @@ impl App {
             server,
             routes,
             control,
+            jobs,
             broker,
             asked,
             registry,
@@ -246,7 +248,7 @@ struct Reach<'a> {
 
 impl Reach<'_> {
     /// Binds the API with all its routes.
-    async fn bind(self, state: api::State, registry: Registry) -> Result<Server, api::Error> {
+    async fn bind(self, state: api::State, registry: Registry, jobs: jobs::Handle) -> Result<Server, api::Error> {
         let Self { config, store, secrets, nats, running } = self;
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
@@ -257,6 +259,7 @@ impl Reach<'_> {
             .merge(webhooks::routes(Arc::new(registry)))
             .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
+            .merge(api::jobs::routes(Arc::new(jobs)))
             .merge(trace::routes(traced));
         Server::bind(parts::api(config), state, more).await
     }

@@ -12,10 +12,11 @@ use tracing::{error, info};
 
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
-use super::{App, Error, OpenStream, file_size, parts};
+use super::{App, Error, OpenStream, file_size, parts, retention};
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::feed::{Feed, Routes};
+use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::pipeline::{Shared, announce, lag};
@@ -33,9 +34,10 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Stops {
     ingest: CancellationToken,
-    /// The API and the SSE streams.
+    /// The API, the SSE streams, and the retention of dead letters.
     front: CancellationToken,
     workers: CancellationToken,
+    jobs: CancellationToken,
     acks: CancellationToken,
     /// The publisher of operational events.
     announcer: CancellationToken,
@@ -49,6 +51,7 @@ struct Tasks {
     feeds: TaskTracker,
     front: TaskTracker,
     workers: TaskTracker,
+    jobs: TaskTracker,
     acks: TaskTracker,
     announcer: TaskTracker,
     reload: TaskTracker,
@@ -73,6 +76,7 @@ struct Running {
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
     let watch = Watch::new(reloader)?;
     let mut running = start(app, watch).await?;
+    running.look_after_dead_letters();
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
@@ -140,6 +144,8 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
     let reloading = Reloading { config, host, secrets, hub, subscriptions, registry };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
+    let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
+    app.jobs.set(jobs);
     feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
     let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
@@ -203,6 +209,12 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
 }
 
 impl Running {
+    /// Starts what is done about dead letters beside deliveries.
+    fn look_after_dead_letters(&self) {
+        let (tasks, stop) = (&self.tasks.front, &self.stops.front);
+        tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
+    }
+
     /// Asks the parts how they are.
     fn look_after(&self) {
         let nats = match self.nats.is_connected() {
@@ -228,6 +240,8 @@ impl Running {
         ended("feeds", &tasks.feeds, STOP_MARGIN).await;
         stops.workers.cancel();
         ended("workers", &tasks.workers, patience).await;
+        stops.jobs.cancel();
+        ended("jobs", &tasks.jobs, patience).await;
         ended("api", &tasks.front, patience).await;
         stops.announcer.cancel();
         ended("announcer", &tasks.announcer, STOP_MARGIN).await;

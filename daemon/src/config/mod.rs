@@ -254,6 +254,10 @@ pub struct Store {
     pub cache_mib: u32,
     /// How long the log of finished deliveries is kept.
     pub log_retention: Duration,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
+    /// How many MiB of dead letters are kept.
+    pub dead_letter_mib_max: u32,
     /// The folder below which the API makes backups.
     pub backup_dir: Option<PathBuf>,
 }

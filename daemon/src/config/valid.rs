@@ -83,6 +83,10 @@ pub mod bounds {
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
     pub const LOG_RETENTION: RangeInclusive<Duration> = HOUR..=Duration::from_secs(365 * 24 * 3600);
+    /// `store.dead_letter_retention`
+    pub const DEAD_LETTER_RETENTION: RangeInclusive<Duration> = HOUR..=Duration::from_secs(3650 * 24 * 3600);
+    /// `store.dead_letter_mib_max`, in MiB
+    pub const DEAD_LETTER_MIB: RangeInclusive<i64> = 1..=1_048_576;
     /// `max_attempts` of a retry policy
     pub const ATTEMPTS: RangeInclusive<i64> = 1..=crate::domain::retry::ATTEMPTS_MAX as i64;
     /// A wait of a retry policy
@@ -461,8 +465,18 @@ fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
     let at = KeyPath::top("store");
     let cache_mib = report.int(&at.key("cache_mib"), raw.cache_mib, &bounds::CACHE_MIB);
     let log_retention = report.duration(&at.key("log_retention"), &raw.log_retention, &bounds::LOG_RETENTION);
+    let dead_letter_retention =
+        report.duration(&at.key("dead_letter_retention"), &raw.dead_letter_retention, &bounds::DEAD_LETTER_RETENTION);
+    let dead_letter_mib_max =
+        report.int(&at.key("dead_letter_mib_max"), raw.dead_letter_mib_max, &bounds::DEAD_LETTER_MIB);
     let backup_dir = report.path_if_any(&at.key("backup_dir"), raw.backup_dir.as_deref());
-    Some(Store { cache_mib: cache_mib?, log_retention: log_retention?, backup_dir: backup_dir? })
+    Some(Store {
+        cache_mib: cache_mib?,
+        log_retention: log_retention?,
+        dead_letter_retention: dead_letter_retention?,
+        dead_letter_mib_max: dead_letter_mib_max?,
+        backup_dir: backup_dir?,
+    })
 }
 
 fn log(raw: &raw::Log, report: &mut Report<'_>) -> Option<Log> {

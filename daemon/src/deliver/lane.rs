@@ -4,21 +4,26 @@
 //! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
 //! than `in_flight_max` deliveries of a subscription.
 
+mod token;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::health::Health;
 use super::ledger::{Ledger, Offer, PositionChange, Shares};
-use crate::domain::{AckShare, DeliveryId, Event, Pattern, Position, RateLimit, StreamName, SubscriptionId};
+use super::replay::Replay;
+use crate::domain::{AckShare, DeliveryId, Event, JobId, Pattern, Position, RateLimit, StreamName, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::store::{Change, Disabled, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
+
+pub use token::{Token, completed};
 
 /// The bounds of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +102,8 @@ pub struct State {
     /// When the oldest event that the reader has yet to bring was published, in milliseconds since the Unix epoch, as far
     /// as that is known.
     pub unread_ms: Option<u64>,
+    /// The replay that is being worked on beside everything else.
+    pub replay: Option<Replay>,
     /// Why nothing is delivered, when the subscription is disabled.
     pub disabled: Option<Disabled>,
     /// What is known of the endpoint's health.
@@ -120,6 +127,8 @@ pub struct Record {
     pub due_ms: Option<u64>,
     /// How it is counted.
     pub count: Count,
+    /// The replay that brought the event, and its sequence.
+    pub replay: Option<(JobId, u64)>,
     /// The delivery and what it is ordered by, in an ordered subscription.
     pub order: Option<(DeliveryId, Box<str>)>,
     /// What is written: kept to be handed in again should the store fail.
@@ -154,30 +163,6 @@ pub enum Count {
     Failed,
     /// It was parked, and is a dead letter now.
     FailedParked,
-}
-
-/// What travels with a change to the store and comes back when it is durable.
-pub enum Token {
-    /// An outcome of a lane.
-    Record(Arc<Lane>, Record),
-    /// A position of a lane.
-    Position {
-        /// The lane.
-        lane: Arc<Lane>,
-        /// Which of its ledgers.
-        ledger: usize,
-    },
-    /// A change of a lane's subscription that must not be lost.
-    Health {
-        /// The lane.
-        lane: Arc<Lane>,
-        /// The change, to be handed in again should the store fail.
-        change: Change,
-    },
-    /// Somebody waits to be told whether it is durable.
-    Told(oneshot::Sender<bool>),
-    /// Nobody waits for it.
-    Nobody,
 }
 
 /// What became of an event that was offered.
@@ -217,6 +202,7 @@ impl Lane {
             waiting: (0, 0),
             refused_at: None,
             unread_ms: None,
+            replay: None,
             disabled: None,
             health: Health::default(),
             types: Vec::new(),
@@ -384,6 +370,11 @@ impl Lane {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
             None => Shares::new(),
         };
+        if let Some((job, sequence)) = record.replay
+            && let Some(replay) = state.replay.as_mut().filter(|replay| replay.job() == job)
+        {
+            replay.recorded(sequence, record.part, record.parts, record.count);
+        }
         let wake = was_full || record.due_ms.is_some() || is_ordered || state.in_flight == 0 || state.has_position();
         drop(state);
         self.count(record.count);
@@ -444,32 +435,6 @@ impl Lane {
     }
 }
 
-/// Takes a group of tokens back from the store's writer, on its thread: frees slots, moves ledgers, and lets go of the
-/// acknowledgements.
-pub fn completed(tokens: Vec<Token>, durable: bool) {
-    for token in tokens {
-        let shares = match token {
-            Token::Record(lane, record) => lane.record_done(record, durable),
-            Token::Position { lane, ledger } => lane.position_done(ledger, durable),
-            Token::Health { lane, change } => {
-                if !durable {
-                    lane.change_lost(change);
-                }
-                continue;
-            }
-            Token::Told(told) => {
-                // Whoever asked may have gone.
-                let _ = told.send(durable);
-                continue;
-            }
-            Token::Nobody => continue,
-        };
-        for share in shares {
-            share.done();
-        }
-    }
-}
-
 impl State {
     /// The place of a stream's ledger.
     pub fn ledger_of(&self, stream: &StreamName) -> Option<usize> {
@@ -526,6 +491,11 @@ impl State {
     /// is gone from its old place in the store too.
     pub fn claimed(&self) -> HashSet<DeliveryId> {
         self.claimed.clone()
+    }
+
+    /// Is that delivery taken for an attempt?
+    pub fn is_claimed(&self, delivery: &DeliveryId) -> bool {
+        self.claimed.contains(delivery)
     }
 
     /// A parked delivery is due at that time, in milliseconds since the Unix epoch.

@@ -229,6 +229,25 @@ impl Ledger {
         self.done.contains(sequence) || self.partial.get(&sequence).is_some_and(|parts| parts.contains(part.into()))
     }
 
+    /// Is that event done with?
+    pub fn is_done(&self, sequence: u64) -> bool {
+        self.done.contains(sequence)
+    }
+
+    /// Has the subscription been through that event, so that it will not come to it by itself?
+    pub fn has_passed(&self, sequence: u64) -> bool {
+        let before = self.held.map_or(self.offered + 1, |held| held.cursor);
+        self.done.contains(sequence) || (sequence < before && !self.in_hand.contains_key(&sequence))
+    }
+
+    /// Where another ledger could go on: the next sequence to read, and what is done at or above it.
+    pub fn place(&self) -> (u64, RangeSet) {
+        let next = self.position().unwrap_or(self.offered + 1);
+        let mut done_above = self.done.clone();
+        done_above.remove_below(next);
+        (next, done_above)
+    }
+
     /// Everything up to `sequence` is before the subscription's time: it counts as done.
     pub fn begin_after(&mut self, sequence: u64) {
         self.done.insert_range(1, sequence);

@@ -3,6 +3,7 @@
 //! - [`ledger`]: which events are on record or in hand, and whether a subscription reads live, is held or catches up.
 //! - [`lane`]: a subscription's bounded queue, its slots, and what comes back from the store.
 //! - [`order`]: which events of an ordered subscription wait for which.
+//! - [`replay`]: history that a job brings into a lane.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed; [`health`]: what is known of it.
 //! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
 //! - [`attempt`]: one request, on [`prepared`] endpoints, in its body `format`, with [`signing`] and [`ed25519`], to a
@@ -28,6 +29,7 @@ pub mod order;
 pub mod prepared;
 pub mod proxy;
 mod redact;
+pub mod replay;
 mod resolve;
 pub mod secrets;
 pub mod signing;
@@ -35,5 +37,5 @@ pub mod tls;
 
 pub use attempt::{Client, Config};
 pub use lane::{Lane, Token};
-pub use prepared::{Prepared, Request};
+pub use prepared::{Prepared, REPLAY_HEADER, Request};
 pub use secrets::Secrets;

@@ -35,6 +35,9 @@ static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signatur
 static EVENT_ID: HeaderName = HeaderName::from_static("sluiced-event-id");
 static EVENT_TYPE: HeaderName = HeaderName::from_static("sluiced-event-type");
 static ATTEMPT: HeaderName = HeaderName::from_static("sluiced-attempt");
+/// Says that a request is of a replay, and of which.
+pub const REPLAY_HEADER: &str = "sluiced-replay";
+static REPLAY: HeaderName = HeaderName::from_static(REPLAY_HEADER);
 
 /// The headers that belong to the connection or to the daemon, besides those of [`RESERVED_PREFIXES`].
 const RESERVED: [&str; 9] =
@@ -112,6 +115,8 @@ pub struct Request<'a> {
     /// Headers that transforms set. Those that are reserved, that the endpoint sets itself, or that are no headers at all
     /// are left out.
     pub headers: &'a [Header],
+    /// The job that replays the event, sent as `sluiced-replay`.
+    pub replay: Option<&'a str>,
     /// The data: what the endpoint's body format makes of it is signed and sent.
     pub body: Bytes,
     /// The time in milliseconds since the Unix epoch.
@@ -204,6 +209,9 @@ impl Prepared {
         let mut headers = self.headers.clone();
         headers.reserve(8 + formed.headers.len() + request.headers.len().min(HEADERS_MAX));
         self.sign(request, &formed.body, &mut headers);
+        if let Some(replay) = request.replay.and_then(lenient_value) {
+            headers.insert(&REPLAY, replay);
+        }
         headers.insert(CONTENT_TYPE, formed.content_type);
         headers.extend(formed.headers);
         for header in request.headers.iter().take(HEADERS_MAX) {

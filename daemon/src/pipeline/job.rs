@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::Spec;
 use crate::deliver::lane::{Count, Record};
-use crate::deliver::{Client, Request};
+use crate::deliver::{Client, REPLAY_HEADER, Request};
 use crate::domain::{
-    DeliveryId, Event, Failure, FailureClass, HeadOfLine, Outcome, Output, Position, Response, SubscriptionId,
+    DeliveryId, Event, Failure, FailureClass, HeadOfLine, Header, JobId, Outcome, Output, Position, Response,
+    SubscriptionId,
 };
 use crate::store::{
     Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
@@ -26,6 +27,8 @@ pub(super) struct Job {
     pub(super) position: Position,
     /// Its ledger, when the event is in hand; `None` for a parked delivery.
     pub(super) ledger: Option<usize>,
+    /// The replay that brought its event.
+    pub(super) replay: Option<JobId>,
     pub(super) part: u32,
     pub(super) parts: u32,
     /// The number of the attempt to come; 1 is the first.
@@ -58,6 +61,7 @@ impl Job {
             subscription: subscription.clone(),
             position: event.position.clone(),
             ledger: Some(ledger),
+            replay: None,
             part,
             parts,
             attempt: 1,
@@ -71,7 +75,7 @@ impl Job {
                 event_type: output.kind.unwrap_or_else(|| event.kind.clone()),
                 event_time_ms: event.time_ms,
                 content_type: output.content_type.or_else(|| event.content_type.clone()),
-                headers: output.headers,
+                headers: without_replay(output.headers),
                 body: output.data,
             },
         }
@@ -82,6 +86,17 @@ impl Job {
         let output =
             Output { data: event.data.clone(), content_type: None, headers: event.headers.clone(), kind: None };
         Self::new(subscription, ledger, event, output, 0, 1)
+    }
+
+    /// The same delivery, brought by a replay. It says so in its requests, also in those that are made when it was parked.
+    pub(super) fn replayed(mut self, job: JobId) -> Self {
+        self.content.headers.push(Header { name: REPLAY_HEADER.into(), value: job.to_string().into() });
+        Self { ledger: None, replay: Some(job), ..self }
+    }
+
+    /// Was it in the store before this attempt?
+    fn was_parked(&self) -> bool {
+        self.ledger.is_none() && self.replay.is_none()
     }
 
     /// The same delivery, ordered by that key.
@@ -96,6 +111,7 @@ impl Job {
             subscription: parked.subscription,
             position: parked.position,
             ledger: None,
+            replay: None,
             part: parked.part,
             parts: parked.parts,
             attempt: parked.attempts + 1,
@@ -168,8 +184,9 @@ impl Job {
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
+        let replay = self.replay.map(|job| (job, self.position.sequence));
         let order = self.order_key.clone().map(|key| (self.delivery, key));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, order, change }
+        Record { event, part: self.part, parts: self.parts, due_ms, count, replay, order, change }
     }
 
     /// The receiver took it. What it answered is kept where that was captured.
@@ -183,7 +200,9 @@ impl Job {
         if self.ledger.is_some() {
             return self.record(Count::Delivered, None, Change::Finished(log));
         }
-        self.record(Count::DeliveredParked, None, Change::FinishParked { delivery: self.delivery, log })
+        // A replayed delivery may have a dead letter from before: it has arrived after all.
+        let count = if self.was_parked() { Count::DeliveredParked } else { Count::Delivered };
+        self.record(count, None, Change::FinishParked { delivery: self.delivery, log })
     }
 
     /// It is given up: after an attempt that took so long, or without one.
@@ -204,7 +223,7 @@ impl Job {
             history: self.history_with(took, failure),
         };
         let log = self.log_failure(Disposition::Dead, took, None, failure);
-        let count = if self.ledger.is_some() { Count::Failed } else { Count::FailedParked };
+        let count = if self.was_parked() { Count::FailedParked } else { Count::Failed };
         self.record(count, None, Change::Dead { letter: Box::new(letter), log })
     }
 
@@ -227,7 +246,7 @@ impl Job {
             history: self.history_with(took, failure),
         };
         let log = self.log_failure(Disposition::Parked, took, Some(due_ms), failure);
-        let count = if self.ledger.is_some() { Count::Parked } else { Count::ParkedAgain };
+        let count = if self.was_parked() { Count::ParkedAgain } else { Count::Parked };
         self.record(count, Some(due_ms), Change::Park { parked: Box::new(parked), log })
     }
 
@@ -260,6 +279,16 @@ impl Job {
     }
 }
 
+/// A publisher or a transform cannot pass an event off as replayed.
+fn without_replay(mut headers: Vec<Header>) -> Vec<Header> {
+    headers.retain(|header| !header.name.eq_ignore_ascii_case(REPLAY_HEADER));
+    headers
+}
+
+fn replay_of(headers: &[Header]) -> Option<&str> {
+    headers.iter().find(|header| &*header.name == REPLAY_HEADER).map(|header| &*header.value)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -287,6 +316,7 @@ impl InAir {
                 attempt: of.attempt,
                 content_type: of.content.content_type.as_deref(),
                 headers: &of.content.headers,
+                replay: replay_of(&of.content.headers),
                 body: of.content.body.clone(),
                 now_ms: clock::now_ms(),
             };

@@ -15,6 +15,7 @@ pub mod catchup;
 pub mod control;
 pub mod feed;
 pub mod job;
+pub mod jobs;
 pub mod lag;
 mod pace;
 pub mod readers;

@@ -8,6 +8,7 @@ mod health;
 mod next;
 mod order;
 mod outcome;
+mod replay;
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::health::Course;
+use self::replay::Replayed;
 use super::catchup::CatchUp;
 use super::job::{InAir, Job, Landed, failure, with_attributes};
 use super::pace::Pace;
@@ -70,6 +72,8 @@ pub struct Worker {
     order: order::Keeper,
     /// Take live events and parked deliveries by turns.
     parked_next: bool,
+    /// Take events of a replay and all others by turns.
+    replayed_next: bool,
     /// The earliest of the times that the last look for work was told to wait for. Kept, and not asked for again when the
     /// timer is set: it may have passed by then, and nobody would look.
     look_again: Option<Instant>,
@@ -82,6 +86,7 @@ pub struct Worker {
 enum Next {
     Job(Box<Job>),
     Event(Taken),
+    Replayed(Replayed),
 }
 
 /// An event that is to be worked on.
@@ -119,6 +124,7 @@ impl Worker {
             returned: HashSet::new(),
             order: order::Keeper::default(),
             parked_next: true,
+            replayed_next: false,
             look_again: None,
             fault_logged_at: None,
             faults_unlogged: 0,
@@ -181,6 +187,7 @@ impl Worker {
             match self.next(permit == Permit::One) {
                 Some(Next::Job(job)) => self.launch(*job),
                 Some(Next::Event(taken)) => self.carry(taken).await,
+                Some(Next::Replayed(replayed)) => self.carry_replayed(replayed).await,
                 None => return,
             }
         }

@@ -10,7 +10,7 @@
 //! | log | entries, and each stream's running maximum | which sequences a flush has; details of failed attempts |
 //! | count | parked, dead | bytes of dead letters |
 //! | delivery index | where it lies, its body's file | class, status and size of a dead letter |
-//! | position, number | all | not written |
+//! | position, number, job | all | not written |
 
 mod deliveries;
 
@@ -119,13 +119,7 @@ pub(super) fn read_registration(record: &[u8]) -> Result<Registration, Error> {
 pub(super) fn write_position(record: &PositionRecord) -> Vec<u8> {
     let mut w = Writer::record(FIRST, RECORD_BYTES_TYPICAL);
     w.number(record.position.sequence);
-    w.number(record.recorded_above.len() as u64);
-    let mut last = record.position.sequence;
-    for (start, end) in record.recorded_above.iter() {
-        w.difference(last, start);
-        w.number(end - start);
-        last = end;
-    }
+    write_ranges(&mut w, record.position.sequence, &record.recorded_above);
     w.0
 }
 
@@ -133,16 +127,32 @@ pub(super) fn read_position(stream: StreamName, record: &[u8]) -> Result<Positio
     let read = || {
         let (_, mut r) = Reader::record(record, FIRST)?;
         let sequence = r.number()?;
-        let mut recorded_above = RangeSet::new();
-        let mut last = sequence;
-        for _ in 0..r.number()? {
-            let start = r.difference(last)?;
-            last = start.checked_add(r.number()?)?;
-            recorded_above.insert_range(start, last);
-        }
+        let recorded_above = read_ranges(&mut r, sequence)?;
         Some(PositionRecord { position: Position { stream, sequence }, recorded_above })
     };
     read().ok_or(Error::Record { what: "position" })
+}
+
+/// Sequences, mostly above `from`.
+pub(super) fn write_ranges(w: &mut Writer, from: u64, ranges: &RangeSet) {
+    w.number(ranges.len() as u64);
+    let mut last = from;
+    for (start, end) in ranges.iter() {
+        w.difference(last, start);
+        w.number(end - start);
+        last = end;
+    }
+}
+
+pub(super) fn read_ranges(r: &mut Reader<'_>, from: u64) -> Option<RangeSet> {
+    let mut ranges = RangeSet::new();
+    let mut last = from;
+    for _ in 0..r.number()? {
+        let start = r.difference(last)?;
+        last = start.checked_add(r.number()?)?;
+        ranges.insert_range(start, last);
+    }
+    Some(ranges)
 }
 
 /// A record that is one number.

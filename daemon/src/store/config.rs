@@ -22,6 +22,10 @@ pub struct Config {
     pub log_retention: Duration,
     /// The span of one log partition: retention drops whole partitions.
     pub log_partition: Duration,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
+    /// How many bytes of dead letters, bodies included, are kept.
+    pub dead_letter_bytes_max: u64,
     /// Mark each dead letter as one that is still to be published.
     pub publish_dead_letters: bool,
     /// How long `open` waits for another process to let go of the directory.
@@ -39,6 +43,8 @@ impl Config {
             queue_ops_max: 65_536,
             log_retention: Duration::from_secs(72 * 3600),
             log_partition: Duration::from_secs(3600),
+            dead_letter_retention: Duration::from_secs(30 * 24 * 3600),
+            dead_letter_bytes_max: 1 << 30,
             publish_dead_letters: false,
             lock_wait: Duration::from_secs(3),
         }

@@ -13,6 +13,7 @@ use super::batch::Batch;
 use super::bodies::{self, INLINE_BODY_BYTES_MAX};
 use super::codec::{self, BodyRef, Counts, Traits, Whereabouts};
 use super::engine::Engine;
+use super::jobs;
 use super::keys::{self, kind};
 use super::log::{Builder, Running};
 use super::records::{Change, Content, LogEntry, Registration};
@@ -119,6 +120,8 @@ impl<'a> Group<'a> {
                 self.amend(subscription, |r| r.failing_since_ms = *since_ms)?;
             }
             Change::Gap { subscription, gap } => self.amend(subscription, |r| r.add_gap(gap.clone()))?,
+            Change::Job(job) => drop(self.writes.insert(jobs::key(job.id), Some(jobs::write(job)))),
+            Change::ForgetJob(id) => drop(self.writes.insert(jobs::key(*id), None)),
             Change::Barrier => {}
         }
         Ok(())

@@ -10,6 +10,7 @@ pub(super) mod kind {
     pub(in crate::store) const DEAD_BY_REASON: u8 = b'F';
     pub(in crate::store) const HELD: u8 = b'H';
     pub(in crate::store) const BY_ID: u8 = b'I';
+    pub(in crate::store) const JOB: u8 = b'J';
     pub(in crate::store) const CHECKPOINT: u8 = b'K';
     pub(in crate::store) const PARKED: u8 = b'P';
     pub(in crate::store) const REGISTRATION: u8 = b'R';

@@ -23,6 +23,7 @@
 //! | `C` sub | how many are parked, how many dead, the bytes of these |
 //! | `H` sub, stream | position of a held subscription |
 //! | `R` sub | registration |
+//! | `J` job id | a replay or redrive, how far it is, and what came of it |
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
@@ -57,6 +58,7 @@ mod definitions;
 mod engine;
 mod error;
 mod group;
+mod jobs;
 mod keyring;
 mod keys;
 mod letters;
@@ -70,6 +72,7 @@ mod recorder;
 mod records;
 mod recover;
 mod restore;
+mod retention;
 mod search;
 mod secrets;
 mod wire;
@@ -89,6 +92,7 @@ pub use compact::Compaction;
 pub use config::Config;
 pub use definitions::Definition;
 pub use error::Error;
+pub use jobs::{JobCounts, JobRecord, JobTask, RedriveTask, ReplayTask};
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
@@ -99,6 +103,7 @@ pub use records::{
     GapRecord, HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
     PositionRecord, Recorded, Recovered, Registration, StreamBinding, add_attempt, add_gap,
 };
+pub use retention::{EXPIRE_LETTERS_MAX, Expired};
 pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 

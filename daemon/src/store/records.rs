@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
+use super::jobs::JobRecord;
 use crate::domain::{
-    DeliveryId, Failure, FailureClass, Header, Position, RangeSet, Response, StreamName, SubscriptionId,
+    DeliveryId, Failure, FailureClass, Header, JobId, Position, RangeSet, Response, StreamName, SubscriptionId,
 };
 
 /// What the store knows of a subscription besides its configuration.
@@ -496,6 +497,10 @@ pub enum Change {
         /// What is missing.
         gap: GapRecord,
     },
+    /// A job's record, for the first time or as it has become.
+    Job(Box<JobRecord>),
+    /// A job's record is no longer kept.
+    ForgetJob(JobId),
     /// Nothing: its token comes back once all changes before it are durable.
     Barrier,
 }

@@ -76,6 +76,7 @@ struct Inner {
     faults: Family<ByKind, Counter>,
     dropped: Family<BySubscription, Counter>,
     resent: Family<BySubscription, Counter>,
+    replayed: Family<BySubscription, Counter>,
     parked: Family<BySubscription, Gauge>,
     in_flight: Family<BySubscription, Gauge>,
     held: Family<BySubscription, Gauge>,
@@ -111,6 +112,8 @@ pub struct SubscriptionMetrics {
     pub failed: Counter,
     /// Dead letters that were parked again, to be sent once more.
     pub resent: Counter,
+    /// Of the events taken, those that a replay brought.
+    pub replayed: Counter,
     /// Deliveries that wait in the store for their next attempt.
     pub parked: Gauge,
     /// Attempts under way, and outcomes not yet on record.
@@ -189,6 +192,8 @@ pub struct StoreMetrics {
     pub live_bytes: Gauge,
     /// Dead letters in the store.
     pub dead_letters: Gauge,
+    /// Dead letters removed for their age or size.
+    pub dead_letters_expired: Counter,
 }
 
 /// What the Server-Sent Events side counts.
@@ -228,6 +233,7 @@ impl Metrics {
             faults: Family::default(),
             dropped: Family::default(),
             resent: Family::default(),
+            replayed: Family::default(),
             parked: Family::default(),
             in_flight: Family::default(),
             held: Family::default(),
@@ -263,6 +269,7 @@ impl Metrics {
             delivered: m.deliveries.get_or_create_owned(&outcome("delivered")),
             failed: m.deliveries.get_or_create_owned(&outcome("failed")),
             resent: m.resent.get_or_create_owned(&by),
+            replayed: m.replayed.get_or_create_owned(&by),
             parked: m.parked.get_or_create_owned(&by),
             in_flight: m.in_flight.get_or_create_owned(&by),
             held: m.held.get_or_create_owned(&by),
@@ -360,6 +367,7 @@ impl Inner {
         r.register("deliveries", "Deliveries that ended, by outcome", self.deliveries.clone());
         r.register("attempts", "Attempts that ended, by result", self.attempts.clone());
         r.register("plugin_faults", "Plugin faults, by kind", self.faults.clone());
+        r.register("events_replayed", "Events taken that a replay brought", self.replayed.clone());
         r.register("deliveries_resent", "Dead letters parked to be sent again", self.resent.clone());
         r.register("parked", "Deliveries that wait for their next attempt", self.parked.clone());
         r.register("in_flight", "Attempts under way or not yet on record", self.in_flight.clone());
@@ -386,6 +394,11 @@ impl Inner {
         r.register("store_bytes", "Bytes on disk", store.bytes.clone());
         r.register("store_live_bytes", "Bytes of data, estimated", store.live_bytes.clone());
         r.register("dead_letters", "Dead letters in the store", store.dead_letters.clone());
+        r.register(
+            "dead_letters_expired",
+            "Dead letters removed for their age or size",
+            store.dead_letters_expired.clone(),
+        );
         let sse = &self.sse;
         r.register("sse_clients", "Clients connected", sse.clients.clone());
         r.register("sse_frames", "Event frames sent", sse.frames.clone());

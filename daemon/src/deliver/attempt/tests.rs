@@ -145,6 +145,7 @@ fn request() -> Request<'static> {
         part: 0,
         parts: 1,
         attempt: 1,
+        replay: None,
         content_type: None,
         headers: &[],
         body: Bytes::from_static(br#"{"amount":1}"#),

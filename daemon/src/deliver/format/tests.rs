@@ -16,6 +16,7 @@ fn request<'a>(headers: &'a [Header], body: &[u8]) -> Request<'a> {
         part: 0,
         parts: 1,
         attempt: 1,
+        replay: None,
         content_type: None,
         headers,
         body: Bytes::copy_from_slice(body),

@@ -41,6 +41,7 @@ fn request<'a>(headers: &'a [Header], body: &'static [u8]) -> Request<'a> {
         part: 0,
         parts: 1,
         attempt: 3,
+        replay: None,
         content_type: None,
         headers,
         body: Bytes::from_static(body),

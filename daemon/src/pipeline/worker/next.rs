@@ -28,6 +28,13 @@ impl Worker {
         if let Some(job) = self.ready.pop_front() {
             return Some(Next::Job(Box::new(job)));
         }
+        self.replayed_next = !self.replayed_next;
+        if self.replayed_next
+            && !probe
+            && let Some(replayed) = self.next_replayed()
+        {
+            return Some(Next::Replayed(replayed));
+        }
         self.parked_next = !self.parked_next;
         let due_max = if probe { 1 } else { DUE_PAGE };
         if (self.parked_next || probe) && self.load_due(due_max) {
@@ -39,7 +46,7 @@ impl Worker {
         if self.load_due(due_max) {
             return self.ready.pop_front().map(|job| Next::Job(Box::new(job)));
         }
-        None
+        self.next_replayed().map(Next::Replayed)
     }
 
     pub(super) fn next_live(&mut self) -> Option<Arc<Event>> {

@@ -72,7 +72,7 @@ fn a_backup_under_load_is_the_store_at_one_point() {
         assert!((before..=written).contains(&last), "{last} of {before}..{written}");
         assert_eq!(parked_in(&copy), (last - 6..=last).collect::<Vec<_>>(), "backup {n}: all up to its point, no more");
         assert_eq!(copy.counts(&sub("crm")), counts(7, 0));
-        assert_eq!(copy.counts(&sub("erp")), counts(0, last / 50));
+        assert_eq!(Counts { dead_bytes: 0, ..copy.counts(&sub("erp")) }, counts(0, last / 50));
         assert_eq!(copy.counts(&sub("quiet")), counts(3_000, 0));
         let log = copy.deliveries(&sub("crm"), None, 1).expect("page");
         assert_eq!(log.entries[0].1.position.sequence.max(last), last, "the log ends there too");

@@ -4,11 +4,13 @@ mod backup;
 mod crash;
 mod failing;
 mod golden;
+mod jobs;
 mod letters;
 mod migration;
 mod opening;
 mod recorder;
 mod recovery;
+mod retention;
 mod search;
 mod state;
 

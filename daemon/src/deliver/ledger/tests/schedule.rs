@@ -439,6 +439,7 @@ impl Simulation {
             due_ms: is_parked.then_some(1),
             count: Count::ParkedAgain,
             order,
+            replay: None,
             change: Change::Barrier,
         };
         self.end_early(&record);

@@ -8,10 +8,6 @@ use super::{Lane, Record};
 use crate::store::Change;
 
 /// What travels with a change to the store and comes back when it is durable.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all tokens are records: a box for each would cost more than it saves"
-)]
 pub enum Token {
     /// An outcome of a lane.
     Record(Arc<Lane>, Record),

@@ -55,7 +55,9 @@ impl Readers {
     /// Unix epoch, 0 when that is not known; `last_round` is the round of the last permit that the asker had.
     pub fn acquire(&self, oldest_ms: u64, last_round: Option<u64>) -> Waiting {
         let mut inner = self.0.lock();
-        let round = last_round.map_or(inner.round, |last| inner.round.max(last + 1));
+        // With several permits some of the next round are out before the last of this one are back: whoever is back late
+        // misses no turn by it, and whoever was away for long does not get what it missed at once.
+        let round = last_round.map_or(inner.round, |last| inner.round.saturating_sub(1).max(last + 1));
         inner.tickets += 1;
         let place = Place { round, oldest_ms, ticket: inner.tickets };
         let (grant, granted) = oneshot::channel();

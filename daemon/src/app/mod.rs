@@ -181,12 +181,10 @@ impl App {
         let nats = connect(to).await?;
         dead_letters::check(&config, &nats, &specs).await?;
         let mut streams = Vec::new();
-        let mut floors = Vec::new();
         for stream in nats.streams() {
-            let open = open_stream(&nats, &store, stream, &types(&specs)).await?;
-            floors.push((open.name.clone(), open.floor));
-            streams.push(open);
+            streams.push(open_stream(&nats, &store, stream, &types(&specs)).await?);
         }
+        let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;
         health.set("nats", Condition::Ready);
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
@@ -197,10 +195,9 @@ impl App {
             health: health.clone(),
         };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
-        let control = Arc::new(OnceLock::new());
+        let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
-        let jobs = jobs::Handle::default();
         let server = access.bind(state, registry.clone(), jobs.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");

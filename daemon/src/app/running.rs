@@ -138,8 +138,6 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         feeds.push(feed);
     }
     subscriptions.start(links, app.specs, &app.idle, app.recovered).await?;
-    let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
-    app.jobs.set(jobs);
     // It is set here only.
     let _ = app.control.set(subscriptions.control());
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
@@ -147,6 +145,8 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
     let reloading = Reloading { config, host, secrets, hub, subscriptions, registry };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
+    let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
+    app.jobs.set(jobs);
     feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
     let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());

@@ -4,12 +4,14 @@
 //! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
 //! than `in_flight_max` deliveries of a subscription.
 
+mod token;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::health::Health;
@@ -20,6 +22,8 @@ use crate::failpoint::{self, Place};
 use crate::store::{Change, Disabled, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
+
+pub use token::{Token, completed};
 
 /// The bounds of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,30 +166,6 @@ pub enum Count {
     Failed,
     /// It was parked, and is a dead letter now.
     FailedParked,
-}
-
-/// What travels with a change to the store and comes back when it is durable.
-pub enum Token {
-    /// An outcome of a lane.
-    Record(Arc<Lane>, Record),
-    /// A position of a lane.
-    Position {
-        /// The lane.
-        lane: Arc<Lane>,
-        /// Which of its ledgers.
-        ledger: usize,
-    },
-    /// A change of a lane's subscription that must not be lost.
-    Health {
-        /// The lane.
-        lane: Arc<Lane>,
-        /// The change, to be handed in again should the store fail.
-        change: Change,
-    },
-    /// Somebody waits to be told whether it is durable.
-    Told(oneshot::Sender<bool>),
-    /// Nobody waits for it.
-    Nobody,
 }
 
 /// What became of an event that was offered.
@@ -458,32 +438,6 @@ impl Lane {
                 m.failed.inc();
                 m.parked.dec();
             }
-        }
-    }
-}
-
-/// Takes a group of tokens back from the store's writer, on its thread: frees slots, moves ledgers, and lets go of the
-/// acknowledgements.
-pub fn completed(tokens: Vec<Token>, durable: bool) {
-    for token in tokens {
-        let shares = match token {
-            Token::Record(lane, record) => lane.record_done(record, durable),
-            Token::Position { lane, ledger } => lane.position_done(ledger, durable),
-            Token::Health { lane, change } => {
-                if !durable {
-                    lane.change_lost(change);
-                }
-                continue;
-            }
-            Token::Told(told) => {
-                // Whoever asked may have gone.
-                let _ = told.send(durable);
-                continue;
-            }
-            Token::Nobody => continue,
-        };
-        for share in shares {
-            share.done();
         }
     }
 }

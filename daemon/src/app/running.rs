@@ -14,6 +14,7 @@ use super::dead_letters::Publisher;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
 use super::{App, Error, OpenStream, file_size, parts, retention};
+use crate::config::DeadLetterSubject;
 use crate::deliver::{Token, lane};
 use crate::ingest::Nats;
 use crate::pipeline::feed::{Feed, Routes};
@@ -76,8 +77,9 @@ struct Running {
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
     let watch = Watch::new(reloader)?;
+    let published_to = app.config.load().dead_letters.publish_subject.clone();
     let mut running = start(app, watch).await?;
-    running.look_after_dead_letters();
+    running.look_after_dead_letters(published_to);
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     loop {
@@ -211,10 +213,10 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
 
 impl Running {
     /// Starts what is done about dead letters beside deliveries.
-    fn look_after_dead_letters(&self) {
+    fn look_after_dead_letters(&self, published_to: Option<DeadLetterSubject>) {
         let (tasks, stop) = (&self.tasks.front, &self.stops.front);
         tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
-        if let Some(subject) = self.config.load().dead_letters.publish_subject.clone() {
+        if let Some(subject) = published_to {
             let (store, nats, metrics) = (self.store.clone(), self.nats.clone(), self.gauges.clone());
             tasks.spawn(Publisher { store, nats, subject, metrics }.run(stop.clone()));
         }

@@ -100,7 +100,7 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "data_dir",
     "server",
     "auth",

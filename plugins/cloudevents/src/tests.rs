@@ -51,7 +51,7 @@ fn source_and_type_are_those_of_the_configuration() {
         (&json!("https://shop.example"), &json!("com.example.orders.created"))
     );
     let bare = json_of(&apply(&json!({ "to": "structured" }), event("a").build()).unwrap());
-    assert_eq!(bare["source"], "/FIXTURES");
+    assert_eq!(bare["source"], "/TEST");
     assert!(bare.get("data").is_none() && bare.get("data_base64").is_none());
 }
 

@@ -296,7 +296,7 @@ impl Metrics {
         let name = &subscription.name;
         let by = BySubscription { subscription: name.clone() };
         let m = &self.0;
-        let counters = [&m.received, &m.filtered, &m.dropped, &m.resent, &m.gap_events, &m.skipped_events];
+        let counters = [&m.received, &m.filtered, &m.dropped, &m.resent, &m.replayed, &m.gap_events, &m.skipped_events];
         for family in counters {
             family.remove(&by);
         }
@@ -410,5 +410,28 @@ impl Inner {
         r.register("sse_gaps", "Gaps announced to clients", sse.gaps.clone());
         r.register("sse_filtered", "Events that plugins dropped", sse.filtered.clone());
         r.register("sse_faults", "Events that plugins failed on", sse.faults.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_exported_no_longer() {
+        let metrics = Metrics::new();
+        let (gone, kept) = (metrics.subscription("gone"), metrics.subscription("kept"));
+        for subscription in [&gone, &kept] {
+            OUTCOMES.iter().for_each(|outcome| subscription.attempted(outcome));
+            FAULTS.iter().for_each(|kind| subscription.faulted(kind));
+        }
+        metrics.forget(&gone);
+        gone.attempted("delivered");
+        gone.faulted("trap");
+        gone.held.set(1);
+        let text = metrics.render().expect("metrics can be written");
+        let left: Vec<&str> = text.lines().filter(|line| line.contains("\"gone\"")).collect();
+        assert!(left.is_empty(), "{left:?}: name the family in `forget`");
+        assert!(text.contains("\"kept\""));
     }
 }

@@ -188,12 +188,8 @@ impl App {
         let recovered = store.recover(&floors)?;
         health.set("nats", Condition::Ready);
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
-        let state = api::State {
-            publisher: Arc::new(nats.clone()),
-            hub: hub.clone(),
-            metrics: metrics.clone(),
-            health: health.clone(),
-        };
+        let publisher = Arc::new(nats.clone());
+        let state = api::State { publisher, hub: hub.clone(), metrics: metrics.clone(), health: health.clone() };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });

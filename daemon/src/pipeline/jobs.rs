@@ -1,8 +1,8 @@
 //! Jobs: replays of history and redrives of dead letters, each for one subscription, over restarts.
 //!
-//! A job is a task beside the subscription's worker. A `replay` reads its stretch of the stream as [`history`] and puts the
+//! A job is a task beside the subscription's worker. A `replay` reads its stretch of the stream as `history` and puts the
 //! events into the lane, where the worker takes them by turns with everything else; a `redrive` parks dead letters again.
-//! Both go no faster than their [`pace`], wait while the endpoint is left alone, and write down how far they are: a replay's
+//! Both go no faster than their `pace`, wait while the endpoint is left alone, and write down how far they are: a replay's
 //! place moves only past what is on record, so that a daemon that is killed goes on without a gap.
 
 mod history;

@@ -1,7 +1,7 @@
 //! A subscription's worker: it takes events, carries them through plugins and attempt, and records what becomes of them.
 //!
-//! Here is what it does in which order; [`next`] is where work comes from, [`order`] what has to wait for what, [`outcome`]
-//! what follows from an attempt, [`health`] what it says of the endpoint, and [`finish`] its positions and its end.
+//! Here is what it does in which order; `next` is where work comes from, `order` what has to wait for what, `outcome`
+//! what follows from an attempt, `health` what it says of the endpoint, and `finish` its positions and its end.
 
 mod finish;
 mod health;

@@ -1,7 +1,7 @@
 //! Every way in which a receiver can misbehave, and what follows from it: one row each, against the real daemon.
 //!
 //! Each row is a subscription of one daemon with a receiver of its own. All are sent the same event, with two attempts at
-//! most and a breaker that opens at the first failure that it is told of, so that a subscription that is held afterwards is
+//! most and a breaker that opens at the second failure that it is told of, so that a subscription that is held afterwards is
 //! one whose endpoint was penalised. Then the receivers that can be healed are, and a second event arrives everywhere.
 
 use std::io::Write as _;
@@ -320,7 +320,7 @@ fn assert_patience(name: &str, received: &[Received]) {
 async fn run(rows: Vec<Row>) {
     let nats = TestNats::start().await;
     let mut rows: Vec<Running> = rows.into_iter().map(Running::start).collect();
-    let settings = "[delivery]\nretry_after_max = \"1s\"\nbreaker = { failure_ratio = 1, attempts_min = 1, window = \"30s\", \
+    let settings = "[delivery]\nretry_after_max = \"1s\"\nbreaker = { failure_ratio = 1, attempts_min = 2, window = \"30s\", \
         probe = \"100ms\", probe_max = \"200ms\" }\n";
     let hooks: Vec<Webhook> = rows.iter().map(Running::webhook).collect();
     let daemon = TestDaemon::start(&nats, &(config("", &hooks) + settings)).await;

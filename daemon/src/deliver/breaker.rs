@@ -143,26 +143,31 @@ impl Breaker {
         }
     }
 
-    /// The receiver took something. Only a probe closes the breaker: what was under way when it opened may well succeed,
-    /// and a wish to be left alone holds until its time.
+    /// The receiver took something.
     pub fn succeeded(&mut self, now: Instant) -> Turn {
         self.in_a_row = 0;
+        if self.state == State::Closed {
+            self.window.count(now, self.policy.window, false);
+        }
+        self.answered(now)
+    }
+
+    /// The receiver answered, be it that it refused an event for good: that says nothing of the next one. Only a probe closes
+    /// the breaker: what was under way when it opened may well be answered, and a wish to be left alone holds until its time.
+    pub fn answered(&mut self, now: Instant) -> Turn {
         match self.state {
-            State::Closed => {
-                self.window.count(now, self.policy.window, false);
-                Turn::None
-            }
-            State::Open { until, .. } if until > now => Turn::None,
-            State::Open { .. } => {
+            State::Open { until, .. } if until <= now => {
+                self.in_a_row = 0;
                 self.window.clear();
                 self.state = State::Closed;
                 Turn::Closed { had_failed: std::mem::take(&mut self.failing) }
             }
+            State::Closed | State::Open { .. } => Turn::None,
         }
     }
 
-    /// An attempt could not be carried out by our own fault: it says nothing of the receiver, and an open breaker waits as
-    /// long again.
+    /// An attempt did not get as far as the receiver, by our own fault or a refused address: it says nothing of it, and an open
+    /// breaker waits as long again.
     pub fn not_tried(&mut self, now: Instant) {
         if let State::Open { until, delay } = self.state {
             self.state = State::Open { until: until.max(now + delay), delay };

@@ -15,9 +15,11 @@ pub enum Format {
     Json,
 }
 
-/// Libraries whose own lines matter only when something is wrong.
+/// Libraries whose own lines matter only when something is wrong; a receiver's bad certificate is an attempt's failure and told
+/// as such.
 const QUIET: &str = "async_nats=warn,hyper=warn,hyper_util=warn,h2=warn,hickory_net=warn,hickory_resolver=warn,\
-                     rustls=warn,sled=warn,wasmtime=warn,cranelift_codegen=warn,notify=warn,tower_http=warn";
+                     rustls=warn,rustls_platform_verifier=off,sled=warn,wasmtime=warn,cranelift_codegen=warn,notify=warn,\
+                     tower_http=warn";
 
 /// Starts logging for the whole process; a second call changes nothing.
 pub fn init(format: Format, level: Level) {

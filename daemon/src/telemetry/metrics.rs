@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_exported_no_longer() {
         let metrics = Metrics::new();
-        let (gone, kept) = (metrics.subscription("gone"), metrics.subscription("kept"));
+        let (gone, kept) = (metrics.subscription("removed"), metrics.subscription("kept"));
         for subscription in [&gone, &kept] {
             OUTCOMES.iter().for_each(|outcome| subscription.attempted(outcome));
             FAULTS.iter().for_each(|kind| subscription.faulted(kind));
@@ -430,7 +430,7 @@ mod tests {
         gone.faulted("trap");
         gone.held.set(1);
         let text = metrics.render().expect("metrics can be written");
-        let left: Vec<&str> = text.lines().filter(|line| line.contains("\"gone\"")).collect();
+        let left: Vec<&str> = text.lines().filter(|line| line.contains("\"removed\"")).collect();
         assert!(left.is_empty(), "{left:?}: name the family in `forget`");
         assert!(text.contains("\"kept\""));
     }

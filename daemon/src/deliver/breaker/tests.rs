@@ -40,6 +40,17 @@ fn opens_after_failures_in_a_row_and_probes_ever_more_rarely() {
 }
 
 #[test]
+fn a_probe_that_is_refused_for_good_closes_it_and_other_refusals_say_nothing() {
+    let (mut breaker, now) = breaker();
+    (0..2).for_each(|_| assert_eq!(breaker.failed(now, None), Turn::None));
+    assert_eq!(breaker.answered(now), Turn::None);
+    assert_eq!(breaker.failed(now, None), Turn::Failing, "a refusal between two failures does not part them");
+    assert_eq!(breaker.answered(now), Turn::None, "one that was under way is no probe");
+    assert_eq!(breaker.answered(now + SECOND), Turn::Closed { had_failed: true });
+    assert_eq!(breaker.failed(now + SECOND, None), Turn::None, "it begins anew");
+}
+
+#[test]
 fn a_long_good_past_does_not_keep_a_dead_endpoint_closed() {
     let mut breaker = Breaker::new(policy(10));
     let now = Instant::now();
@@ -104,6 +115,7 @@ fn one_that_was_failing_before_the_start_is_probed_at_once() {
 enum Step {
     Wait(u64),
     Ok,
+    Refused,
     Fail(Option<u64>),
     NotTried,
 }
@@ -112,6 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0u64..8_000).prop_map(Step::Wait),
         Just(Step::Ok),
+        Just(Step::Refused),
         prop::option::weighted(0.2, 0u64..10_000).prop_map(Step::Fail),
         Just(Step::NotTried),
     ]
@@ -131,9 +144,12 @@ proptest! {
             let was_failing = breaker.is_failing();
             match step {
                 Step::Wait(ms) => now += Duration::from_millis(ms),
-                Step::Ok => {
-                    in_a_row = 0;
-                    let turn = breaker.succeeded(now);
+                Step::Ok | Step::Refused => {
+                    let took = matches!(step, Step::Ok);
+                    if took || before == Permit::One {
+                        in_a_row = 0;
+                    }
+                    let turn = if took { breaker.succeeded(now) } else { breaker.answered(now) };
                     prop_assert_eq!(turn == Turn::Closed { had_failed: was_failing }, before == Permit::One);
                     if before == Permit::One {
                         prop_assert_eq!(breaker.permit(now), Permit::All);

@@ -78,15 +78,17 @@ impl Worker {
         if failure.class == FailureClass::Gone {
             return self.disable("the endpoint answered 410 Gone");
         }
-        let turn = if is_final {
-            // It answers, and yet took nothing: neither well nor failing. The next probe waits as long again.
-            self.breaker.not_tried(now);
-            Turn::None
-        } else {
-            self.breaker.failed(now, failure.retry_after_ms.map(Duration::from_millis))
+        let turn = match (is_final, failure.class) {
+            (false, _) => self.breaker.failed(now, failure.retry_after_ms.map(Duration::from_millis)),
+            (true, FailureClass::Status) => self.breaker.answered(now),
+            (true, _) => {
+                self.breaker.not_tried(now);
+                Turn::None
+            }
         };
         match turn {
-            Turn::None | Turn::Closed { .. } => {}
+            Turn::None => {}
+            Turn::Closed { had_failed } => self.endpoint_answers(had_failed),
             Turn::Paused => {
                 info!(subscription = %self.lane.id(), "the endpoint asks to be left alone, its events wait in the stream");
                 self.hold();
@@ -107,21 +109,26 @@ impl Worker {
     }
 
     fn endpoint_works(&mut self, now: Instant) {
-        let turn = self.breaker.succeeded(now);
+        if let Turn::Closed { had_failed } = self.breaker.succeeded(now) {
+            self.endpoint_answers(had_failed);
+        }
         self.course.failures = 0;
-        let since_ms = self.course.since_ms.take();
-        if since_ms.is_some() {
+        if self.course.since_ms.take().is_some() {
             self.lane.state().health.failing_since_ms = None;
             if std::mem::take(&mut self.course.is_recorded) {
                 self.change(Change::Failing { subscription: self.lane.id().clone(), since_ms: None });
             }
         }
-        let Turn::Closed { had_failed } = turn else { return };
+    }
+
+    /// A probe was answered: the endpoint is sent events again.
+    fn endpoint_answers(&mut self, had_failed: bool) {
         info!(subscription = %self.lane.id(), "the endpoint works again");
         self.lane.state().health.failing = false;
         self.lane.metrics.failing.set(0);
         if had_failed && std::mem::take(&mut self.course.is_announced) {
-            self.shared.announcer.announce(Kind::Recovered, &self.lane, &Details { since_ms, ..Details::default() });
+            let details = Details { since_ms: self.course.since_ms, ..Details::default() };
+            self.shared.announcer.announce(Kind::Recovered, &self.lane, &details);
         }
     }
 

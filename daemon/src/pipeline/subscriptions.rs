@@ -425,8 +425,8 @@ impl Subscriptions {
                     Ledger::held_at(name.clone(), begun.position.sequence, RangeSet::new(), offered)
                 }
                 (None, Some(held)) => {
-                    let above = held.recorded_above.clone();
-                    Ledger::held_at(name.clone(), held.position.sequence, above, offered)
+                    let (above, parts) = (held.recorded_above.clone(), held.partly_above.clone());
+                    Ledger::held_at(name.clone(), held.position.sequence, above, offered).with_parts(parts)
                 }
                 (None, None) => Ledger::live(name.clone(), offered),
             };

@@ -109,7 +109,7 @@ pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 pub use unpublished::{UNPUBLISHED_MAX, Unpublished};
 
-use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};
+use crate::domain::{Position, StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;
 use batch::Batch;
 use engine::{Directory, Engine};
@@ -264,7 +264,8 @@ impl Store {
             let key = keys::of_subscription(kind::REGISTRATION, subscription);
             batch.insert(key, codec::write_registration(registration));
             for position in begins {
-                let record = PositionRecord { position: (*position).clone(), recorded_above: RangeSet::new() };
+                let (recorded_above, partly_above) = Default::default();
+                let record = PositionRecord { position: (*position).clone(), recorded_above, partly_above };
                 batch.insert(keys::held(subscription, &position.stream), codec::write_position(&record));
             }
             Ok(())

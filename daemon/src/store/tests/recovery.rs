@@ -37,7 +37,7 @@ fn only_the_tail_is_read() {
 fn what_a_held_subscription_recorded_after_its_position_is_found_below_the_floor() {
     let dir = TempDir::new().expect("tempdir");
     let store = open(&dir);
-    let position = PositionRecord { position: at(8), recorded_above: Default::default() };
+    let position = position_at(at(8));
     store.commit(&[finished("crm", 7), Change::Hold { subscription: sub("crm"), position }]).expect("commit");
     store.commit(&[finished("crm", 9), finished("wall", 20)]).expect("commit");
     store.commit(&[finished("crm", 8), finished("wall", 21)]).expect("commit");
@@ -81,7 +81,7 @@ fn a_stream_made_anew_leaves_its_past_behind() {
     assert_eq!(store.bind_stream(&events, 1).expect("bind"), StreamBinding::New);
     let registration = Registration { starts_after: vec![(events.clone(), 3)], ..Registration::default() };
     store.put_registration(&sub("crm"), &registration).expect("put");
-    let position = PositionRecord { position: at(8), recorded_above: Default::default() };
+    let position = position_at(at(8));
     store
         .commit(&[
             finished("crm", 500),

@@ -178,12 +178,14 @@ impl Engine {
         if found < FORMAT {
             tracing::info!(from = found, to = FORMAT, "bringing the store's format up to date");
             migrate::from_1_to_2(self)?;
+            failpoint::reach(Place::Migrating).map_err(Error::Write)?;
             self.state.insert(keys::META_FORMAT, codec::write_number(u64::from(FORMAT))).map_err(Error::write)?;
             self.sync()?;
         }
         // The file follows the data: after a crash between the two it is behind, and is written at the next start.
         let failed = |source| Error::Directory { dir: dir.clone(), source };
         if read_format(dir).map_err(failed)? != Some(FORMAT) {
+            failpoint::reach(Place::Migrating).map_err(failed)?;
             write_format(dir).map_err(failed)?;
         }
         Ok(())

@@ -135,8 +135,9 @@ fn retention_drops_whole_partitions_and_never_the_newest() {
         assert!(store.commit(&[finished("crm", sequence)]).expect("commit"), "a partition for each flush");
     }
     let engine = store.engine().expect("open");
-    assert_eq!(engine.expire(now_ms(), config.log_retention).expect("expire"), 0);
-    assert_eq!(engine.expire(now_ms() + 7_200_000, config.log_retention).expect("expire"), 3);
+    let expire = |now_ms| partition::expire(&engine, now_ms, &config).expect("expire");
+    assert_eq!(expire(now_ms()), Expired::default());
+    assert_eq!(expire(now_ms() + 7_200_000), Expired { by_age: 3, by_size: 0 });
     drop(engine);
     drop(store);
     let store = Store::open(config).expect("open");
@@ -144,5 +145,5 @@ fn retention_drops_whole_partitions_and_never_the_newest() {
     assert_eq!(left.iter().map(|(key, entry)| (key.flush, entry.position.sequence)).collect::<Vec<_>>(), [(4, 4)]);
     store.commit(&[finished("crm", 5)]).expect("commit");
     assert_eq!(store.deliveries(&sub("crm"), None, 10).expect("page").entries[0].0.flush, 5);
-    assert_eq!(store.expire().expect("expire"), 0);
+    assert_eq!(store.expire().expect("expire"), Expired::default());
 }

@@ -198,6 +198,7 @@ fn feed(
 }
 
 fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Token>, JoinHandle<()>), store::Error> {
+    let counted = store.clone();
     Recorder::start(store.clone(), move |tokens: Vec<Token>, result| {
         metrics.changes.inc_by(tokens.len() as u64);
         match &result {
@@ -207,7 +208,7 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
                 error!(error = %telemetry::chain(error), "the store cannot write, nothing is acked until it can");
             }
         }
-        lane::completed(tokens, result.is_ok());
+        lane::concluded(tokens, result.is_ok(), &counted);
     })
 }
 

@@ -107,12 +107,14 @@ impl Work<'_> {
             DeadFilter { status: *status, class: class.clone(), since_ms: Some(*since_ms), until_ms: Some(*until_ms) };
         let before =
             after.map(|(failed_ms, delivery)| DeadKey { subscription: subscription.clone(), failed_ms, delivery });
-        let dry_run = self.dry_run;
+        let (dry_run, under_way) = (self.dry_run, self.lane.state().claimed());
         let done = tokio::task::spawn_blocking(move || {
             let keys = store.dead_letter_keys(&subscription, &filter, before.as_ref(), letters_max)?;
-            let deliveries: Vec<DeliveryId> = keys.iter().map(|key| key.delivery).collect();
+            let all = keys.iter().map(|key| key.delivery);
+            // What a replay has under way is left to it.
+            let deliveries: Vec<DeliveryId> = all.filter(|delivery| !under_way.contains(delivery)).collect();
             let resent = match dry_run {
-                true => vec![Resent::Parked; keys.len()],
+                true => vec![Resent::Parked; deliveries.len()],
                 false => resend(&store, &keys, &deliveries)?,
             };
             Ok::<_, Error>((keys, resent))
@@ -130,6 +132,7 @@ impl Work<'_> {
         if !self.dry_run {
             self.begun += parked;
             self.lane.resent(parked, clock::now_ms());
+            self.lane.read_parked(&self.inner.shared.store);
         }
         self.task.after = Some((last.failed_ms, last.delivery));
         {

@@ -133,7 +133,8 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     );
     let (mut links, mut feeds) = (Vec::new(), Vec::new());
     for stream in app.streams {
-        tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
+        let store = app.store.clone();
+        tasks.acks.spawn(stream.live.acks().run(move || store.writable().is_ok(), stops.acks.clone()));
         let metrics = app.metrics.stream(stream.name.as_str());
         let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
         links.push(link);

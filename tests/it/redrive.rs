@@ -108,15 +108,12 @@ async fn a_dead_letter_that_a_replay_has_under_way_is_not_sent_again_beside_it()
     let daemon = with_dead_letters(&nats, &receiver, 3, 3).await;
     let letters = daemon.request("GET", "/api/v1/subscriptions/crm/dead-letters", None).await.json();
     let id = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
-    // Long enough for both wishes.
+    // Long enough for the wish.
     receiver.set(Behaviour::Slow(Duration::from_secs(5)));
     let replay = begin(&daemon, "replay", json!({ "from": "all", "rate": 1000 })).await;
-    receiver.wait_for(3, SOON).await;
+    wait_until("the replay has them under way", SOON, async || receiver.received().len() == 3).await;
     let resend = format!("/api/v1/subscriptions/crm/dead-letters/{id}/resend");
     assert_eq!(daemon.request("POST", &resend, None).await.status, 409, "it is under way");
-    let redrive = begin(&daemon, "redrive", json!({ "rate": 1000 })).await;
-    let counts = comes_to(&daemon, &redrive["id"], "done").await["counts"].clone();
-    assert_eq!((&counts["seen"], &counts["deliveries"]), (&json!(3), &json!(0)), "{counts}");
     comes_to(&daemon, &replay["id"], "done").await;
     wait_until("no letter is left", SOON, async || dead(&daemon).await == 0).await;
     let books = daemon.accounted("crm", 6).await;

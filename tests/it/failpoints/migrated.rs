@@ -26,7 +26,8 @@ async fn a_crash_while_an_older_store_is_brought_up_to_date_loses_nothing_and_le
     nats.create_stream("EVENTS", &["events.>"]).await;
     nats.publish_orders("events.orders.created", 0..5).await;
     let hook = |name| Webhook::new(name, &receiver).with("max_in_flight", IN_FLIGHT_MAX);
-    let text = config("", &[hook("crm"), hook("wall")]);
+    // Its dead letters are of 2023.
+    let text = config("[store]\ndead_letter_retention = \"3650d\"", &[hook("crm"), hook("wall")]);
     let mut daemon = TestDaemon::builder(&nats, &text).failpoints().start().await;
     for (place, visits) in CRASHES {
         for visit in visits.clone() {
@@ -35,10 +36,10 @@ async fn a_crash_while_an_older_store_is_brought_up_to_date_loses_nothing_and_le
             receiver.forget();
             unpack(&daemon.data_dir().join("store"));
             daemon.arm(&format!("{} = abort @ {visit}", place.name()));
-            for time in ["first", "second"] {
+            // Before its last step it begins anew, and can be cut short again.
+            for _ in 0..if visit < *visits.end() { 2 } else { 1 } {
                 daemon.launch();
                 daemon.wait_aborted().await;
-                eprintln!("ended for the {time} time");
             }
             daemon.arm("");
             daemon.restart().await;

@@ -107,14 +107,12 @@ impl Work<'_> {
             DeadFilter { status: *status, class: class.clone(), since_ms: Some(*since_ms), until_ms: Some(*until_ms) };
         let before =
             after.map(|(failed_ms, delivery)| DeadKey { subscription: subscription.clone(), failed_ms, delivery });
-        let (dry_run, under_way) = (self.dry_run, self.lane.state().claimed());
+        let dry_run = self.dry_run;
         let done = tokio::task::spawn_blocking(move || {
             let keys = store.dead_letter_keys(&subscription, &filter, before.as_ref(), letters_max)?;
-            let all = keys.iter().map(|key| key.delivery);
-            // What a replay has under way is left to it.
-            let deliveries: Vec<DeliveryId> = all.filter(|delivery| !under_way.contains(delivery)).collect();
+            let deliveries: Vec<DeliveryId> = keys.iter().map(|key| key.delivery).collect();
             let resent = match dry_run {
-                true => vec![Resent::Parked; deliveries.len()],
+                true => vec![Resent::Parked; keys.len()],
                 false => resend(&store, &keys, &deliveries)?,
             };
             Ok::<_, Error>((keys, resent))

@@ -145,7 +145,7 @@ pub struct App {
     asked: mpsc::Receiver<Ask>,
     registry: Registry,
     /// Webhooks that no longer fit the configuration.
-    idle: Vec<SubscriptionId>,
+    idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
 impl App {

@@ -82,18 +82,7 @@ async fn an_event_is_followed_through_every_subscription() {
     let dead = &of(&told, "dead")["deliveries"][0];
     assert_eq!((&dead["state"], &dead["history"][0]["status"]), (&"dead".into(), &400.into()));
 
-    let (wall, rich) = (of(&told, "wall"), of(&told, "wall-of-the-rich"));
-    assert_eq!((&wall["target"], &wall["subject"]["pattern"]), (&"sse".into(), &"orders.>".into()));
-    assert_eq!((&wall["verdict"]["result"], wall["deliveries"].as_array().map(Vec::len)), (&"kept".into(), Some(0)));
-    assert_eq!(
-        (&wall["verdict"]["plugins"][1]["name"], &wall["verdict"]["outputs"][0]["part"]),
-        (&"redact".into(), &0.into())
-    );
-    assert!(wall["verdict"]["plugins"][0]["version"].is_string() && wall["standing"].is_null(), "{wall}");
-    assert_eq!((&rich["verdict"]["result"], &rich["verdict"]["decided_by"]), (&"dropped".into(), &"jq".into()));
-    let invoices = "/api/v1/events/order-1/trace?subscription=wall-of-invoices";
-    let invoices = daemon.request("GET", invoices, None).await.json();
-    assert_eq!(of(&invoices, "wall-of-invoices")["subject"]["matches"], false);
+    assert_streams_are_told_of(&daemon, &told).await;
 
     let other = daemon.request("GET", "/api/v1/events/order-1/trace?subscription=other", None).await.json();
     assert_eq!(of(&other, "other")["subject"]["patterns"][0], "invoices.*");
@@ -116,6 +105,22 @@ async fn an_event_is_followed_through_every_subscription() {
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
+}
+
+/// Named streams have a verdict and no deliveries.
+async fn assert_streams_are_told_of(daemon: &TestDaemon, told: &Value) {
+    let (wall, rich) = (of(told, "wall"), of(told, "wall-of-the-rich"));
+    assert_eq!((&wall["target"], &wall["subject"]["pattern"]), (&"sse".into(), &"orders.>".into()));
+    assert_eq!((&wall["verdict"]["result"], wall["deliveries"].as_array().map(Vec::len)), (&"kept".into(), Some(0)));
+    assert_eq!(
+        (&wall["verdict"]["plugins"][1]["name"], &wall["verdict"]["outputs"][0]["part"]),
+        (&"redact".into(), &0.into())
+    );
+    assert!(wall["verdict"]["plugins"][0]["version"].is_string() && wall["standing"].is_null(), "{wall}");
+    assert_eq!((&rich["verdict"]["result"], &rich["verdict"]["decided_by"]), (&"dropped".into(), &"jq".into()));
+    let invoices = "/api/v1/events/order-1/trace?subscription=wall-of-invoices";
+    let invoices = daemon.request("GET", invoices, None).await.json();
+    assert_eq!(of(&invoices, "wall-of-invoices")["subject"]["matches"], false);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod mixed;
 mod operated;
 mod parts;
 mod registered;
+mod replayed;
 mod whole;
 
 const SOON: Duration = Duration::from_secs(30);

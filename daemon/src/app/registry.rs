@@ -42,8 +42,8 @@ pub(super) struct Ask {
 pub(super) struct Kept {
     /// Those that can run.
     pub(super) specs: Vec<(SubscriptionId, Spec)>,
-    /// Those that cannot.
-    pub(super) idle: Vec<SubscriptionId>,
+    /// Those that cannot, and why.
+    pub(super) idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
 /// Keeps the webhooks that are made over the API.
@@ -87,8 +87,8 @@ impl Registry {
                 Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
-                    error!(subscription = %id, reason, "a webhook no longer fits the configuration");
-                    kept.idle.push(id);
+                    error!(subscription = %id, reason = %reason, "a webhook no longer fits the configuration");
+                    kept.idle.push((id, reason.into()));
                 }
             }
         }

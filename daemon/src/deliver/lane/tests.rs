@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::{AckSink, AckToken, DeliveryId, JobId, Settlement, StreamName};
+use crate::domain::{AckSink, AckToken, DeliveryId, Settlement, StreamName};
 use crate::store::{self, Content, DeadLetter, Disposition, LastFailure, LogEntry, Recorder, Resent};
 use crate::telemetry::metrics::Metrics;
 
@@ -70,16 +70,7 @@ impl Bench {
         self.lane.metrics.in_flight.inc();
         self.lane.state().submitted();
         let event = Some((0, sequence));
-        Record {
-            event,
-            part: 0,
-            parts: 1,
-            due_ms: None,
-            count: Count::Delivered,
-            replay: None,
-            order: None,
-            change: Change::Barrier,
-        }
+        Record { event, part: 0, parts: 1, due_ms: None, count: Count::Delivered, order: None, change: Change::Barrier }
     }
 }
 
@@ -204,9 +195,8 @@ fn what_is_parked_is_told_right_where_a_resend_meets_a_replay() {
         state.submitted();
     }
     let change = Change::FinishParked { delivery, log: log_of(&letter, Disposition::Delivered) };
-    let replay = Some((JobId::from_number(1), 1));
     let (event, count) = (None, Count::Delivered);
-    let record = Record { event, part: 0, parts: 1, due_ms: None, count, replay, order: None, change: change.clone() };
+    let record = Record { event, part: 0, parts: 1, due_ms: None, count, order: None, change: change.clone() };
     recorder.submit(change, Token::Record(Arc::clone(&b.lane), record));
     recorder.close();
     writer.join().expect("ends");

@@ -69,8 +69,8 @@ fn with_parked(tokens: &[Token]) -> Vec<Arc<Lane>> {
     let mut lanes: Vec<Arc<Lane>> = Vec::new();
     for token in tokens {
         let Token::Record(lane, record) = token else { continue };
-        // What a replay had under way may have been resent meanwhile.
-        let changes = record.replay.is_some() || !matches!(record.count, Count::Delivered | Count::Failed);
+        // Of a parked delivery, or of a replay: what that had under way may have been resent meanwhile.
+        let changes = record.event.is_none() || !matches!(record.count, Count::Delivered | Count::Failed);
         if changes && !lanes.iter().any(|known| Arc::ptr_eq(known, lane)) {
             lanes.push(Arc::clone(lane));
         }

@@ -71,6 +71,12 @@ impl Chain {
         all.map(|(role, usage)| (role, usage.name(), usage.version()))
     }
 
+    /// The plugins that are set aside, with how many faults in a row each had.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&str, u32)> {
+        let all = self.filters.iter().chain(&self.transforms);
+        all.filter_map(|usage| Some((usage.name(), usage.quarantined()?)))
+    }
+
     /// Runs one event through the plugins. It takes no longer than the deadlines allow, and lets other tasks run after
     /// each millisecond of a plugin's time. Dropping the future ends the call under way.
     pub async fn run(&self, event: &Event) -> Ran {

@@ -1,5 +1,6 @@
 //! The integration tests: the real binary on real parts.
 
+mod author;
 mod backup;
 mod config;
 mod crash;
@@ -19,6 +20,7 @@ mod nats;
 mod net;
 mod ordering;
 mod plugins;
+mod promises;
 mod rate;
 mod redrive;
 mod reload;

@@ -126,11 +126,6 @@ impl State {
         std::mem::take(&mut self.ended)
     }
 
-    /// A parked delivery was taken out of the store by somebody else than the worker, so that nothing waits for it.
-    pub fn unparked(&mut self, key: Box<str>, delivery: DeliveryId) {
-        self.ended.push(Ended { key, delivery, was_parked: true, is_parked: false });
-    }
-
     /// Takes everything out of the queue: its acknowledgements are with the ledgers.
     pub fn clear_queue(&mut self) {
         self.queue.clear();

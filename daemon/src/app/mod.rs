@@ -47,7 +47,7 @@ use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
 use crate::store::{self, Recovered, Store, StreamBinding};
-use crate::stream::Hub;
+use crate::stream::{Hub, Named};
 use crate::telemetry;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::Metrics;
@@ -145,7 +145,7 @@ pub struct App {
     asked: mpsc::Receiver<Ask>,
     registry: Registry,
     /// Webhooks that no longer fit the configuration.
-    idle: Vec<SubscriptionId>,
+    idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
 impl App {
@@ -192,7 +192,8 @@ impl App {
         let state = api::State { publisher, hub: hub.clone(), metrics: metrics.clone(), health: health.clone() };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
-        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
+        let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
+        let running = Arc::new(seen);
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
         let server = access.bind(state, registry.clone(), jobs.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
@@ -268,6 +269,7 @@ struct Running {
     routes: Arc<ArcSwap<Routes>>,
     /// Set when the subscriptions are started.
     control: Arc<OnceLock<Control>>,
+    hub: Hub,
 }
 
 impl Lanes for Running {
@@ -294,6 +296,10 @@ impl trace::Subscriptions for Running {
             trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }
         });
         all.collect()
+    }
+
+    fn named(&self) -> Vec<Named> {
+        self.hub.definitions()
     }
 }
 

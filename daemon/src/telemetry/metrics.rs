@@ -34,7 +34,7 @@ const OUTCOMES: [&str; 10] = [
 ];
 
 /// What a plugin fault may be counted as.
-const FAULTS: [&str; 6] = ["trap", "deadline", "memory", "output", "reported", "instantiate"];
+const FAULTS: [&str; 7] = ["trap", "deadline", "memory", "output", "reported", "instantiate", "quarantined"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BySubscription {
@@ -82,6 +82,7 @@ struct Inner {
     held: Family<BySubscription, Gauge>,
     disabled: Family<BySubscription, Gauge>,
     failing: Family<BySubscription, Gauge>,
+    quarantined: Family<BySubscription, Gauge>,
     lag_events: Family<BySubscription, Gauge>,
     lag_seconds: Family<BySubscription, Gauge>,
     gap_events: Family<BySubscription, Counter>,
@@ -124,6 +125,8 @@ pub struct SubscriptionMetrics {
     pub disabled: Gauge,
     /// 1 while the endpoint counts as failing.
     pub failing: Gauge,
+    /// Plugins that are set aside.
+    pub quarantined: Gauge,
     /// Events that wait: exact while it reads live, and at most so many while it is held.
     pub lag_events: Gauge,
     /// The age of the oldest event that waits, in seconds.
@@ -241,6 +244,7 @@ impl Metrics {
             held: Family::default(),
             disabled: Family::default(),
             failing: Family::default(),
+            quarantined: Family::default(),
             lag_events: Family::default(),
             lag_seconds: Family::default(),
             gap_events: Family::default(),
@@ -277,6 +281,7 @@ impl Metrics {
             held: m.held.get_or_create_owned(&by),
             disabled: m.disabled.get_or_create_owned(&by),
             failing: m.failing.get_or_create_owned(&by),
+            quarantined: m.quarantined.get_or_create_owned(&by),
             lag_events: m.lag_events.get_or_create_owned(&by),
             lag_seconds: m.lag_seconds.get_or_create_owned(&by),
             gap_events: m.gap_events.get_or_create_owned(&by),
@@ -300,8 +305,9 @@ impl Metrics {
         for family in counters {
             family.remove(&by);
         }
-        let gauges = [&m.parked, &m.in_flight, &m.held, &m.disabled, &m.failing, &m.lag_events, &m.lag_seconds];
-        for family in gauges {
+        let health = [&m.held, &m.disabled, &m.failing, &m.quarantined];
+        let load = [&m.parked, &m.in_flight, &m.lag_events, &m.lag_seconds];
+        for family in health.into_iter().chain(load) {
             family.remove(&by);
         }
         for outcome in OUTCOMES {
@@ -376,6 +382,7 @@ impl Inner {
         r.register("held", "1 while a subscription is held or catching up", self.held.clone());
         r.register("disabled", "1 while a subscription is disabled", self.disabled.clone());
         r.register("failing", "1 while an endpoint counts as failing", self.failing.clone());
+        r.register("plugins_quarantined", "Plugins that are set aside", self.quarantined.clone());
         r.register("lag_events", "Events that wait, at most", self.lag_events.clone());
         r.register("lag_seconds", "The age of the oldest event that waits", self.lag_seconds.clone());
         r.register("gap_events", "Events gone before they were read, at most", self.gap_events.clone());

@@ -1,5 +1,7 @@
 //! What the store keeps, as values: the words of its interface.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::jobs::{JobRecord, Mark};
@@ -87,6 +89,8 @@ pub struct PositionRecord {
     pub position: Position,
     /// Sequences at or above the position that are on record already.
     pub recorded_above: RangeSet,
+    /// Of events at or above the position of which some parts are on record, and others not: which are.
+    pub partly_above: BTreeMap<u64, RangeSet>,
 }
 
 /// Where a parked delivery lies. Within one subscription keys are ordered by due time.

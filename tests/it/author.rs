@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use sluiced_tests::paths::{author_cache, plugin_dir, sluiced_binary, target, workspace};
+use sluiced_tests::paths::{author_cache, plugin_dir, sluiced_binary, target, test_plugin_dir, workspace};
 
 mod dry_run;
 mod walk;
@@ -40,6 +40,10 @@ impl From<Output> for Said {
 
 /// `sluiced plugin …`, with caches that all tests share.
 fn plugin(args: &[&str]) -> Said {
+    command(args).output().expect("sluiced can be started").into()
+}
+
+fn command(args: &[&str]) -> Command {
     let mut command = Command::new(sluiced_binary());
     command
         .arg("plugin")
@@ -48,7 +52,7 @@ fn plugin(args: &[&str]) -> Said {
         .env("SLUICED_SDK", workspace().join("sdk"));
     // Where cargo puts what it builds of plugins: dependencies are compiled once for all tests and all runs.
     command.env("CARGO_TARGET_DIR", target().join("author/cargo"));
-    command.output().expect("sluiced can be started").into()
+    command
 }
 
 fn text(path: &Path) -> &str {
@@ -77,7 +81,7 @@ fn inspect_tells_what_a_plugin_is() {
 fn what_is_no_plugin_is_refused_in_the_hosts_words() {
     let manifest = workspace().join("sdk/Cargo.toml");
     let said = plugin(&["inspect", text(&manifest)]).badly();
-    assert!(said.err.contains("the plugin `cargo` is not a valid WebAssembly component: "), "{}", said.err);
+    assert!(said.err.contains("the file of plugin `cargo` is not WebAssembly"), "{}", said.err);
     let dir = tempfile::tempdir().expect("a folder");
     let empty = dir.path().join("Some Thing.wasm");
     fs::write(&empty, b"\0asm\x0d\0\x01\0").expect("written");
@@ -108,6 +112,23 @@ fn a_difference_is_shown_fails_the_test_and_can_be_blessed() {
     assert!(fs::read_to_string(&out).expect("read").contains("\"drop\""));
     let one = test(&["--only", "small"]).well();
     assert!(one.ends_with("1 passed, 0 failed\n"), "{one}");
+}
+
+#[test]
+fn a_fault_fails_the_test_with_what_it_cost() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for misdeed in ["loop", "trap"] {
+        let input = format!(
+            r#"{{ "config": {{ "do": "{misdeed}", "when_type": "a", "amount": null }}, "as": "filter", "event": {{ "type": "a" }} }}"#
+        );
+        fs::write(dir.path().join(format!("{misdeed}.in.json")), input).expect("written");
+    }
+    let said = plugin(&["test", text(&test_plugin_dir().join("hostile.wasm")), "--fixtures", text(dir.path())]).badly();
+    assert!(said.out.contains("fault: deadline") && said.out.contains("used up its 50 ms"), "{}", said.out);
+    assert!(said.out.contains("fault: trap") && said.out.ends_with("0 passed, 2 failed\n"), "{}", said.out);
+    let row = said.out.lines().find(|line| line.contains("FAILED  loop")).expect("a row");
+    let took: f64 = row.split_whitespace().nth(2).and_then(|ms| ms.parse().ok()).expect("a time");
+    assert!(took >= 50.0 && row.contains("MiB"), "{row}");
 }
 
 #[test]

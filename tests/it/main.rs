@@ -1,5 +1,6 @@
 //! The integration tests: the real binary on real parts.
 
+mod anew;
 mod backup;
 mod config;
 mod crash;

@@ -5,18 +5,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::dead_letters::Publisher;
+use super::nats::OpenStream;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
-use super::{App, Error, OpenStream, file_size, parts, retention};
+use super::{App, Error, file_size, parts, retention};
 use crate::config::DeadLetterSubject;
 use crate::deliver::{Token, lane};
-use crate::ingest::Nats;
+use crate::ingest::{Nats, live};
 use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
@@ -60,12 +63,23 @@ struct Tasks {
     broker: TaskTracker,
 }
 
+/// Why the daemon has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// A stream was deleted and made anew: only a start tells what is known of the old one from what concerns the new one.
+    StreamReplaced,
+}
+
 /// The daemon at work.
 struct Running {
     health: Health,
     gauges: StoreMetrics,
     store: Store,
     nats: Nats,
+    /// How the streams' live tails are.
+    tails: Vec<live::Status>,
     routes: Arc<ArcSwap<Routes>>,
     shared: Shared,
     recorder: Recorder<Token>,
@@ -75,16 +89,24 @@ struct Running {
     serving: tokio::task::JoinHandle<Result<(), api::Error>>,
 }
 
-pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
+pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
     let watch = Watch::new(reloader)?;
     let published_to = app.config.load().dead_letters.publish_subject.clone();
     let mut running = start(app, watch).await?;
     running.look_after_dead_letters(published_to);
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
+    let tails = running.tails.clone();
+    let mut replaced: FuturesUnordered<_> = tails.iter().map(live::Status::replaced).collect();
+    let mut ended = Ended::Stopped;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            Some(()) = replaced.next() => {
+                warn!("a stream was made anew, stopping to start again");
+                ended = Ended::StreamReplaced;
+                break;
+            }
             served = &mut running.serving => {
                 if let Ok(Err(error)) = served {
                     error!(error = %telemetry::chain(&error), "the api has ended, stopping");
@@ -95,7 +117,7 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
         }
     }
     running.stop().await;
-    Ok(())
+    Ok(ended)
 }
 
 /// Starts every part's work.
@@ -131,8 +153,9 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         tasks.workers.clone(),
         stops.workers.clone(),
     );
-    let (mut links, mut feeds) = (Vec::new(), Vec::new());
+    let (mut links, mut feeds, mut tails) = (Vec::new(), Vec::new(), Vec::new());
     for stream in app.streams {
+        tails.push(stream.live.status());
         tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
         let metrics = app.metrics.stream(stream.name.as_str());
         let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
@@ -145,7 +168,7 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
     let secrets = shared.secrets.clone();
     let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
-    let reloading = Reloading { config, host, secrets, hub, subscriptions, registry };
+    let reloading = Reloading { config, host, secrets, hub, subscriptions, nats: app.nats.clone(), registry };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
     let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
     app.jobs.set(jobs);
@@ -154,11 +177,13 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
     tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
+    app.health.clear("start");
     Ok(Running {
         gauges: app.metrics.store(),
         health: app.health,
         store: app.store,
         nats: app.nats,
+        tails,
         routes: app.routes,
         shared,
         recorder,
@@ -224,9 +249,10 @@ impl Running {
 
     /// Asks the parts how they are.
     fn look_after(&self) {
-        let nats = match self.nats.is_connected() {
-            true => Condition::Ready,
-            false => Condition::Failing("not connected".to_owned()),
+        let nats = match (self.nats.is_connected(), self.tails.iter().find_map(live::Status::trouble)) {
+            (true, None) => Condition::Ready,
+            (true, Some(trouble)) => Condition::Failing(trouble.into()),
+            (false, _) => Condition::Failing("not connected".to_owned()),
         };
         self.health.set("nats", nats);
         self.health.set("store", Condition::of(&self.store.writable()));

@@ -166,7 +166,7 @@ impl Nats {
         Ok(StreamFacts {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
-            identity: u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
+            identity: identity(info),
             messages: info.state.messages,
             keeps_acked: info.config.retention == RetentionPolicy::Limits,
             age_max: (!info.config.max_age.is_zero()).then_some(info.config.max_age),
@@ -219,6 +219,11 @@ impl Nats {
             },
         }
     }
+}
+
+/// What tells a stream from another one of its name: when it was made, in nanoseconds since the Unix epoch.
+pub(super) fn identity(info: &jetstream::stream::Info) -> u64 {
+    u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default()
 }
 
 fn check_subjects(config: &StreamConfig, has: &[String]) -> Result<(), Error> {

@@ -24,7 +24,7 @@ use crate::failpoint::{self, Place};
 use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Change, Disabled, Recovered, Registration};
+use crate::store::{Change, Disabled, GapCause, GapRecord, Recovered, Registering, Registration};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, clock};
 use crate::{ingest, store};
@@ -63,6 +63,17 @@ pub enum Error {
     /// A stream's facts or consumer could not be had.
     #[error("cannot bring the streams up to date")]
     Ingest(#[from] ingest::Error),
+}
+
+impl Error {
+    /// May the same succeed later, with nothing changed in the configuration?
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Plugin { .. } | Self::Endpoint { .. } => false,
+            Self::Store(_) | Self::Enable(_) | Self::Ending => true,
+            Self::Ingest(error) => error.is_passing(),
+        }
+    }
 }
 
 /// A subscription that is ready to run.
@@ -213,10 +224,10 @@ impl Subscriptions {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
         }
         self.settle_secrets(&specs).await?;
-        let mut facts = Facts::default();
         let mut workers = Vec::with_capacity(specs.len());
-        for (id, spec) in specs {
-            let registered = self.register(&id, &spec, Joins::AtStart, &mut facts).await?;
+        let all: Vec<_> = specs.iter().collect();
+        let registered = self.register(&all, Joins::AtStart).await?;
+        for ((id, spec), registered) in specs.into_iter().zip(registered) {
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registered, &recovered, &spec.order);
             workers.push(self.add(&id, spec, ledgers, &registered.registration));
@@ -234,15 +245,17 @@ impl Subscriptions {
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
         self.retarget(&specs, &gone).await?;
-        let (mut new, mut facts) = (HashMap::new(), Facts::default());
-        for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
+        let added: Vec<_> = specs.iter().filter(|(id, _)| !self.running.contains_key(id)).collect();
+        for (id, _) in &added {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if self.shared.store.registration(id)?.is_some() {
                 let (store, id) = (self.shared.store.clone(), id.clone());
                 away(move || store.remove_registration(&id)).await?;
             }
-            new.insert(id.clone(), self.register(id, spec, Joins::Later, &mut facts).await?);
         }
+        let registered = self.register(&added, Joins::Later).await?;
+        let ids: Vec<_> = added.into_iter().map(|(id, _)| id.clone()).collect();
+        let mut new: HashMap<_, _> = ids.into_iter().zip(registered).collect();
         self.settle_secrets(&specs).await?;
         for id in &gone {
             if let Some(running) = self.running.remove(id) {
@@ -360,16 +373,37 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// What is known of a subscription. In each stream in which it is new it is settled where it begins; where its reader
-    /// is to begin with history, its position is made durable in the same write: a daemon that ends at any instant after
-    /// it leaves one that begins there.
-    async fn register(
+    /// What is known of subscriptions, in their order. In each stream in which one is new it is settled where it begins;
+    /// where its reader is to begin with history, its position is made durable in the same write: a daemon that ends at any
+    /// instant after it leaves one that begins there. What is new of all of them is one write.
+    async fn register(&self, specs: &[&(SubscriptionId, Spec)], joins: Joins) -> Result<Vec<Registered>, Error> {
+        let (mut all, mut new, mut facts) = (Vec::with_capacity(specs.len()), Vec::new(), Facts::default());
+        for (id, spec) in specs {
+            let (registered, changed) = self.registered(id, spec, joins, &mut facts).await?;
+            if changed {
+                let begins = registered.begun.iter().map(|begun| begun.position.clone()).collect();
+                let registration = registered.registration.clone();
+                new.push(Registering { subscription: id.clone(), registration, begins });
+            }
+            all.push(registered);
+        }
+        if !new.is_empty() {
+            let store = self.shared.store.clone();
+            failpoint::pass(Place::Registering);
+            away(move || store.register(&new)).await?;
+            failpoint::pass(Place::Registered);
+        }
+        Ok(all)
+    }
+
+    /// What is to be known of a subscription, and whether that is more than the store knows.
+    async fn registered(
         &self,
         id: &SubscriptionId,
         spec: &Spec,
         joins: Joins,
         facts: &mut Facts,
-    ) -> Result<Registered, Error> {
+    ) -> Result<(Registered, bool), Error> {
         let known = self.shared.store.registration(id)?;
         let now_ms = clock::now_ms();
         let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
@@ -379,9 +413,7 @@ impl Subscriptions {
             if starts_after(&registration, &stream.name).is_some() {
                 continue;
             }
-            // All of a stream that took the place of one that the subscription read is after its time.
-            let begin =
-                if known.is_some() && stream.replaced { Begin::All } else { spec.deliver_from.of(&stream.name) };
+            let begin = spec.deliver_from.of(&stream.name);
             let nats = &self.shared.nats;
             let now = facts.of(nats, &stream.name).await?;
             let first = match begin {
@@ -401,15 +433,11 @@ impl Subscriptions {
             info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
             registration.failing_since_ms = None;
         }
-        if known.as_ref() != Some(&registration) {
+        let changed = known.as_ref() != Some(&registration);
+        if changed {
             registration.updated_ms = now_ms;
-            let positions: Vec<Position> = begun.iter().map(|begun| begun.position.clone()).collect();
-            let (store, id, registration) = (self.shared.store.clone(), id.clone(), registration.clone());
-            failpoint::pass(Place::Registering);
-            away(move || store.register(&id, &registration, &positions.iter().collect::<Vec<_>>())).await?;
-            failpoint::pass(Place::Registered);
         }
-        Ok(Registered { registration, begun })
+        Ok((Registered { registration, begun }, changed))
     }
 
     fn ledgers(&self, registered: &Registered, recovered: &[Recovered], order: &Order) -> Vec<Ledger> {
@@ -476,7 +504,11 @@ impl Subscriptions {
         }
         let spec = Arc::new(ArcSwap::from_pointee(spec));
         let stop = self.stop.child_token();
-        let worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
+        let mut worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
+        let is_new = |gap: &&GapRecord| self.streams.iter().any(|s| s.replaced && s.name == gap.stream);
+        if let Some(gap) = registration.gaps.last().filter(|gap| gap.cause == GapCause::Replaced).filter(is_new) {
+            worker.tell_of(gap.clone());
+        }
         self.running.insert(id.clone(), Running { lane, spec, stop: stop.clone() });
         (worker, stop)
     }

@@ -242,7 +242,7 @@ async fn a_subscription_added_at_run_time_whose_dead_letters_would_come_back_is_
     // One made over the API has an id of the daemon's, and no stream takes its letters.
     let webhook = serde_json::json!({ "name": "api", "url": receiver.url("/api"), "types": [">"] });
     let refused = daemon.request("POST", "/api/v1/webhooks", Some(&webhook)).await;
-    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert_eq!(refused.status, 400, "{}", refused.body);
     assert!(refused.body.contains("no stream takes the subject dlq.wh_"), "{}", refused.body);
     daemon.write_config(&with("late"));
     logged("configuration reloaded").await;

@@ -14,6 +14,7 @@ mod endpoint;
 mod failpoints;
 mod failure_table;
 mod faults;
+mod forgetful;
 mod harness;
 mod hold;
 mod nats;

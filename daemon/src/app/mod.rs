@@ -43,7 +43,7 @@ use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Decision, Resume};
 use crate::deliver::{Lane, Secrets};
-use crate::domain::{StreamName, SubscriptionId};
+use crate::domain::SubscriptionId;
 use crate::ingest::{self, Nats};
 use crate::pipeline::control::Control;
 use crate::pipeline::feed::Routes;
@@ -74,15 +74,6 @@ pub enum Error {
     /// The store cannot be opened, read or written.
     #[error("the store failed")]
     Store(#[from] store::Error),
-    /// A stream forgets what is acked, so that a subscription that was held could not read it again.
-    #[error(
-        "stream {stream} has work-queue or interest retention and forgets what is acked: sluiced needs limits retention, \
-         so that a subscription whose endpoint fails can read on later"
-    )]
-    Retention {
-        /// The stream.
-        stream: StreamName,
-    },
     /// A nats-server of the daemon's own cannot be had.
     #[error("nats-server cannot be run")]
     Managed(#[from] managed::Error),
@@ -158,7 +149,7 @@ impl App {
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let mut server = Server::bind(&parts::api(&config), metrics.clone(), health.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
-        let reaching = nats::reach(&config, &store, &specs, &health);
+        let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
         let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;

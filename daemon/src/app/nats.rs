@@ -55,7 +55,7 @@ pub(super) async fn reach(
         to.urls = vec![broker.url().to_owned()];
         announce(&config.data_dir, "nats-url", broker.url())?;
     }
-    let types = types(specs);
+    let wanted = Wanted::by(specs);
     let (mut pause, mut told) = (RETRY_DELAY.0, None);
     // A stream is found to be another one only once, also when what follows has to be tried again.
     let mut replaced = Vec::new();
@@ -65,9 +65,9 @@ pub(super) async fn reach(
             dead_letters::check(config, &nats, specs).await?;
             let mut streams = Vec::new();
             for stream in nats.streams() {
-                streams.push(open_stream(&nats, store, stream, &types, &mut replaced).await?);
+                streams.push(open_stream(&nats, store, stream, &wanted, &mut replaced).await?);
             }
-            Ok((nats, streams))
+            Ok::<_, Error>((nats, streams))
         };
         let error = match tried.await {
             Ok((nats, streams)) => {
@@ -89,12 +89,22 @@ pub(super) async fn reach(
     }
 }
 
-/// Every event type that some webhook subscription asks for.
-fn types(specs: &[(SubscriptionId, Spec)]) -> Vec<Pattern> {
-    let mut types: Vec<Pattern> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
-    types.sort();
-    types.dedup();
-    types
+/// What the webhook subscriptions want of the streams.
+struct Wanted {
+    /// Every event type that one of them asks for.
+    types: Vec<Pattern>,
+    /// The longest time for which one of them retries.
+    horizon: Duration,
+}
+
+impl Wanted {
+    fn by(specs: &[(SubscriptionId, Spec)]) -> Self {
+        let mut types: Vec<Pattern> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
+        types.sort();
+        types.dedup();
+        let horizon = specs.iter().map(|(_, spec)| spec.retry.horizon()).max().unwrap_or_default();
+        Self { types, horizon }
+    }
 }
 
 /// Opens a stream's consumer, and says from which floor on the store's log is to be read.
@@ -102,7 +112,7 @@ async fn open_stream(
     nats: &Nats,
     store: &Store,
     stream: &ingest::StreamConfig,
-    types: &[Pattern],
+    wanted: &Wanted,
     replaced: &mut Vec<StreamName>,
 ) -> Result<OpenStream, Error> {
     let facts = nats.facts(&stream.name).await?;
@@ -111,10 +121,21 @@ async fn open_stream(
         replaced.push(stream.name.clone());
     }
     if !facts.keeps_acked {
-        return Err(Error::Retention { stream: stream.name.clone() });
+        warn!(
+            stream = %stream.name,
+            "the stream has work-queue or interest retention and forgets what is acked: what an endpoint cannot take is \
+             parked with its body, up to delivery.max_overflow deliveries of a subscription; beyond it the stream waits"
+        );
+    }
+    if let Some(age_max) = facts.age_max.filter(|age_max| *age_max < wanted.horizon) {
+        let (age_max, horizon) = (humantime::format_duration(age_max), humantime::format_duration(wanted.horizon));
+        warn!(
+            stream = %stream.name, %age_max, %horizon,
+            "the stream keeps events for less long than deliveries are retried: a subscription that is held for longer has a gap"
+        );
     }
     let checkpoint = store.checkpoint(&stream.name)?;
-    let live = Live::open(nats.clone(), stream.clone(), facts.identity, types, checkpoint).await?;
+    let live = Live::open(nats.clone(), stream.clone(), facts.identity, &wanted.types, checkpoint).await?;
     let floor = live.floor_before().max(checkpoint.unwrap_or(0));
     let replaced = replaced.contains(&stream.name);
     Ok(OpenStream { name: stream.name.clone(), live, floor, replaced })

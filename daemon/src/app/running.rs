@@ -32,6 +32,10 @@ use crate::{api, telemetry};
 
 /// How often the parts are asked how they are.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// The name under which readiness says that a stream waits for parked deliveries,
+const OVERFLOW: &str = "overflow";
+/// and how many of their subscriptions it names.
+const OVERFLOW_NAMED_MAX: usize = 10;
 /// How much longer than the drain time the stop may take before it goes on without whoever is late.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
@@ -93,7 +97,7 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
     let watch = Watch::new(reloader)?;
     let published_to = app.config.load().dead_letters.publish_subject.clone();
     let mut running = start(app, watch).await?;
-    running.look_after_dead_letters(published_to);
+    running.look_after_store(published_to);
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
     let tails = running.tails.clone();
@@ -174,8 +178,6 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     app.jobs.set(jobs);
     feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
-    let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
-    tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     app.health.clear("start");
     Ok(Running {
@@ -237,9 +239,10 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
 }
 
 impl Running {
-    /// Starts what is done about dead letters beside deliveries.
-    fn look_after_dead_letters(&self, published_to: Option<DeadLetterSubject>) {
+    /// Starts what is done about the store's file and about dead letters beside deliveries.
+    fn look_after_store(&self, published_to: Option<DeadLetterSubject>) {
         let (tasks, stop) = (&self.tasks.front, &self.stops.front);
+        tasks.spawn(file_size::watch(self.store.clone(), self.gauges.clone(), self.health.clone(), stop.clone()));
         tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
         if let Some(subject) = published_to {
             let (store, nats, metrics) = (self.store.clone(), self.nats.clone(), self.gauges.clone());
@@ -255,10 +258,28 @@ impl Running {
             (false, _) => Condition::Failing("not connected".to_owned()),
         };
         self.health.set("nats", nats);
+        self.note_overflow();
         self.health.set("store", Condition::of(&self.store.writable()));
         self.gauges.dead_letters.set(i64::try_from(self.store.totals().dead).unwrap_or(i64::MAX));
         let bytes = self.store.size_on_disk().unwrap_or(0);
         self.gauges.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Says in the readiness answer which subscriptions keep a stream waiting that forgets what is acked.
+    fn note_overflow(&self) {
+        if !self.nats.streams().iter().any(|stream| self.nats.is_forgetful(&stream.name)) {
+            return;
+        }
+        let routes = self.routes.load();
+        let full = routes.lanes.iter().filter(|lane| lane.state().overflow.is_full);
+        let names: Vec<&str> = full.map(|lane| lane.id().as_str()).take(OVERFLOW_NAMED_MAX).collect();
+        match names.is_empty() {
+            true => self.health.clear(OVERFLOW),
+            false => {
+                let note = format!("as much is parked as may be, the stream waits for: {}", names.join(", "));
+                self.health.set(OVERFLOW, Condition::Noted(note));
+            }
+        }
     }
 
     /// The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack

@@ -4,6 +4,7 @@
 //! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
 //! than `in_flight_max` deliveries of a subscription.
 
+mod overflow;
 mod token;
 
 use std::collections::{HashSet, VecDeque};
@@ -23,6 +24,7 @@ use crate::store::{Change, Disabled, PositionRecord};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
 
+pub use overflow::Overflow;
 pub use token::{Token, completed};
 
 /// The bounds of a lane.
@@ -113,6 +115,8 @@ pub struct State {
     pub health: Health,
     /// The subscription's event types.
     pub types: Vec<Pattern>,
+    /// What becomes of events of streams that forget what is acked.
+    pub overflow: Overflow,
     /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
     pub removed: bool,
 }
@@ -210,6 +214,7 @@ impl Lane {
             health: Health::default(),
             types: Vec::new(),
             lost_changes: Vec::new(),
+            overflow: Overflow::default(),
             removed: false,
         };
         Self { id, metrics, state: Mutex::new(state), wake: Notify::new(), room }
@@ -274,7 +279,7 @@ impl Lane {
     /// held a short while ago, is given a part of that time only; the former a very small one when the feed is `hurried`.
     pub fn is_stuck(&self, hold_after: Duration, hurried: bool) -> bool {
         let state = self.state.lock();
-        let Some(since) = state.full_since else { return false };
+        let Some(since) = state.full_since.filter(|_| !state.overflow.is_full) else { return false };
         let idle = state.progress_at.is_none_or(|at| at < since);
         let again = state.rejoined_at.is_some_and(|at| at.elapsed() < HOLD_AGAIN);
         let patience = match (idle, again) {
@@ -324,7 +329,7 @@ impl Lane {
         if !state.ledgers.iter().any(Ledger::is_held) {
             state.unread_ms = Some(state.queue.front().map_or_else(clock::now_ms, |event| event.time_ms));
         }
-        let queued: Vec<Position> = state.queue.drain(..).map(|event| event.position.clone()).collect();
+        let queued = state.give_back_queue();
         for ledger in &mut state.ledgers {
             let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence).collect::<Vec<_>>();
             ledger.hold(own);
@@ -383,6 +388,7 @@ impl Lane {
             replay.recorded(sequence, record.part, record.parts, record.count);
         }
         let wake = was_full || record.due_ms.is_some() || is_ordered || state.in_flight == 0 || state.has_position();
+        let wake = wake || state.overflow.is_full;
         drop(state);
         self.count(record.count);
         if wake {

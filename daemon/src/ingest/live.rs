@@ -359,6 +359,8 @@ impl Live {
         };
         // The deliver policy of a consumer that exists cannot be changed: it is repeated as it stands.
         let deliver_policy = found.unwrap_or(match resume_after {
+            // What such a stream has is what nobody has acked, and it takes no other policy.
+            _ if self.nats.is_forgetful(&self.stream.name) => DeliverPolicy::All,
             Some(floor) => DeliverPolicy::ByStartSequence { start_sequence: floor + 1 },
             None => DeliverPolicy::New,
         });

@@ -1,6 +1,8 @@
 //! The set of webhook subscriptions that run: made at start, and brought up to date on reload without losing anybody's
 //! state.
 
+mod register;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -51,6 +53,21 @@ pub enum Error {
         /// What is wrong.
         source: prepared::Error,
     },
+    /// It wants of a stream what that cannot do.
+    #[error(
+        "subscription {subscription} has `{key}` and reads stream {stream}, which has work-queue or interest retention and \
+         forgets what is acked: {reason}"
+    )]
+    Forgetful {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The stream.
+        stream: StreamName,
+        /// What it has.
+        key: &'static str,
+        /// Why that cannot be.
+        reason: &'static str,
+    },
     /// The store could not be read or written.
     #[error("cannot read or write what is known of the subscriptions")]
     Store(#[from] store::Error),
@@ -69,7 +86,7 @@ impl Error {
     /// May the same succeed later, with nothing changed in the configuration?
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Plugin { .. } | Self::Endpoint { .. } => false,
+            Self::Plugin { .. } | Self::Endpoint { .. } | Self::Forgetful { .. } => false,
             Self::Store(_) | Self::Enable(_) | Self::Ending => true,
             Self::Ingest(error) => error.is_passing(),
         }
@@ -149,21 +166,6 @@ struct Begun {
     last_sequence: u64,
 }
 
-/// What the streams hold, asked once for all subscriptions that begin together.
-#[derive(Default)]
-struct Facts(Vec<(StreamName, StreamFacts)>);
-
-impl Facts {
-    async fn of(&mut self, nats: &Nats, stream: &StreamName) -> Result<StreamFacts, Error> {
-        if let Some((_, facts)) = self.0.iter().find(|(name, _)| name == stream) {
-            return Ok(facts.clone());
-        }
-        let facts = nats.facts(stream).await?;
-        self.0.push((stream.clone(), facts.clone()));
-        Ok(facts)
-    }
-}
-
 struct Running {
     lane: Arc<Lane>,
     spec: Arc<ArcSwap<Spec>>,
@@ -218,6 +220,7 @@ impl Subscriptions {
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
+        self.check_streams(&specs)?;
         self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
@@ -244,6 +247,7 @@ impl Subscriptions {
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
+        self.check_streams(&specs)?;
         self.retarget(&specs, &gone).await?;
         let added: Vec<_> = specs.iter().filter(|(id, _)| !self.running.contains_key(id)).collect();
         for (id, _) in &added {
@@ -373,73 +377,6 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// What is known of subscriptions, in their order. In each stream in which one is new it is settled where it begins;
-    /// where its reader is to begin with history, its position is made durable in the same write: a daemon that ends at any
-    /// instant after it leaves one that begins there. What is new of all of them is one write.
-    async fn register(&self, specs: &[&(SubscriptionId, Spec)], joins: Joins) -> Result<Vec<Registered>, Error> {
-        let (mut all, mut new, mut facts) = (Vec::with_capacity(specs.len()), Vec::new(), Facts::default());
-        for (id, spec) in specs {
-            let (registered, changed) = self.registered(id, spec, joins, &mut facts).await?;
-            if changed {
-                let begins = registered.begun.iter().map(|begun| begun.position.clone()).collect();
-                let registration = registered.registration.clone();
-                new.push(Registering { subscription: id.clone(), registration, begins });
-            }
-            all.push(registered);
-        }
-        if !new.is_empty() {
-            let store = self.shared.store.clone();
-            failpoint::pass(Place::Registering);
-            away(move || store.register(&new)).await?;
-            failpoint::pass(Place::Registered);
-        }
-        Ok(all)
-    }
-
-    /// What is to be known of a subscription, and whether that is more than the store knows.
-    async fn registered(
-        &self,
-        id: &SubscriptionId,
-        spec: &Spec,
-        joins: Joins,
-        facts: &mut Facts,
-    ) -> Result<(Registered, bool), Error> {
-        let known = self.shared.store.registration(id)?;
-        let now_ms = clock::now_ms();
-        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
-        let mut registration = known.clone().unwrap_or_else(new);
-        let mut begun = Vec::new();
-        for stream in &self.streams {
-            if starts_after(&registration, &stream.name).is_some() {
-                continue;
-            }
-            let begin = spec.deliver_from.of(&stream.name);
-            let nats = &self.shared.nats;
-            let now = facts.of(nats, &stream.name).await?;
-            let first = match begin {
-                Begin::Now => now.last_sequence + 1,
-                Begin::All => now.first_sequence.max(1),
-                Begin::Sequence(sequence) => sequence.max(1),
-                Begin::Time(at_ms) => nats.sequence_at(&stream.name, at_ms).await?,
-            };
-            registration.starts_after.push((stream.name.clone(), first - 1));
-            if begin != Begin::Now || joins == Joins::Later {
-                let position = Position { stream: stream.name.clone(), sequence: first };
-                begun.push(Begun { position, last_sequence: now.last_sequence });
-            }
-        }
-        // What disabled it was another endpoint than the one that it has now.
-        if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
-            info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
-            registration.failing_since_ms = None;
-        }
-        let changed = known.as_ref() != Some(&registration);
-        if changed {
-            registration.updated_ms = now_ms;
-        }
-        Ok((Registered { registration, begun }, changed))
-    }
-
     fn ledgers(&self, registered: &Registered, recovered: &[Recovered], order: &Order) -> Vec<Ledger> {
         let ledger = |stream: &StreamLink| {
             let name = &stream.name;
@@ -447,7 +384,9 @@ impl Subscriptions {
             let record = recovered.iter().find(|r| r.stream == *name);
             let begun = registered.begun.iter().find(|begun| begun.position.stream == *name);
             let held = record.and_then(|r| r.position.as_ref());
+            let forgetful = self.shared.nats.is_forgetful(name);
             let mut ledger = match (begun, held) {
+                _ if forgetful => Ledger::live(name.clone(), offered),
                 (Some(begun), _) => {
                     let offered = offered.max(begun.last_sequence);
                     Ledger::held_at(name.clone(), begun.position.sequence, RangeSet::new(), offered)
@@ -458,6 +397,9 @@ impl Subscriptions {
                 }
                 (None, None) => Ledger::live(name.clone(), offered),
             };
+            if forgetful {
+                ledger.set_forgetful();
+            }
             // It may have begun with history that the live tail had no reason to offer.
             ledger.read_to_end();
             if let Some(after) = starts_after(&registered.registration, name).filter(|after| *after > 0) {

@@ -82,6 +82,7 @@ struct Inner {
     held: Family<BySubscription, Gauge>,
     disabled: Family<BySubscription, Gauge>,
     failing: Family<BySubscription, Gauge>,
+    overflow_full: Family<BySubscription, Gauge>,
     lag_events: Family<BySubscription, Gauge>,
     lag_seconds: Family<BySubscription, Gauge>,
     gap_events: Family<BySubscription, Counter>,
@@ -124,6 +125,8 @@ pub struct SubscriptionMetrics {
     pub disabled: Gauge,
     /// 1 while the endpoint counts as failing.
     pub failing: Gauge,
+    /// 1 while as much is parked as may be, so that a stream that forgets what is acked waits.
+    pub overflow_full: Gauge,
     /// Events that wait: exact while it reads live, and at most so many while it is held.
     pub lag_events: Gauge,
     /// The age of the oldest event that waits, in seconds.
@@ -241,6 +244,7 @@ impl Metrics {
             held: Family::default(),
             disabled: Family::default(),
             failing: Family::default(),
+            overflow_full: Family::default(),
             lag_events: Family::default(),
             lag_seconds: Family::default(),
             gap_events: Family::default(),
@@ -277,6 +281,7 @@ impl Metrics {
             held: m.held.get_or_create_owned(&by),
             disabled: m.disabled.get_or_create_owned(&by),
             failing: m.failing.get_or_create_owned(&by),
+            overflow_full: m.overflow_full.get_or_create_owned(&by),
             lag_events: m.lag_events.get_or_create_owned(&by),
             lag_seconds: m.lag_seconds.get_or_create_owned(&by),
             gap_events: m.gap_events.get_or_create_owned(&by),
@@ -300,7 +305,16 @@ impl Metrics {
         for family in counters {
             family.remove(&by);
         }
-        let gauges = [&m.parked, &m.in_flight, &m.held, &m.disabled, &m.failing, &m.lag_events, &m.lag_seconds];
+        let gauges = [
+            &m.parked,
+            &m.in_flight,
+            &m.held,
+            &m.disabled,
+            &m.failing,
+            &m.overflow_full,
+            &m.lag_events,
+            &m.lag_seconds,
+        ];
         for family in gauges {
             family.remove(&by);
         }
@@ -376,6 +390,11 @@ impl Inner {
         r.register("held", "1 while a subscription is held or catching up", self.held.clone());
         r.register("disabled", "1 while a subscription is disabled", self.disabled.clone());
         r.register("failing", "1 while an endpoint counts as failing", self.failing.clone());
+        r.register(
+            "overflow_full",
+            "1 while a stream waits for a subscription's parked deliveries",
+            self.overflow_full.clone(),
+        );
         r.register("lag_events", "Events that wait, at most", self.lag_events.clone());
         r.register("lag_seconds", "The age of the oldest event that waits", self.lag_seconds.clone());
         r.register("gap_events", "Events gone before they were read, at most", self.gap_events.clone());

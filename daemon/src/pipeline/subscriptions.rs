@@ -21,14 +21,13 @@ use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{Begin, Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::failpoint::{self, Place};
-use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Change, Disabled, GapCause, GapRecord, Recovered, Registering, Registration};
+use crate::store::{Change, Disabled, GapCause, GapRecord, Recovered, Registration};
+use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::{self, clock};
 use crate::{ingest, store};
 
 /// The fewest live events that a lane lets wait.

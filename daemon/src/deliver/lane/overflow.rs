@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::State;
+use crate::deliver::ledger::Ledger;
 use crate::domain::{Event, Position};
 
 /// How a lane is with such events.
@@ -20,7 +21,7 @@ pub struct Overflow {
 impl State {
     /// Has the lane a stream that forgets what is acked?
     pub fn has_forgetful(&self) -> bool {
-        self.ledgers.iter().any(super::Ledger::is_forgetful)
+        self.ledgers.iter().any(Ledger::is_forgetful)
     }
 
     /// Takes out of the queue what a reader can bring again. What it cannot bring stays, and is to be parked from now on.

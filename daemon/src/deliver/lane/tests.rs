@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::{AckSink, AckToken, Settlement};
+use crate::domain::{AckSink, AckToken, Position, Settlement, StreamName};
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Default)]

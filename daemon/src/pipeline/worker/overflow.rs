@@ -5,6 +5,7 @@
 use tracing::{info, warn};
 
 use super::{Taken, Worker};
+use crate::deliver::lane::Overflow;
 use crate::domain::FailureClass;
 use crate::pipeline::job::failure;
 use crate::telemetry::clock;
@@ -60,7 +61,8 @@ impl Worker {
         if !state.overflow.is_on || state.overflows() || state.disabled.is_some() {
             return;
         }
-        state.overflow.is_on = false;
+        state.overflow = Overflow::default();
+        self.lane.metrics.overflow_full.set(0);
         let all_live = !state.ledgers.iter().any(|ledger| ledger.is_held());
         drop(state);
         if all_live {

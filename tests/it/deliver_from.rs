@@ -4,20 +4,11 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use sluiced_tests::setup::config;
-use sluiced_tests::{Behaviour, Received, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
+use sluiced_tests::{Behaviour, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 const RELOADED: &str = "configuration reloaded";
 const SUBJECT: &str = "events.orders.created";
-
-/// The order numbers that came in at the path of a subscription, in ascending order.
-fn numbers_of(name: &str, receiver: &TestReceiver) -> Vec<u64> {
-    let (path, received) = (format!("/{name}"), receiver.received());
-    let mut numbers: Vec<u64> =
-        received.iter().filter(|request| request.path == path).filter_map(Received::number).collect();
-    numbers.sort_unstable();
-    numbers
-}
 
 async fn state_of(daemon: &TestDaemon, name: &str) -> String {
     let answer = daemon.request("GET", &format!("/api/v1/subscriptions/{name}"), None).await;
@@ -82,8 +73,7 @@ async fn deliver_from_at_the_first_start_with_all_a_sequence_a_time_or_now() {
     ];
     for (name, first) in firsts {
         let expected: Vec<u64> = (first..410).collect();
-        wait_until(&format!("{name} has all from {first}"), SOON, async || numbers_of(name, &receiver) == expected)
-            .await;
+        wait_until(&format!("{name} has all from {first}"), SOON, async || receiver.numbers_of(name) == expected).await;
         live(&daemon, name).await;
     }
     // It counts once.
@@ -92,7 +82,7 @@ async fn deliver_from_at_the_first_start_with_all_a_sequence_a_time_or_now() {
     nats.publish_orders(SUBJECT, 410..420).await;
     for (name, first) in firsts {
         let expected: Vec<u64> = (first..420).collect();
-        wait_until(&format!("{name} goes on"), SOON, async || numbers_of(name, &receiver) == expected).await;
+        wait_until(&format!("{name} goes on"), SOON, async || receiver.numbers_of(name) == expected).await;
     }
 }
 
@@ -110,12 +100,12 @@ async fn deliver_from_all_by_a_reload_reads_history_and_goes_on_live_without_a_g
     };
     tokio::join!(publish, reload);
 
-    wait_until("all have come", SOON, async || numbers_of("all", &receiver).len() >= 4_000).await;
+    wait_until("all have come", SOON, async || receiver.numbers_of("all").len() >= 4_000).await;
     live(&daemon, "all").await;
     nats.publish_orders(SUBJECT, 4_000..4_010).await;
     nats.wait_drained("EVENTS", "sluiced", SOON).await;
     let expected: Vec<u64> = (0..4_010).collect();
-    wait_until("the last have come", SOON, async || numbers_of("all", &receiver) == expected).await;
+    wait_until("the last have come", SOON, async || receiver.numbers_of("all") == expected).await;
     assert_eq!(daemon.accounted("all", 4_010).await.delivered, 4_010);
 }
 
@@ -136,7 +126,7 @@ async fn deliver_from_has_no_effect_for_a_subscription_that_is_known() {
     nats.publish_orders(SUBJECT, 10..15).await;
     receiver.wait_for(10, SOON).await;
     nats.wait_drained("EVENTS", "sluiced", SOON).await;
-    assert_eq!(numbers_of("crm", &receiver), (5..15).collect::<Vec<_>>());
+    assert_eq!(receiver.numbers_of("crm"), (5..15).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -150,7 +140,7 @@ async fn deliver_from_a_sequence_that_is_gone_shows_the_gap() {
     let daemon = TestDaemon::start(&nats, &config("", &[webhook("third", "3"), webhook("all", "\"all\"")])).await;
     for name in ["third", "all"] {
         let expected: Vec<u64> = (10..20).collect();
-        wait_until(&format!("{name} has the rest"), SOON, async || numbers_of(name, &receiver) == expected).await;
+        wait_until(&format!("{name} has the rest"), SOON, async || receiver.numbers_of(name) == expected).await;
     }
     assert_eq!(daemon.reading("sluiced_gap_events_total", "third").await, 8);
     assert_eq!(daemon.reading("sluiced_gap_events_total", "all").await, 0, "all is what there is");
@@ -209,10 +199,10 @@ async fn a_kill_right_after_a_subscription_was_added_loses_nothing_of_it() {
         daemon.restart().await;
         publish(5).await;
         let last = published.get() - 1;
-        let there = async || numbers_of(&name, &receiver).last() == Some(&last);
+        let there = async || receiver.numbers_of(&name).last() == Some(&last);
         wait_until("it has caught up", SOON, there).await;
         nats.wait_drained("EVENTS", "sluiced", SOON).await;
-        let mut received = numbers_of(&name, &receiver);
+        let mut received = receiver.numbers_of(&name);
         received.dedup();
         assert!(received[0] <= before + 5, "round {round}: it began with {}, added before {before}", received[0]);
         assert_eq!(received, (received[0]..=last).collect::<Vec<_>>(), "round {round}");
@@ -239,8 +229,8 @@ async fn one_that_was_removed_before_a_restart_comes_back_as_a_new_one() {
     nats.publish_orders(SUBJECT, 40..50).await;
 
     live(&daemon, "leaves").await;
-    wait_until("the new ones come", SOON, async || numbers_of("leaves", &receiver).ends_with(&[48, 49])).await;
-    let old = numbers_of("leaves", &receiver).iter().filter(|number| **number < 40).count() as u64;
+    wait_until("the new ones come", SOON, async || receiver.numbers_of("leaves").ends_with(&[48, 49])).await;
+    let old = receiver.numbers_of("leaves").iter().filter(|number| **number < 40).count() as u64;
     assert!(old <= parked, "what was parked is its own, and {old} came of what was skipped");
     assert_eq!(state_of(&daemon, "leaves").await, "live");
 }

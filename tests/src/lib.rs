@@ -17,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod receiver;
+mod serving;
 pub mod setup;
 pub mod sse;
 pub mod tls;

@@ -1,22 +1,21 @@
 //! A real HTTP proxy on loopback that makes tunnels and records what it was asked for.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+
+use crate::serving::{self, Serving};
 
 /// A proxy on a thread of its own. Stopped on drop.
 #[derive(Debug)]
 pub struct TestProxy {
     address: SocketAddr,
     shared: Arc<Mutex<State>>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    serving: Option<Serving>,
 }
 
 #[derive(Debug, Default)]
@@ -39,8 +38,8 @@ impl TestProxy {
     /// Starts one that makes every tunnel.
     pub fn start() -> Self {
         let shared = Arc::default();
-        let (address, running) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &shared);
-        Self { address, shared, running: Some(running) }
+        let serving = listen(serving::ANY, &shared);
+        Self { address: serving.address(), shared, serving: Some(serving) }
     }
 
     /// Where it listens, the same after [`TestProxy::resume`].
@@ -65,52 +64,24 @@ impl TestProxy {
 
     /// Closes the port and every tunnel.
     pub fn stop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
-            // It fails only when the thread has ended already; joining it says how.
-            let _ = stop.send(());
-            thread.join().expect("the proxy's thread does not panic");
-        }
+        self.serving = None;
     }
 
     /// Listens again on the same port.
     pub fn resume(&mut self) {
         self.stop();
-        self.running = Some(listen(self.address, &self.shared).1);
+        self.serving = Some(listen(self.address, &self.shared));
     }
 }
 
-impl Drop for TestProxy {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn listen(address: SocketAddr, shared: &Arc<Mutex<State>>) -> (SocketAddr, (oneshot::Sender<()>, JoinHandle<()>)) {
-    let listener = std::net::TcpListener::bind(address).expect("a loopback port is free");
-    listener.set_nonblocking(true).expect("a socket can be set to non-blocking");
-    let address = listener.local_addr().expect("a bound socket has an address");
-    let (stop, stopped) = oneshot::channel();
-    let (ready, is_ready) = sync_channel(1);
+fn listen(address: SocketAddr, shared: &Arc<Mutex<State>>) -> Serving {
     let shared = Arc::clone(shared);
-    let serve = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let listener = TcpListener::from_std(listener).expect("a listener for this runtime");
-            ready.send(()).expect("the starter waits");
-            let mut tunnels = JoinSet::new();
-            tokio::select! {
-                () = async {
-                    while let Ok((stream, _)) = listener.accept().await {
-                        tunnels.spawn(tunnel(stream, Arc::clone(&shared)));
-                    }
-                } => {}
-                _ = stopped => {}
-            }
-        });
-    };
-    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(serve).expect("a thread");
-    is_ready.recv().expect("the proxy's thread starts");
-    (address, (stop, thread))
+    Serving::start("proxy", address, async move |listener| {
+        let mut tunnels = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            tunnels.spawn(tunnel(stream, Arc::clone(&shared)));
+        }
+    })
 }
 
 /// Serves one connection. Its errors are its peers' going away.

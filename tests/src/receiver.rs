@@ -2,20 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 use parking_lot::Mutex;
 use standardwebhooks::Webhook;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::events::number_of;
+use crate::serving::{self, Serving};
 use crate::wait::comes_true;
 
 mod behaviour;
@@ -28,7 +26,7 @@ pub use behaviour::{Behaviour, Reply};
 pub struct TestReceiver {
     shared: Arc<Shared>,
     address: SocketAddr,
-    running: Option<Running>,
+    serving: Option<Serving>,
 }
 
 /// One request as it came in.
@@ -59,12 +57,6 @@ pub struct Counts {
     pub in_flight_max: u64,
     /// Connections accepted.
     pub connections: u64,
-}
-
-#[derive(Debug)]
-struct Running {
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
 }
 
 /// What the test and the receiver's thread share.
@@ -146,6 +138,16 @@ impl TestReceiver {
         numbers
     }
 
+    /// The order numbers that came in at the path of a subscription, one for each request, in ascending order.
+    pub fn numbers_of(&self, subscription: &str) -> Vec<u64> {
+        let path = format!("/{subscription}");
+        let received = self.received();
+        let mut numbers: Vec<u64> =
+            received.iter().filter(|request| request.path == path).filter_map(Received::number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
     /// Waits until at least `requests` have come in, counted from the start.
     ///
     /// # Panics
@@ -175,32 +177,20 @@ impl TestReceiver {
 
     /// Closes the port and every connection. Requests are refused until [`TestReceiver::resume`].
     pub fn stop(&mut self) {
-        if let Some(running) = self.running.take() {
-            // It fails only when the thread has ended already; joining it says how.
-            let _ = running.stop.send(());
-            running.thread.join().expect("the receiver's thread does not panic");
-        }
+        self.serving = None;
     }
 
     /// Listens again on the same port, with the same behaviour and records.
     pub fn resume(&mut self) {
         self.stop();
-        let (address, running) = listen(&self.shared, self.address);
-        self.address = address;
-        self.running = Some(running);
+        self.serving = Some(listen(&self.shared, self.address));
     }
 
     fn launch(secret: Option<&str>, recording: bool) -> Self {
         let verifier = secret.map(|secret| Webhook::new(secret).expect("a secret of a test is base64"));
         let shared = Arc::new(Shared { verifier, recording, state: Mutex::default() });
-        let (address, running) = listen(&shared, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        Self { shared, address, running: Some(running) }
-    }
-}
-
-impl Drop for TestReceiver {
-    fn drop(&mut self) {
-        self.stop();
+        let serving = listen(&shared, serving::ANY);
+        Self { shared, address: serving.address(), serving: Some(serving) }
     }
 }
 
@@ -232,27 +222,7 @@ impl Received {
     }
 }
 
-/// Binds and serves on a new thread, so that a busy test does not slow the receiver, nor it the test.
-fn listen(shared: &Arc<Shared>, address: SocketAddr) -> (SocketAddr, Running) {
-    let listener = std::net::TcpListener::bind(address).expect("a loopback port is free");
-    listener.set_nonblocking(true).expect("a socket can be set to non-blocking");
-    let address = listener.local_addr().expect("a bound socket has an address");
-    let (stop, stopped) = oneshot::channel();
-    let (ready, is_ready) = sync_channel(1);
+fn listen(shared: &Arc<Shared>, address: SocketAddr) -> Serving {
     let shared = Arc::clone(shared);
-    let serve = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        // Dropping the runtime closes every connection that is left.
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener for this runtime");
-            ready.send(()).expect("the starter waits");
-            tokio::select! {
-                () = server::serve(&shared, &listener) => {}
-                _ = stopped => {}
-            }
-        });
-    };
-    let thread = std::thread::Builder::new().name("receiver".to_owned()).spawn(serve).expect("a thread");
-    is_ready.recv().expect("the receiver's thread starts");
-    (address, Running { stop, thread })
+    Serving::start("receiver", address, async move |listener| server::serve(&shared, &listener).await)
 }

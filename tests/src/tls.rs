@@ -1,11 +1,8 @@
 //! A certificate authority, the certificates that it makes, and a receiver that speaks TLS.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -21,10 +18,11 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+use crate::serving::{self, Serving};
 
 /// A certificate authority with a folder of PEM files: `ca.pem`, and a certificate and key for each name.
 #[derive(Debug)]
@@ -144,9 +142,8 @@ pub struct Secured {
 /// A receiver that speaks TLS on a thread of its own and answers 200. Stopped on drop.
 #[derive(Debug)]
 pub struct TlsReceiver {
-    address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    serving: Serving,
 }
 
 #[derive(Debug, Default)]
@@ -159,37 +156,20 @@ impl TlsReceiver {
     /// Starts one.
     pub fn start(manner: Manner<'_>) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(server_config(manner)));
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-        listener.set_nonblocking(true).expect("a socket can be set to non-blocking");
-        let address = listener.local_addr().expect("a bound socket has an address");
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (stop, stopped) = oneshot::channel();
-        let (ready, is_ready) = sync_channel(1);
         let shared = Arc::clone(&seen);
-        let serve = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("a listener for this runtime");
-                ready.send(()).expect("the starter waits");
-                let mut connections = JoinSet::new();
-                tokio::select! {
-                    () = async {
-                        while let Ok((stream, _)) = listener.accept().await {
-                            connections.spawn(connection(stream, acceptor.clone(), Arc::clone(&shared)));
-                        }
-                    } => {}
-                    _ = stopped => {}
-                }
-            });
-        };
-        let thread = std::thread::Builder::new().name("tls receiver".to_owned()).spawn(serve).expect("a thread");
-        is_ready.recv().expect("the receiver's thread starts");
-        Self { address, seen, running: Some((stop, thread)) }
+        let serving = Serving::start("tls receiver", serving::ANY, async move |listener| {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(connection(stream, acceptor.clone(), Arc::clone(&shared)));
+            }
+        });
+        Self { seen, serving }
     }
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.serving.address().port()
     }
 
     /// Every request so far.
@@ -200,16 +180,6 @@ impl TlsReceiver {
     /// Connections accepted so far, those whose handshake failed included.
     pub fn connections(&self) -> usize {
         self.seen.lock().connections
-    }
-}
-
-impl Drop for TlsReceiver {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
-            // It fails only when the thread has ended already; joining it says how.
-            let _ = stop.send(());
-            thread.join().expect("the receiver's thread does not panic");
-        }
     }
 }
 

@@ -123,6 +123,28 @@ pub struct Request<'a> {
     pub now_ms: u64,
 }
 
+#[cfg(test)]
+impl Request<'static> {
+    /// One for tests, which name what matters to them.
+    pub(super) fn sample() -> Self {
+        Self {
+            delivery: DeliveryId::from_bytes([7; 16]),
+            event_id: "e-1",
+            event_type: "orders.created",
+            event_time_ms: 1_699_999_999_123,
+            stream: "EVENTS",
+            part: 0,
+            parts: 1,
+            attempt: 1,
+            content_type: None,
+            headers: &[],
+            replay: None,
+            body: Bytes::from_static(br#"{"amount":1}"#),
+            now_ms: 0,
+        }
+    }
+}
+
 /// An endpoint, checked, with everything computed that does not change from attempt to attempt.
 pub struct Prepared {
     pub(super) uri: Uri,

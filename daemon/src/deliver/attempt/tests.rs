@@ -14,8 +14,8 @@ use super::*;
 use crate::deliver::capture::{RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX};
 use crate::deliver::signing;
 use crate::domain::{
-    AnswerRules, DeliveryId, Endpoint, Failure, FailureClass, HeadOfLine, Header, Order, RequestShape, Response,
-    RetryPolicy, WebhookSecret,
+    AnswerRules, Endpoint, Failure, FailureClass, HeadOfLine, Header, Order, RequestShape, Response, RetryPolicy,
+    WebhookSecret,
 };
 use crate::telemetry::clock;
 
@@ -136,21 +136,7 @@ fn endpoint(url: &str) -> Endpoint {
 }
 
 fn request() -> Request<'static> {
-    Request {
-        delivery: DeliveryId::from_bytes([7; 16]),
-        event_id: "e-1",
-        event_type: "orders.created",
-        event_time_ms: 1_699_999_999_123,
-        stream: "EVENTS",
-        part: 0,
-        parts: 1,
-        attempt: 1,
-        replay: None,
-        content_type: None,
-        headers: &[],
-        body: Bytes::from_static(br#"{"amount":1}"#),
-        now_ms: clock::now_ms(),
-    }
+    Request { now_ms: clock::now_ms(), ..Request::sample() }
 }
 
 fn client(allow: &[&str]) -> Client {

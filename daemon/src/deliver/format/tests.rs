@@ -4,23 +4,15 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::{DeliveryId, Header};
+use crate::domain::Header;
 
 fn request<'a>(headers: &'a [Header], body: &[u8]) -> Request<'a> {
     Request {
-        delivery: DeliveryId::from_bytes([7; 16]),
         event_id: "order \"1\" 50%",
-        event_type: "orders.created",
         event_time_ms: 1_700_000_000_123,
-        stream: "EVENTS",
-        part: 0,
-        parts: 1,
-        attempt: 1,
-        replay: None,
-        content_type: None,
         headers,
         body: Bytes::copy_from_slice(body),
-        now_ms: 0,
+        ..Request::sample()
     }
 }
 

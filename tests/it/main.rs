@@ -1,6 +1,7 @@
 //! The integration tests: the real binary on real parts.
 
 mod anew;
+mod author;
 mod backup;
 mod config;
 mod crash;

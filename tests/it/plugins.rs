@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sluiced::domain::{Event, Header, OnPluginError, PluginRef, Position, StreamName, SubscriptionId};
 use sluiced::plugin::{Chain, Config, Error, Fault, FaultKind, Host, Limits, Passed, Ran};
-use sluiced_tests::paths::{plugin_dir, test_plugin_dir};
+use sluiced_tests::paths::{plugin_cache, plugin_dir, test_plugin_dir};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -34,8 +34,7 @@ impl Lab {
             std::os::unix::fs::symlink(built(&file), dir.path().join(file)).expect("a link");
         }
         // All tests share the compiled plugins: compiling one takes most of a second.
-        let cache_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin-cache");
-        let host = Host::new(Config { dir: dir.path().into(), cache_dir, limits }).expect("a host");
+        let host = Host::new(Config { dir: dir.path().into(), cache_dir: plugin_cache(), limits }).expect("a host");
         Self { dir, host }
     }
 

@@ -52,9 +52,15 @@ pub fn link_all_plugins(folder: &Path) {
     }
 }
 
-/// Where the compiled plugins of all tests lie: compiling one takes most of a second.
+/// The folder of `sluiced plugin` for what can be made again, its `SLUICED_CACHE_DIR`: compiled plugins and tool chains.
+pub fn author_cache() -> PathBuf {
+    target().join("author")
+}
+
+/// Where the compiled plugins of all tests lie: compiling one takes most of a second, and a minute for other languages
+/// than Rust.
 pub fn plugin_cache() -> PathBuf {
-    let dir = target().join("tmp/plugin-cache");
+    let dir = author_cache().join("compiled");
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).expect("the folder of compiled plugins can be made");
     dir
 }

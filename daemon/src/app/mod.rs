@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
-pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, store_config};
+pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, plugin_limits, reading, store_config};
 pub use reload::Reloader;
 pub use running::Ended;
 

@@ -8,7 +8,7 @@ use super::{Error, managed};
 use crate::api::{self, AdminKey};
 use crate::config::{Config, NatsLogin, Problem};
 use crate::deliver::{self, Secrets, attempt, prepared, proxy};
-use crate::domain::{OnPluginError, PluginRef, Subscription, SubscriptionId, Target};
+use crate::domain::{OnPluginError, PluginRef, StreamName, Subscription, SubscriptionId, Target};
 use crate::ingest::{self, StreamConfig, connect::Hidden};
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::pipeline::{self, Spec};
@@ -37,14 +37,22 @@ pub fn store_config(config: &Config) -> store::Config {
     }
 }
 
-pub(super) fn plugins(config: &Config) -> plugin::Config {
-    let limits = Limits {
+/// What a plugin may cost, as the configuration says.
+pub fn plugin_limits(config: &Config) -> Limits {
+    Limits {
         call_deadline_ms: u64::try_from(config.plugins.call_deadline.as_millis()).unwrap_or(u64::MAX),
         memory_bytes_max: (config.plugins.memory_mib_max as usize) << 20,
         output_bytes_max: (config.plugins.output_kib_max as usize) << 10,
         ..Limits::default()
-    };
-    plugin::Config { dir: config.plugins.dir.clone(), cache_dir: plugin_cache_dir(config), limits }
+    }
+}
+
+pub(super) fn plugins(config: &Config) -> plugin::Config {
+    plugin::Config {
+        dir: config.plugins.dir.clone(),
+        cache_dir: plugin_cache_dir(config),
+        limits: plugin_limits(config),
+    }
 }
 
 /// The nats-server that the daemon runs itself, on any free port of loopback.
@@ -102,6 +110,14 @@ pub(super) fn nats(config: &Config, specs: &[(SubscriptionId, Spec)]) -> ingest:
         NatsLogin::CredentialsFile(file) => to.credentials_file = Some(file.clone()),
     }
     to
+}
+
+/// The connection of somebody who only reads that stream, and makes none; `None` when it is not configured.
+pub fn reading(config: &Config, stream: &StreamName) -> Option<ingest::Config> {
+    let mut nats = nats(config, &[]);
+    nats.streams.retain(|known| known.name == *stream);
+    nats.streams.first_mut()?.create = false;
+    Some(nats)
 }
 
 fn jetstream(stream: &config::Stream) -> StreamConfig {

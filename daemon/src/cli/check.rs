@@ -1,12 +1,12 @@
 //! `sluiced check`: is this configuration fit to run?
 
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::passing::PassingDir;
 use super::run::into_cli_error;
 use super::{ConfigArgs, write_out};
 use crate::app;
@@ -40,31 +40,12 @@ fn check_plugins(config: &Config) -> anyhow::Result<()> {
     if is_private(&kept) {
         return app::check_plugins(config, kept).map_err(into_cli_error);
     }
-    let passing = PassingDir::make().context("cannot make a temporary directory to compile plugins in")?;
-    app::check_plugins(config, passing.0.clone()).map_err(into_cli_error)
+    let passing = PassingDir::make("check").context("cannot make a temporary directory to compile plugins in")?;
+    app::check_plugins(config, passing.path().to_owned()).map_err(into_cli_error)
 }
 
 /// Is it a directory that only this user can write to? What lies in the cache is run as machine code.
-fn is_private(dir: &Path) -> bool {
+pub(super) fn is_private(dir: &Path) -> bool {
     let own = rustix::process::geteuid().as_raw();
     fs::metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == own && meta.mode() & 0o077 == 0)
-}
-
-/// A directory of this user's own, removed when it is dropped.
-struct PassingDir(PathBuf);
-
-impl PassingDir {
-    /// Makes it under a name that nobody can foresee; one that exists already is an error, never used.
-    fn make() -> io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("sluiced-check-{:032x}", rand::random::<u128>()));
-        DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for PassingDir {
-    fn drop(&mut self) {
-        // What cannot be removed is left to whoever cleans the system's temporary files.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -6,6 +6,8 @@ pub mod backup;
 pub mod check;
 pub mod dev;
 pub mod explain;
+mod passing;
+pub mod plugin;
 pub mod run;
 pub mod secret;
 pub mod secrets;
@@ -47,6 +49,9 @@ enum Command {
     Compact(ConfigArgs),
     /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
     Explain(explain::ExplainArgs),
+    /// For authors of plugins: make a project, build it, test it, look into it, measure it.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     /// Make a new signing secret for a webhook, or a pair of keys.
     Secret(secret::SecretArgs),
     /// The master key that the store's secrets are sealed under.
@@ -119,6 +124,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Restore(args) => backup::restore(&args),
         Command::Compact(args) => backup::compact(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Plugin(command) => plugin::run(&command),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),
     }

@@ -71,6 +71,11 @@ impl Chain {
         all.map(|(role, usage)| (role, usage.name(), usage.version()))
     }
 
+    /// The memory of the instances that served the last event, in bytes, all plugins together.
+    pub fn memory_bytes(&self) -> usize {
+        self.filters.iter().chain(&self.transforms).map(|usage| usage.memory_bytes()).sum()
+    }
+
     /// Runs one event through the plugins. It takes no longer than the deadlines allow, and lets other tasks run after
     /// each millisecond of a plugin's time. Dropping the future ends the call under way.
     pub async fn run(&self, event: &Event) -> Ran {

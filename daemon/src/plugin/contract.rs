@@ -12,7 +12,7 @@ use super::state::State;
 /// The package of the contract, without its version.
 const PACKAGE: &str = "sluiced:plugin/";
 /// The versions of the contract that this host knows, for people.
-const KNOWN: &str = "1.0.0";
+pub(super) const KNOWN: &str = "1.0.0";
 /// What a plugin may import of the contract.
 const OFFERED: [&str; 2] = ["sluiced:plugin/log@1.0.0", "sluiced:plugin/types@1.0.0"];
 /// What it must export.
@@ -26,6 +26,8 @@ const WASI: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:
 
 /// A component that fits the contract, ready to be instantiated.
 pub(super) struct Linked {
+    /// What it imports, in its order: interfaces of the contract and of WASI.
+    pub(super) imports: Box<[Box<str>]>,
     pub(super) pre: InstancePre<State>,
     pub(super) lifecycle: lifecycle::GuestIndices,
     pub(super) filter: Option<filter::GuestIndices>,
@@ -50,6 +52,7 @@ pub(super) fn link(
     let misfit = |source| Error::Shape { plugin: plugin.into(), source: below(source) };
     let has = |name| shape.get_export(engine, name).is_some();
     Ok(Linked {
+        imports: shape.imports(engine).map(|(name, _)| name.into()).collect(),
         lifecycle: lifecycle::GuestIndices::new(&pre).map_err(misfit)?,
         filter: has(FILTER).then(|| filter::GuestIndices::new(&pre)).transpose().map_err(misfit)?,
         transform: has(TRANSFORM).then(|| transform::GuestIndices::new(&pre)).transpose().map_err(misfit)?,

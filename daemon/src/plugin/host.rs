@@ -40,6 +40,7 @@ pub struct Host {
 pub struct Plugin {
     name: Box<str>,
     digest: Box<str>,
+    file_bytes: u64,
     description: Description,
     config: ConfigCheck,
     linked: Linked,
@@ -237,6 +238,21 @@ impl Plugin {
         &self.digest
     }
 
+    /// The size of its file, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// The version of the contract `sluiced:plugin` that it was made for.
+    pub fn contract_version(&self) -> &'static str {
+        contract::KNOWN
+    }
+
+    /// The interfaces that it imports: of the contract and of WASI, nothing else.
+    pub fn imports(&self) -> impl Iterator<Item = &str> {
+        self.linked.imports.iter().map(|name| &**name)
+    }
+
     /// What it says of itself.
     pub fn description(&self) -> &Description {
         &self.description
@@ -277,7 +293,7 @@ impl Plugin {
         })?;
         let description = described.map_err(|kind: FaultKind| Error::Describe(kind.of(name)))?;
         let config = ConfigCheck::new(name, &description.config_schema)?;
-        Ok(Self { name: name.into(), digest, description, config, linked })
+        Ok(Self { name: name.into(), digest, file_bytes: wasm.len() as u64, description, config, linked })
     }
 }
 

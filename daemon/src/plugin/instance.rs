@@ -65,6 +65,11 @@ impl Instance {
         self.calls
     }
 
+    /// The memory that it has, in bytes. It never gives any back.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.store.data().memory_bytes()
+    }
+
     /// What the plugin says of itself.
     pub(super) async fn describe(&mut self, shared: &Shared) -> Result<Description, FaultKind> {
         let deadline_ms = shared.limits.configure_deadline_ms;

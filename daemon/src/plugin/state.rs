@@ -90,6 +90,11 @@ impl State {
         store.set_epoch_deadline(1);
     }
 
+    /// The memory that the instance has, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     /// Was memory refused since the call began?
     pub(super) fn memory_refused(&self) -> bool {
         self.memory_refused

@@ -1,7 +1,7 @@
 //! A plugin as one subscription uses it: its configuration, and a few warm instances.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -26,6 +26,8 @@ pub(super) struct Usage {
     idle: Mutex<Vec<Instance>>,
     /// When an instance was last wanted, as the ticker counts.
     used: AtomicU32,
+    /// The memory of the instance that was used last, in bytes.
+    memory_bytes: AtomicUsize,
 }
 
 impl Usage {
@@ -47,6 +49,7 @@ impl Usage {
             plugin,
             idle: Mutex::default(),
             used: AtomicU32::new(0),
+            memory_bytes: AtomicUsize::new(0),
         });
         let instance = usage.make().await.map_err(|kind| match kind {
             FaultKind::Reported { message } => Error::Refused { plugin: usage.plugin.name().into(), message },
@@ -92,6 +95,11 @@ impl Usage {
         &self.plugin.description().version
     }
 
+    /// The memory of the instance that served the last call, in bytes; 0 before the first.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
     /// That failure, of this plugin.
     pub(super) fn fault(&self, kind: FaultKind) -> Fault {
         kind.of(self.plugin.name())
@@ -131,6 +139,7 @@ impl Usage {
     /// Keeps the instance for the next call, unless it has served its time or cannot be trusted any more. After an
     /// error that the plugin reported in an orderly way it can.
     fn settle<T>(&self, instance: Instance, result: &Result<T, FaultKind>) {
+        self.memory_bytes.store(instance.memory_bytes(), Ordering::Relaxed);
         let sound = matches!(result, Ok(_) | Err(FaultKind::Reported { .. }));
         if sound && instance.calls() < self.shared.limits.calls_per_instance_max {
             self.put(instance);

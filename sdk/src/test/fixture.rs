@@ -1,5 +1,8 @@
 //! Event fixtures: a pair of files, `NAME.in.json` with a configuration and an event, and `NAME.out.json` with what the
 //! plugin must make of them. The format is documented in `sdk/FIXTURES.md`.
+//!
+//! This file is compiled twice: here, for an author's native tests, and into the daemon, whose `sluiced plugin test` runs
+//! the same fixtures on the component. So it names nothing of its crate but the records beside it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::{Event, Header, Output, Verdict};
+use super::records::{Event, Header, Output, Verdict};
 
 /// What goes wrong with a fixture.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ pub enum FixtureError {
     Parse(PathBuf, serde_json::Error),
     /// A payload is not base64.
     Base64(PathBuf, base64::DecodeError),
-    /// There is no expectation; run with `BLESS=1` to write it.
+    /// There is no expectation yet; blessing writes it.
     Missing(PathBuf),
     /// The folder holds no fixtures.
     Empty(PathBuf),
@@ -46,7 +49,11 @@ impl fmt::Display for FixtureError {
             Self::Write(path, _) => write!(f, "writing {}", path.display()),
             Self::Parse(path, _) => write!(f, "{} is not a fixture", path.display()),
             Self::Base64(path, _) => write!(f, "{} has a payload that is not base64", path.display()),
-            Self::Missing(path) => write!(f, "there is no {}: run with BLESS=1 to write it", path.display()),
+            Self::Missing(path) => write!(
+                f,
+                "there is no {}: run the tests with BLESS=1, or `sluiced plugin test --bless`, to write it",
+                path.display()
+            ),
             Self::Empty(path) => write!(f, "there is no *.in.json in {}", path.display()),
             Self::Mismatch { path, expected, actual } => {
                 write!(f, "{}\n--- expected\n{expected}\n--- actual\n{actual}", path.display())
@@ -160,6 +167,12 @@ impl Fixture {
             expected: pretty(&expected),
             actual: pretty(&actual),
         })
+    }
+
+    /// Is an error expected?
+    pub fn expects_error(&self) -> bool {
+        let text = std::fs::read_to_string(&self.out_path).unwrap_or_default();
+        matches!(serde_json::from_str(&text), Ok(Expectation::Error { .. }))
     }
 
     /// Writes what the plugin made as what is expected from now on.

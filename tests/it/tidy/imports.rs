@@ -46,7 +46,7 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("ed25519_dalek", &["deliver"]),
     ("sled", &["store"]),
     ("figment", &["config"]),
-    ("toml_edit", &["config"]),
+    ("toml_edit", &["config", "cli"]),
     ("axum", &["api"]),
     ("serde", &["config", "api", "store"]),
     ("anyhow", &["main", "cli"]),

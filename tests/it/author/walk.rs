@@ -1,0 +1,82 @@
+//! The author's path as it is walked: `plugin new`, build, test, a subscription that uses it, an event delivered transformed.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sluiced_tests::setup::config;
+use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
+use tempfile::TempDir;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A project made by `plugin new`.
+struct Project {
+    dir: TempDir,
+}
+
+impl Project {
+    fn new(lang: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let said = plugin(&["new", "large-orders", "--lang", lang, "--within", text(dir.path())]).well();
+        assert!(said.contains("sluiced plugin build"), "{said}");
+        let again = plugin(&["new", "large-orders", "--lang", lang, "--within", text(dir.path())]).badly();
+        assert!(again.err.contains("exists already"), "{}", again.err);
+        Self { dir }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("large-orders")
+    }
+
+    /// Builds it, and runs its fixtures.
+    fn build_and_test(&self) {
+        let path = self.path();
+        let early = plugin(&["test", text(&path)]).badly();
+        assert!(early.err.contains("run `sluiced plugin build"), "{}", early.err);
+        let built = plugin(&["build", text(&path)]).well();
+        assert!(built.contains("dist/large-orders.wasm") && built.contains("sha256 "), "{built}");
+        let tested = plugin(&["test", text(&path)]).well();
+        assert!(tested.ends_with("5 passed, 0 failed\n"), "{tested}");
+    }
+
+    /// A daemon's subscription filters and transforms with it.
+    async fn deliver(&self) {
+        let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+        let settings = "{ field = \"amount\", min = 100 }";
+        let hook = Webhook::new("crm", &receiver).filter("large-orders", settings).transform("large-orders", settings);
+        let config = config("", &[hook]);
+        let daemon = TestDaemon::builder(&nats, &config).plugins(&self.path().join("dist"), &config).start().await;
+        for amount in [80, 120] {
+            nats.publish("events.orders.created", format!(r#"{{"amount": {amount}}}"#)).await;
+        }
+        receiver.wait_for(1, SOON).await;
+        let books = daemon.accounted("crm", 2).await;
+        assert_eq!((books.delivered, books.filtered), (1, 1), "{books:?}\n{}", daemon.log());
+        let body: Value = serde_json::from_slice(&receiver.received()[0].body).expect("JSON");
+        assert_eq!(body, serde_json::json!({ "amount": 120, "large": true }));
+    }
+}
+
+#[tokio::test]
+async fn the_path_is_walked_in_rust() {
+    let project = Project::new("rust");
+    // The dependencies in the versions of the workspace, which are on this machine already.
+    fs::copy(workspace().join("Cargo.lock"), project.path().join("Cargo.lock")).expect("copied");
+    project.build_and_test();
+    let mut native = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    native.args(["test", "--quiet"]).current_dir(project.path()).env("CARGO_TARGET_DIR", target().join("author/cargo"));
+    let native = Said::from(native.output().expect("cargo can be started")).well();
+    assert!(native.contains("2 passed"), "its own tests, natively: {native}");
+    project.deliver().await;
+}
+
+#[test]
+fn a_project_of_another_name_or_without_a_language_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = plugin(&["new", "Large Orders", "--within", text(dir.path())]).badly();
+    assert!(said.err.contains("is not a plugin name"), "{}", said.err);
+    let said = plugin(&["build", text(dir.path())]).badly();
+    assert!(said.err.contains("has no Cargo.toml, package.json or pyproject.toml"), "{}", said.err);
+}

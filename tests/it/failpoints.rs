@@ -18,6 +18,7 @@ mod held;
 mod mixed;
 mod operated;
 mod registered;
+mod replayed;
 mod whole;
 
 const SOON: Duration = Duration::from_secs(30);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sluiced_tests::events::order;
 use sluiced_tests::setup::config;
-use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
+use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 20;
@@ -88,6 +89,39 @@ async fn a_transform_that_fails_costs_only_the_events_that_it_fails_on() {
     assert_eq!((books.delivered, books.failed), (45, 5));
     nats.wait_drained("EVENTS", "sluiced", SOON).await;
     assert!(receiver.numbers().keys().all(|number| number % 10 != 9));
+}
+
+#[tokio::test]
+async fn a_plugin_that_does_nothing_but_fail_is_set_aside_until_a_probe_works() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let trap = Webhook::to("crm", &receiver.url("/hook"))
+        .transform("hostile", r#"{ do = "trap", when_type = "orders.cursed" }"#);
+    let config = config("[plugins]\nquarantine_faults = 3\nquarantine_probe = \"5s\"\n", &[trap]);
+    let daemon = TestDaemon::builder(&nats, &config).hostile_plugins(&config).start().await;
+    let crm = [("subscription", "crm")];
+    nats.publish_orders("events.orders.cursed", 0..3).await;
+    daemon.wait_metric("sluiced_plugins_quarantined", &crm, 1.0).await;
+    nats.publish_orders("events.orders.created", 3..4).await;
+    daemon.wait_metric("sluiced_plugin_faults_total", &[crm[0], ("kind", "quarantined")], 1.0).await;
+    let status = daemon.request("GET", "/api/v1/subscriptions/crm", None).await.json();
+    assert_eq!(status["quarantined"], json!([{ "plugin": "hostile", "faults": 3 }]), "{status}");
+    let letters = async || daemon.request("GET", "/api/v1/subscriptions/crm/dead-letters", None).await.json();
+    wait_until("all four are dead letters", SOON, async || letters().await["dead_letters"][3].is_object()).await;
+    let newest = letters().await["dead_letters"][0].clone();
+    let reason = "the plugin `hostile` is set aside for a while, after 3 faults in a row";
+    assert_eq!((newest["class"].as_str(), newest["reason"].as_str()), (Some("plugin"), Some(reason)), "{newest}");
+    assert!(daemon.log().contains("the plugin is set aside for a while, it has done nothing but fail"));
+
+    let mut number = 4;
+    while receiver.counts().requests == 0 {
+        nats.publish_orders("events.orders.created", number..number + 1).await;
+        daemon.accounted("crm", number + 1).await;
+        number += 1;
+    }
+    daemon.wait_metric("sluiced_plugins_quarantined", &crm, 0.0).await;
+    assert!(daemon.request("GET", "/api/v1/subscriptions/crm", None).await.json()["quarantined"].is_null());
+    assert_eq!(daemon.accounted("crm", number).await.delivered, 1, "the probe itself was delivered");
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod nats;
 mod net;
 mod ordering;
 mod plugins;
+mod promises;
 mod rate;
 mod redrive;
 mod reload;

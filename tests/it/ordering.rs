@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use rand::RngExt as _;
+use serde_json::json;
 use sluiced_tests::events::order;
 use sluiced_tests::random::seeded;
 use sluiced_tests::receiver::Received;
@@ -181,4 +182,46 @@ fn assert_order_within_tenants(received: &[Received]) {
         let before = last.insert(number % 10, number);
         assert!(before.is_none_or(|before| before < number), "{before:?} came before {number}");
     }
+}
+
+#[tokio::test]
+async fn what_is_replayed_or_resent_waits_for_nothing_and_nothing_waits_for_it() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
+    let is_replayed = |request: &Received| !request.header("sluiced-replay").is_empty();
+    // Replayed orders below 4 are to be tried again in an hour, and so is the live order 20; 5 is refused at first.
+    receiver.set(Behaviour::custom(move |request| {
+        let number = request.number().expect("an order has a number");
+        Reply::status(match (is_replayed(request), number) {
+            (true, 0..4) | (false, 20) => 503,
+            (false, 5) if request.attempt() == 1 => 400,
+            _ => 200,
+        })
+    }));
+    let webhook = Webhook::new("crm", &receiver).with("ordering", "\"strict\"").retry_after(&["1h", "1h"]);
+    let daemon = TestDaemon::start(&nats, &config(HEAD, &[webhook])).await;
+    nats.publish_orders("events.orders.created", 0..10).await;
+    receiver.wait_for_numbers(0..10, SOON).await;
+    let replay = async |from: u64, to: u64| {
+        let asked = json!({ "from": from, "to": to, "rate": 1000 });
+        let job = crate::replay::begin(&daemon, "replay", asked).await;
+        crate::replay::comes_to(&daemon, &job["id"], "done").await["counts"].clone()
+    };
+    let counts = replay(1, 5).await;
+    assert_eq!((&counts["parked"], &counts["delivered"]), (&json!(4), &json!(1)), "parked ones hold up no others");
+    nats.publish_orders("events.orders.created", 10..20).await;
+    receiver.wait_for_numbers(0..20, SOON).await;
+    assert_eq!(daemon.request("GET", "/api/v1/subscriptions/crm", None).await.json()["order"]["blocked_keys"], 0);
+
+    nats.publish_orders("events.orders.created", 20..25).await;
+    daemon.wait_held("crm", true, SOON).await;
+    let letters = daemon.request("GET", "/api/v1/subscriptions/crm/dead-letters", None).await.json();
+    let path =
+        format!("/api/v1/subscriptions/crm/dead-letters/{}", letters["dead_letters"][0]["id"].as_str().expect("one"));
+    assert_eq!(daemon.request("POST", &format!("{path}/resend"), None).await.status, 202);
+    let resent = async || receiver.received().iter().any(|r| r.number() == Some(5) && r.attempt() == 2);
+    wait_until("the resent one does not wait for the blocked order", SOON, resent).await;
+    let counts = replay(11, 20).await;
+    assert_eq!(counts["delivered"], 10, "neither do replayed ones: {counts}");
+    let live = receiver.received().iter().filter(|r| !is_replayed(r)).filter_map(Received::number).max();
+    assert_eq!(live, Some(20), "those behind the blocked one still wait");
 }

@@ -11,6 +11,26 @@ use sluiced_tests::{ADMIN_KEY, Behaviour, TestDaemon, TestNats, TestReceiver, We
 
 const SOON: Duration = Duration::from_secs(30);
 
+const STREAMS: &str = r#"
+[[subscription]]
+name = "wall"
+types = ["orders.>"]
+filters = [{ plugin = "jq", config = { expr = ".amount >= 1" } }]
+transforms = [{ plugin = "redact", config = { pointers = ["/card/number"] } }]
+sse = {}
+
+[[subscription]]
+name = "wall-of-the-rich"
+types = ["orders.>"]
+filters = [{ plugin = "jq", config = { expr = ".amount > 1000000" } }]
+sse = {}
+
+[[subscription]]
+name = "wall-of-invoices"
+types = ["invoices.>"]
+sse = {}
+"#;
+
 async fn trace(daemon: &TestDaemon, id: &str) -> Value {
     let answer = daemon.request("GET", &format!("/api/v1/events/{id}/trace"), None).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -35,7 +55,7 @@ async fn an_event_is_followed_through_every_subscription() {
         Webhook::new("dead", &refuses),
         Webhook::new("other", &receiver).types(&["invoices.*"]),
     ];
-    let daemon = TestDaemon::start(&nats, &config("", &hooks)).await;
+    let daemon = TestDaemon::start(&nats, &(config("", &hooks) + STREAMS)).await;
     nats.publish_orders("events.orders.created", 1..2).await;
     receiver.wait_for(1, SOON).await;
     nats.wait_drained("EVENTS", "sluiced", SOON).await;
@@ -45,7 +65,7 @@ async fn an_event_is_followed_through_every_subscription() {
 
     let told = trace(&daemon, "order-1").await;
     assert_eq!(trace(&daemon, "EVENTS:1").await, told, "by its place it is the same event");
-    assert_eq!((told["event"]["type"].as_str(), told["unmatched"].as_u64()), (Some("orders.created"), Some(1)));
+    assert_eq!((told["event"]["type"].as_str(), told["unmatched"].as_u64()), (Some("orders.created"), Some(2)));
     assert_eq!(told["log"]["complete"], true);
     let arrives = of(&told, "arrives");
     assert_eq!((&arrives["subject"]["pattern"], &arrives["verdict"]["result"]), (&">".into(), &"kept".into()));
@@ -62,6 +82,8 @@ async fn an_event_is_followed_through_every_subscription() {
     let dead = &of(&told, "dead")["deliveries"][0];
     assert_eq!((&dead["state"], &dead["history"][0]["status"]), (&"dead".into(), &400.into()));
 
+    assert_streams_are_told_of(&daemon, &told).await;
+
     let other = daemon.request("GET", "/api/v1/events/order-1/trace?subscription=other", None).await.json();
     assert_eq!(of(&other, "other")["subject"]["patterns"][0], "invoices.*");
     let unknown = daemon.request("GET", "/api/v1/events/nobody/trace", None).await;
@@ -73,9 +95,32 @@ async fn an_event_is_followed_through_every_subscription() {
     let said = tokio::task::spawn_blocking(move || explain.output()).await.expect("a thread").expect("it runs");
     let text = String::from_utf8_lossy(&said.stdout);
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    for part in ["subscription: waits", "state: parked", "state: delivered", "plugins now say: dropped", "next due: "] {
+    for part in [
+        "subscription: wall  target: sse",
+        "subscription: waits",
+        "state: parked",
+        "state: delivered",
+        "plugins now say: dropped",
+        "next due: ",
+    ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
+}
+
+/// Named streams have a verdict and no deliveries.
+async fn assert_streams_are_told_of(daemon: &TestDaemon, told: &Value) {
+    let (wall, rich) = (of(told, "wall"), of(told, "wall-of-the-rich"));
+    assert_eq!((&wall["target"], &wall["subject"]["pattern"]), (&"sse".into(), &"orders.>".into()));
+    assert_eq!((&wall["verdict"]["result"], wall["deliveries"].as_array().map(Vec::len)), (&"kept".into(), Some(0)));
+    assert_eq!(
+        (&wall["verdict"]["plugins"][1]["name"], &wall["verdict"]["outputs"][0]["part"]),
+        (&"redact".into(), &0.into())
+    );
+    assert!(wall["verdict"]["plugins"][0]["version"].is_string() && wall["standing"].is_null(), "{wall}");
+    assert_eq!((&rich["verdict"]["result"], &rich["verdict"]["decided_by"]), (&"dropped".into(), &"jq".into()));
+    let invoices = "/api/v1/events/order-1/trace?subscription=wall-of-invoices";
+    let invoices = daemon.request("GET", invoices, None).await.json();
+    assert_eq!(of(&invoices, "wall-of-invoices")["subject"]["matches"], false);
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use sluiced_tests::events::order;
 use sluiced_tests::setup::{EVENTS, config};
 use sluiced_tests::{SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
+mod idle;
+
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test]

@@ -38,6 +38,9 @@ pub(super) struct Status {
     /// The last attempt that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_failure: Option<LastFailure>,
+    /// Plugins that have done nothing but fail, and are set aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    quarantined: Vec<Quarantined>,
     /// How far behind it is.
     lag: Lag,
     /// Attempts under way, or not yet on record.
@@ -76,6 +79,14 @@ impl From<&Seen> for LastFailure {
             reason: seen.failure.message.to_string(),
         }
     }
+}
+
+/// A plugin that is set aside: its calls fail at once, but for a probe now and then.
+#[derive(Serialize)]
+struct Quarantined {
+    plugin: String,
+    /// How many faults in a row it had.
+    faults: u32,
 }
 
 #[derive(Serialize)]
@@ -175,6 +186,11 @@ pub(super) fn of(lane: &Lane, store: &Store) -> Status {
         failing: health.failing,
         failing_since: health.failing_since_ms.map(clock::rfc3339),
         last_failure: health.last_failure.as_ref().map(LastFailure::from),
+        quarantined: health
+            .quarantined
+            .iter()
+            .map(|(plugin, faults)| Quarantined { plugin: plugin.to_string(), faults: *faults })
+            .collect(),
         lag: Lag { events: health.lag.events, seconds: health.lag.seconds },
         in_flight: state.in_flight(),
         parked: counts.parked,

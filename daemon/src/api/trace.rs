@@ -17,10 +17,11 @@ use super::subscriptions::blocking;
 use super::{Problem, State};
 use crate::deliver::Lane;
 use crate::deliver::ledger::Standing;
-use crate::domain::{DeliveryId, Event, Pattern, Position, StreamName};
+use crate::domain::{DeliveryId, Event, Pattern, Position, StreamName, SubscriptionId};
 use crate::ingest::{self, Nats, Searched};
 use crate::plugin::{Chain, Passed};
 use crate::store::{DeadLetter, Disposition, EventLog, LogEntry, Parked, Store};
+use crate::stream::Named;
 use crate::telemetry::{chain, clock};
 
 /// The most subscriptions that one answer tells of.
@@ -40,8 +41,10 @@ pub struct Subscribed {
 
 /// Where the running subscriptions are found.
 pub trait Subscriptions: Send + Sync + 'static {
-    /// The subscriptions as they are now.
+    /// The webhook subscriptions as they are now.
     fn subscribed(&self) -> Vec<Subscribed>;
+    /// The named Server-Sent Events streams as they are now.
+    fn named(&self) -> Vec<Named>;
 }
 
 /// Where events are found.
@@ -134,6 +137,8 @@ struct Looked {
 #[derive(Serialize)]
 struct Told {
     subscription: String,
+    /// `webhook` or `sse`: what goes to listeners leaves no record, so that a stream has a verdict and no deliveries.
+    target: &'static str,
     subject: Subject,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
@@ -213,16 +218,17 @@ async fn trace(
     let (store, position) = (access.store.clone(), event.position.clone());
     let log = Arc::new(blocking(move || store.event_log(&position)).await?);
     let (mut told, mut unmatched, mut left_out) = (Vec::new(), 0, 0);
-    let mut all = access.subscriptions.subscribed();
-    all.sort_by(|a, b| a.lane.id().cmp(b.lane.id()));
+    let mut all: Vec<One> = access.subscriptions.subscribed().into_iter().map(One::Webhook).collect();
+    all.extend(access.subscriptions.named().into_iter().map(One::Stream));
+    all.sort_by(|a, b| a.id().cmp(b.id()));
     if let Some(name) = &asked.subscription {
-        all.retain(|one| one.lane.id().as_str() == name);
+        all.retain(|one| one.id().as_str() == name);
         if all.is_empty() {
-            return Err(Problem::not_found(format!("there is no webhook subscription {name}")));
+            return Err(Problem::not_found(format!("there is no subscription {name}")));
         }
     }
     for one in all {
-        let matches = one.types.iter().any(|pattern| pattern.matches(&event.kind));
+        let matches = one.types().iter().any(|pattern| pattern.matches(&event.kind));
         if !matches {
             unmatched += 1;
             if asked.subscription.is_none() {
@@ -233,10 +239,35 @@ async fn trace(
             left_out += 1;
             continue;
         }
-        told.push(tell(&access.store, one, &event, &log).await?);
+        told.push(match one {
+            One::Webhook(one) => tell(&access.store, one, &event, &log).await?,
+            One::Stream(one) => tell_stream(&one, &event).await,
+        });
     }
     let looked = Looked { flushes: log.flushes, complete: log.complete };
     Ok(Json(Trace { event: Found::of(&event), log: looked, subscriptions: told, unmatched, left_out }))
+}
+
+/// A subscription of either kind.
+enum One {
+    Webhook(Subscribed),
+    Stream(Named),
+}
+
+impl One {
+    fn id(&self) -> &SubscriptionId {
+        match self {
+            Self::Webhook(one) => one.lane.id(),
+            Self::Stream(one) => &one.subscription.id,
+        }
+    }
+
+    fn types(&self) -> &[Pattern] {
+        match self {
+            Self::Webhook(one) => &one.types,
+            Self::Stream(one) => &one.subscription.types,
+        }
+    }
 }
 
 /// The event that an id or a place names.
@@ -276,16 +307,9 @@ fn not_found(id: &str, searched: &[Searched]) -> Problem {
 /// All about one subscription.
 async fn tell(store: &Store, one: Subscribed, event: &Arc<Event>, log: &Arc<EventLog>) -> Result<Told, Problem> {
     let Subscribed { lane, types, chain } = one;
-    let pattern = types.iter().find(|pattern| pattern.matches(&event.kind));
-    let subject = Subject {
-        matches: pattern.is_some(),
-        pattern: pattern.map(ToString::to_string),
-        patterns: if pattern.is_some() { Vec::new() } else { types.iter().map(ToString::to_string).collect() },
-    };
-    let subscription = lane.id().to_string();
-    if pattern.is_none() {
-        let deliveries = Vec::new();
-        return Ok(Told { subscription, subject, verdict: None, standing: None, reads_from: None, deliveries });
+    let told = Told::of("webhook", lane.id(), &types, event);
+    if !told.subject.matches {
+        return Ok(told);
     }
     let verdict = verdict(&chain, event).await;
     let (standing, reads_from) = standing(&lane, &event.position);
@@ -314,7 +338,18 @@ async fn tell(store: &Store, one: Subscribed, event: &Arc<Event>, log: &Arc<Even
     if verdict.result == "dropped" && recorded == 0 {
         deliveries.retain(|delivery| !delivery.attempts.is_empty() || !delivery.history.is_empty());
     }
-    Ok(Told { subscription, subject, verdict: Some(verdict), standing: Some(standing), reads_from, deliveries })
+    Ok(Told { verdict: Some(verdict), standing: Some(standing), reads_from, deliveries, ..told })
+}
+
+/// All about one named stream.
+async fn tell_stream(one: &Named, event: &Event) -> Told {
+    let mut told = Told::of("sse", &one.subscription.id, &one.subscription.types, event);
+    if told.subject.matches
+        && let Some(chain) = one.process.chain()
+    {
+        told.verdict = Some(verdict(chain, event).await);
+    }
+    told
 }
 
 /// What the plugins make of the event now.
@@ -372,6 +407,20 @@ fn standing(lane: &Lane, position: &Position) -> (&'static str, Option<u64>) {
         Standing::Past => "no_record",
     };
     (word, ledger.cursor())
+}
+
+impl Told {
+    /// What the event's type says, and nothing more.
+    fn of(target: &'static str, id: &SubscriptionId, types: &[Pattern], event: &Event) -> Self {
+        let pattern = types.iter().find(|pattern| pattern.matches(&event.kind));
+        let subject = Subject {
+            matches: pattern.is_some(),
+            pattern: pattern.map(ToString::to_string),
+            patterns: if pattern.is_some() { Vec::new() } else { types.iter().map(ToString::to_string).collect() },
+        };
+        let (subscription, deliveries) = (id.to_string(), Vec::new());
+        Self { subscription, target, subject, verdict: None, standing: None, reads_from: None, deliveries }
+    }
 }
 
 impl Found {

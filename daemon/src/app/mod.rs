@@ -50,7 +50,7 @@ use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
 use crate::store::{self, Recovered, Store};
-use crate::stream::Hub;
+use crate::stream::{Hub, Named};
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::Metrics;
 
@@ -123,7 +123,7 @@ pub struct App {
     asked: mpsc::Receiver<Ask>,
     registry: Registry,
     /// Webhooks that no longer fit the configuration.
-    idle: Vec<SubscriptionId>,
+    idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
 impl App {
@@ -158,7 +158,8 @@ impl App {
         let state = api::State { publisher, hub: hub.clone(), metrics: metrics.clone(), health: health.clone() };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
-        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control) });
+        let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
+        let running = Arc::new(seen);
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
         access.complete(&mut server, state, registry.clone(), jobs.clone())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
@@ -239,6 +240,7 @@ struct Running {
     routes: Arc<ArcSwap<Routes>>,
     /// Set when the subscriptions are started.
     control: Arc<OnceLock<Control>>,
+    hub: Hub,
 }
 
 impl Lanes for Running {
@@ -265,6 +267,10 @@ impl trace::Subscriptions for Running {
             trace::Subscribed { lane: Arc::clone(lane), types: spec.types.clone(), chain: Arc::clone(&spec.chain) }
         });
         all.collect()
+    }
+
+    fn named(&self) -> Vec<Named> {
+        self.hub.definitions()
     }
 }
 

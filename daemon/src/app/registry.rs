@@ -40,8 +40,8 @@ pub(super) struct Ask {
 pub(super) struct Kept {
     /// Those that can run.
     pub(super) specs: Vec<(SubscriptionId, Spec)>,
-    /// Those that cannot.
-    pub(super) idle: Vec<SubscriptionId>,
+    /// Those that cannot, and why.
+    pub(super) idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
 /// Keeps the webhooks that are made over the API.
@@ -85,8 +85,8 @@ impl Registry {
                 Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
-                    error!(subscription = %id, reason, "a webhook no longer fits the configuration");
-                    kept.idle.push(id);
+                    error!(subscription = %id, reason = %reason, "a webhook no longer fits the configuration");
+                    kept.idle.push((id, reason.into()));
                 }
             }
         }

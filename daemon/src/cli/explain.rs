@@ -131,7 +131,7 @@ fn told(answer: &Value) -> String {
 
 fn subscription(text: &mut String, one: &Value) {
     text.push('\n');
-    line(text, 0, &[("subscription", &one["subscription"])]);
+    line(text, 0, &[("subscription", &one["subscription"]), ("target", &one["target"])]);
     let subject = &one["subject"];
     if subject["matches"] == false {
         let patterns: Vec<&str> = list(&subject["patterns"]).filter_map(Value::as_str).collect();

@@ -181,6 +181,10 @@ pub struct Plugins {
     pub memory_mib_max: u32,
     /// All that one call of a transform may return, in KiB.
     pub output_kib_max: u32,
+    /// The faults in a row after which a subscription's use of a plugin is set aside; 0 is never.
+    pub quarantine_faults: u32,
+    /// How long it is set aside before it is tried again.
+    pub quarantine_probe: Duration,
 }
 
 /// `[delivery]`

@@ -66,6 +66,8 @@ pub(super) struct Plugins {
     pub(super) call_deadline_ms: i64,
     pub(super) memory_mib_max: i64,
     pub(super) output_kib_max: i64,
+    pub(super) quarantine_faults: i64,
+    pub(super) quarantine_probe: String,
 }
 
 #[derive(Deserialize)]

@@ -336,6 +336,8 @@ fn the_default_file_states_the_bounds() {
         ("call_deadline_ms", numbers(&bounds::CALL_DEADLINE_MS)),
         ("memory_mib_max", numbers(&bounds::MEMORY_MIB)),
         ("output_kib_max", numbers(&bounds::OUTPUT_KIB)),
+        ("quarantine_faults", numbers(&bounds::QUARANTINE_FAULTS)),
+        ("quarantine_probe", times(&bounds::QUARANTINE_PROBE)),
         ("connect_timeout", times(&bounds::CONNECT_TIMEOUT)),
         ("timeout", times(&bounds::TOTAL_TIMEOUT)),
         ("max_in_flight", numbers(&bounds::IN_FLIGHT)),

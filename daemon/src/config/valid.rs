@@ -43,6 +43,10 @@ pub mod bounds {
     pub const MEMORY_MIB: RangeInclusive<i64> = 1..=1024;
     /// `plugins.output_kib_max`, in KiB
     pub const OUTPUT_KIB: RangeInclusive<i64> = 1..=65_536;
+    /// `plugins.quarantine_faults`
+    pub const QUARANTINE_FAULTS: RangeInclusive<i64> = 0..=1_000_000;
+    /// `plugins.quarantine_probe`
+    pub const QUARANTINE_PROBE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
     /// `connect_timeout` of `[delivery]` and of a webhook
     pub const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
     /// `timeout` of `[delivery]` and of a webhook
@@ -405,11 +409,15 @@ fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
     let deadline_ms = report.int(&at.key("call_deadline_ms"), raw.call_deadline_ms, &bounds::CALL_DEADLINE_MS);
     let memory_mib_max = report.int(&at.key("memory_mib_max"), raw.memory_mib_max, &bounds::MEMORY_MIB);
     let output_kib_max = report.int(&at.key("output_kib_max"), raw.output_kib_max, &bounds::OUTPUT_KIB);
+    let faults = report.int(&at.key("quarantine_faults"), raw.quarantine_faults, &bounds::QUARANTINE_FAULTS);
+    let probe = report.duration(&at.key("quarantine_probe"), &raw.quarantine_probe, &bounds::QUARANTINE_PROBE);
     Some(Plugins {
         dir: dir?,
         call_deadline: Duration::from_millis(deadline_ms?),
         memory_mib_max: memory_mib_max?,
         output_kib_max: output_kib_max?,
+        quarantine_faults: faults?,
+        quarantine_probe: probe?,
     })
 }
 

@@ -13,6 +13,8 @@ pub struct Health {
     pub failing_since_ms: Option<u64>,
     /// The last attempt that failed.
     pub last_failure: Option<Seen>,
+    /// The plugins that are set aside, with how many faults in a row each had.
+    pub quarantined: Vec<(Box<str>, u32)>,
     /// The last gaps and skips, oldest first, as they are on record.
     pub gaps: Vec<GapRecord>,
     /// How far behind the subscription is, as measured last.

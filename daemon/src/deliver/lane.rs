@@ -245,10 +245,10 @@ impl Lane {
             Some((ledger, sequence)) => state.ledgers[ledger].recorded(sequence, record.part, record.parts),
             None => Shares::new(),
         };
-        if let Some((job, sequence)) = record.replay
-            && let Some(replay) = state.replay.as_mut().filter(|replay| replay.job() == job)
+        if let Change::Replayed { job, mark, .. } = &record.change
+            && let Some(replay) = state.replay.as_mut().filter(|replay| replay.job() == *job)
         {
-            replay.recorded(sequence, record.part, record.parts, record.count);
+            replay.recorded(*mark);
         }
         let wake = was_full || record.due_ms.is_some() || is_ordered || state.in_flight == 0 || state.has_position();
         let wake = wake || state.overflow.is_full;

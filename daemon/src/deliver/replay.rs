@@ -1,15 +1,14 @@
 //! A replay's place in a lane: history that a job brings, to be worked on beside what the subscription has to do anyway.
 //! Pure state, as the ledger is, and by the same rules: its position moves only past what is on record.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::lane::Count;
 use super::ledger::Ledger;
 use crate::domain::{Event, JobId, RangeSet, StreamName};
-use crate::store::JobCounts;
+use crate::store::{Disposition, JobCounts, Mark};
 
 /// The most events that wait for a lane's worker.
 pub const QUEUE_EVENTS_MAX: usize = 64;
@@ -28,6 +27,9 @@ pub struct Replay {
     /// How many deliveries were begun, since this replay was put into its lane.
     begun: u64,
     counts: JobCounts,
+    /// What has come of events that are not done with: it counts with the event's last part, so that the counts of a place
+    /// are of whole events, as the place is.
+    open: BTreeMap<u64, JobCounts>,
     /// Told when something has come of the replay.
     changed: Arc<Notify>,
 }
@@ -44,10 +46,10 @@ pub struct Place {
 }
 
 impl Replay {
-    /// A replay of `stream` up to `to` that goes on at a place.
-    pub fn new(job: JobId, stream: StreamName, to: u64, place: Place, changed: Arc<Notify>) -> Self {
+    /// A replay of `stream` up to `to` that goes on at a place, and past what was marked since that place.
+    pub fn new(job: JobId, stream: StreamName, to: u64, place: Place, marks: &[Mark], changed: Arc<Notify>) -> Self {
         let ledger = Ledger::held_at(stream, place.next, place.recorded_above, to);
-        Self {
+        let mut replay = Self {
             job,
             ledger,
             queue: VecDeque::new(),
@@ -56,8 +58,11 @@ impl Replay {
             under_way: 0,
             begun: 0,
             counts: place.counts,
+            open: BTreeMap::new(),
             changed,
-        }
+        };
+        marks.iter().for_each(|mark| replay.recorded(*mark));
+        replay
     }
 
     /// The job that it belongs to.
@@ -112,6 +117,11 @@ impl Replay {
         self.ledger.is_recorded(sequence, part)
     }
 
+    /// Is that event done with?
+    pub fn is_done(&self, sequence: u64) -> bool {
+        self.ledger.is_done(sequence)
+    }
+
     /// A delivery begins.
     pub fn begin(&mut self) {
         self.begun += 1;
@@ -122,42 +132,60 @@ impl Replay {
         self.begun
     }
 
-    /// What the event was found to be is counted.
-    pub fn count(&mut self, count: impl FnOnce(&mut JobCounts)) {
-        count(&mut self.counts);
+    /// A plugin failed on the event, or it cannot be understood.
+    pub fn faulted(&mut self, sequence: u64) {
+        self.of(sequence).faulted += 1;
     }
 
     /// An event is done with and needs no record: a filter or the policy dropped it.
     pub fn filtered(&mut self, sequence: u64) {
+        self.of(sequence).filtered += 1;
         self.ledger.settle(sequence);
-        self.under_way = self.under_way.saturating_sub(1);
-        self.counts.seen += 1;
-        self.counts.filtered += 1;
-        self.changed.notify_one();
+        self.done(sequence);
     }
 
     /// A part is left alone: its delivery is in hand already, or waits for its next attempt.
     pub fn leave(&mut self, sequence: u64, part: u32, parts: u32) {
-        self.counts.pending += 1;
+        self.of(sequence).pending += 1;
         self.part_done(sequence, part, parts);
     }
 
     /// The outcome of a part is durable.
-    pub fn recorded(&mut self, sequence: u64, part: u32, parts: u32, count: Count) {
-        self.counts.deliveries += 1;
-        match count {
-            Count::Delivered | Count::DeliveredParked => self.counts.delivered += 1,
-            Count::Parked | Count::ParkedAgain => self.counts.parked += 1,
-            Count::Failed | Count::FailedParked => self.counts.failed += 1,
+    pub fn recorded(&mut self, mark: Mark) {
+        let counts = self.of(mark.sequence);
+        counts.deliveries += 1;
+        match mark.disposition {
+            Disposition::Delivered => counts.delivered += 1,
+            Disposition::Parked => counts.parked += 1,
+            Disposition::Dead => counts.failed += 1,
+            Disposition::Dropped => {}
         }
-        self.part_done(sequence, part, parts);
+        self.part_done(mark.sequence, mark.part, mark.parts);
+    }
+
+    /// All that an event has become by now is on record already: a daemon before this one recorded as many parts, of then
+    /// more.
+    pub fn nothing_left(&mut self, sequence: u64) {
+        self.ledger.settle(sequence);
+        self.done(sequence);
+    }
+
+    fn of(&mut self, sequence: u64) -> &mut JobCounts {
+        self.open.entry(sequence).or_default()
     }
 
     fn part_done(&mut self, sequence: u64, part: u32, parts: u32) {
         self.ledger.recorded(sequence, part, parts);
         if self.ledger.is_done(sequence) {
-            self.under_way = self.under_way.saturating_sub(1);
-            self.counts.seen += 1;
+            self.done(sequence);
+        }
+    }
+
+    fn done(&mut self, sequence: u64) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.counts.seen += 1;
+        if let Some(counts) = self.open.remove(&sequence) {
+            self.counts.add(counts);
         }
         self.changed.notify_one();
     }
@@ -194,7 +222,15 @@ mod tests {
     }
 
     fn replay(place: Place) -> Replay {
-        Replay::new(JobId::from_number(7), stream(), 9, place, Arc::default())
+        resumed(place, &[])
+    }
+
+    fn resumed(place: Place, marks: &[Mark]) -> Replay {
+        Replay::new(JobId::from_number(7), stream(), 9, place, marks, Arc::default())
+    }
+
+    fn mark(sequence: u64, part: u32, parts: u32, disposition: Disposition) -> Mark {
+        Mark { sequence, part, parts, disposition }
     }
 
     fn place(next: u64, above: &[u64], counts: JobCounts) -> Place {
@@ -218,8 +254,9 @@ mod tests {
         assert!(replay.take().is_none(), "the first is under way");
         replay.keep_order(false);
         while replay.take().is_some() {}
-        replay.recorded(5, 0, 2, Count::Delivered);
-        replay.recorded(5, 1, 2, Count::Parked);
+        replay.recorded(mark(5, 0, 2, Disposition::Delivered));
+        assert_eq!(replay.place(), place(3, &[], JobCounts::default()), "half an event counts for nothing yet");
+        replay.recorded(mark(5, 1, 2, Disposition::Parked));
         assert_eq!(
             replay.place(),
             place(3, &[5], JobCounts { seen: 1, deliveries: 2, delivered: 1, parked: 1, ..Default::default() })
@@ -247,6 +284,31 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(next.place(), place(10, &[], counts));
+    }
+
+    #[test]
+    fn what_was_marked_since_its_place_is_not_begun_again() {
+        let marks = [mark(3, 0, 1, Disposition::Dead), mark(4, 1, 2, Disposition::Delivered)];
+        let mut replay = resumed(place(3, &[], JobCounts::default()), &marks);
+        for sequence in [3, 4] {
+            replay.bring(event(sequence));
+        }
+        assert_eq!(replay.take().expect("an event").position.sequence, 4, "3 is on record");
+        assert!(replay.is_recorded(4, 1) && !replay.is_recorded(4, 0));
+        replay.recorded(mark(4, 0, 2, Disposition::Delivered));
+        replay.came_to(9);
+        let counts = JobCounts { seen: 2, deliveries: 3, delivered: 2, failed: 1, ..Default::default() };
+        assert_eq!(replay.place(), place(10, &[], counts));
+    }
+
+    #[test]
+    fn an_event_that_has_fewer_parts_by_now_comes_to_its_end() {
+        let mut replay = resumed(place(3, &[], JobCounts::default()), &[mark(3, 0, 2, Disposition::Delivered)]);
+        replay.bring(event(3));
+        replay.take().expect("an event");
+        replay.nothing_left(3);
+        replay.came_to(9);
+        assert_eq!(replay.place().next, 10);
     }
 
     #[test]

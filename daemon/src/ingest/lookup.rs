@@ -45,10 +45,15 @@ impl Nats {
         let fail = |source| Error::Read { stream: name.clone(), source };
         let config = self.stream(name).ok_or_else(|| Error::NoStream { stream: name.clone() })?;
         let stream = self.jetstream.get_stream_no_info(name.as_str()).await.map_err(|e| fail(e.into()))?;
-        let raw = match stream.get_raw_message(position.sequence).await {
+        // Any replica answers a direct get, where the stream allows it. One that lags may not have the message yet: what is
+        // not had so is asked of the leader.
+        let raw = match stream.direct_get(position.sequence).await {
             Ok(raw) => raw,
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
-            Err(error) => return Err(fail(error.into())),
+            Err(_) => match stream.get_raw_message(position.sequence).await {
+                Ok(raw) => raw,
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+                Err(error) => return Err(fail(error.into())),
+            },
         };
         let time_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
         let stored = Stored { sequence: raw.sequence, delivery: 0, time_ms, pending: 0 };

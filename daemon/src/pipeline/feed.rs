@@ -1,5 +1,6 @@
 //! A stream's feed: it receives events, matches them, and offers each to the lanes that it concerns.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tracing::{debug, warn};
 use super::Spec;
 use crate::deliver::Lane;
 use crate::deliver::lane::{HURRY, IMPATIENCE, Offered, Token};
-use crate::domain::{AckShare, Event, Pattern};
+use crate::domain::{AckShare, Event, Pattern, SubscriptionId};
 use crate::ingest::{Live, Received};
 use crate::route::Table;
 use crate::store::{Change, Recorder};
@@ -43,6 +44,8 @@ pub struct Routes {
     pub specs: Vec<Arc<ArcSwap<Spec>>>,
     /// Every event type that some lane asks for.
     pub types: Vec<Pattern>,
+    /// The subscriptions that cannot run, and why not.
+    pub idle: HashMap<SubscriptionId, Arc<str>>,
 }
 
 /// What a feed needs.

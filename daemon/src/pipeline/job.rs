@@ -15,7 +15,7 @@ use crate::domain::{
     SubscriptionId,
 };
 use crate::store::{
-    Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Parked, add_attempt,
+    Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Mark, Parked, add_attempt,
 };
 use crate::telemetry::clock;
 
@@ -184,9 +184,21 @@ impl Job {
 
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
-        let replay = self.replay.map(|job| (job, self.position.sequence));
         let order = self.order_key.clone().map(|key| (self.delivery, key));
-        Record { event, part: self.part, parts: self.parts, due_ms, count, replay, order, change }
+        let change = match self.replay {
+            Some(job) => Change::Replayed { outcome: Box::new(change), job, mark: self.mark(count) },
+            None => change,
+        };
+        Record { event, part: self.part, parts: self.parts, due_ms, count, order, change }
+    }
+
+    fn mark(&self, count: Count) -> Mark {
+        let disposition = match count {
+            Count::Delivered | Count::DeliveredParked => Disposition::Delivered,
+            Count::Parked | Count::ParkedAgain => Disposition::Parked,
+            Count::Failed | Count::FailedParked => Disposition::Dead,
+        };
+        Mark { sequence: self.position.sequence, part: self.part, parts: self.parts, disposition }
     }
 
     /// The receiver took it. What it answered is kept where that was captured.

@@ -12,6 +12,7 @@ mod replay;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -32,6 +33,9 @@ use crate::{ingest, store};
 pub const JOBS_MAX: usize = 16;
 /// How many jobs that are over are kept; the oldest are forgotten.
 pub const JOBS_KEPT_MAX: usize = 100;
+
+/// How often a job looks at what nobody tells it: whether its subscription is still there, or runs again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a job cannot be begun or changed.
 #[derive(Debug, thiserror::Error)]
@@ -250,7 +254,7 @@ impl Jobs {
             return Err(Error::Range { stream, from, to, first, last });
         }
         let available = (from < first).then_some(first);
-        Ok(ReplayTask { stream, from, to, available, next: from, recorded_above: RangeSet::new() })
+        Ok(ReplayTask { stream, from, to, available, next: from, recorded_above: RangeSet::new(), marks: Vec::new() })
     }
 
     /// Takes a job in, when there is room for it; makes room among those that are over.
@@ -290,17 +294,38 @@ impl Inner {
         Some((Arc::clone(&routes.lanes[at]), Arc::clone(&routes.specs[at])))
     }
 
+    /// The subscription of a job, once it runs. While it cannot run, the job says why it waits.
+    async fn found(&self, entry: &Entry) -> Result<(Arc<Lane>, Arc<ArcSwap<Spec>>), End> {
+        let subscription = entry.record().subscription;
+        loop {
+            if let Some(found) = self.find(&subscription) {
+                entry.record.lock().reason = None;
+                return Ok(found);
+            }
+            let Some(why) = self.routes.load().idle.get(&subscription).cloned() else { return Err(End::removed()) };
+            if entry.state() == JobState::Cancelled {
+                return Err(End::Cancelled);
+            }
+            entry.record.lock().reason = Some(format!("waits for its subscription, which cannot run: {why}").into());
+            tokio::select! {
+                () = entry.changed.notified() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = self.stop.cancelled() => return Err(End::Stopped),
+            }
+        }
+    }
+
     async fn run(&self, entry: &Entry) {
         let record = entry.record();
-        let end = match (self.find(&record.subscription), &record.task) {
-            (None, _) => End::removed(),
-            (Some((lane, spec)), JobTask::Replay(task)) if record.dry_run => {
+        let end = match (self.found(entry).await, &record.task) {
+            (Err(end), _) => end,
+            (Ok((lane, spec)), JobTask::Replay(task)) if record.dry_run => {
                 Box::pin(replay::count(self, entry, &lane, &spec, task.clone())).await
             }
-            (Some((lane, spec)), JobTask::Replay(task)) => {
+            (Ok((lane, spec)), JobTask::Replay(task)) => {
                 Box::pin(replay::run(self, entry, &lane, &spec, task.clone())).await
             }
-            (Some((lane, _)), JobTask::Redrive(task)) => redrive::run(self, entry, &lane, task.clone()).await,
+            (Ok((lane, _)), JobTask::Redrive(task)) => redrive::run(self, entry, &lane, task.clone()).await,
         };
         match end {
             End::Stopped => return,

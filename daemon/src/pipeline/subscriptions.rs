@@ -1,6 +1,7 @@
 //! The set of webhook subscriptions that run: made at start, and brought up to date on reload without losing anybody's
 //! state.
 
+mod idle;
 mod register;
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::idle::Idle;
 use super::control::Control;
 use super::feed::{Retarget, Routes};
 use super::worker::Worker;
@@ -73,6 +75,9 @@ pub enum Error {
     /// A subscription whose endpoint was replaced could not be enabled.
     #[error("cannot enable a subscription whose endpoint was replaced")]
     Enable(#[source] health::Error),
+    /// The store does not take where a subscription stands that cannot run.
+    #[error("cannot put on record where a subscription stands that cannot run")]
+    NotDurable,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Ending,
@@ -86,7 +91,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Plugin { .. } | Self::Endpoint { .. } | Self::Forgetful { .. } => false,
-            Self::Store(_) | Self::Enable(_) | Self::Ending => true,
+            Self::Store(_) | Self::Enable(_) | Self::NotDurable | Self::Ending => true,
             Self::Ingest(error) => error.is_passing(),
         }
     }
@@ -179,6 +184,8 @@ pub struct Subscriptions {
     room: Arc<Notify>,
     streams: Vec<StreamLink>,
     running: HashMap<SubscriptionId, Running>,
+    /// Those that are configured and cannot run.
+    idle: HashMap<SubscriptionId, Idle>,
     workers: TaskTracker,
     stop: CancellationToken,
     control: Control,
@@ -197,8 +204,8 @@ impl Subscriptions {
         stop: CancellationToken,
     ) -> Self {
         let control = Control::new(shared.clone());
-        let (streams, running) = (Vec::new(), HashMap::new());
-        Self { shared, metrics, routes, room, streams, running, workers, stop, control, asked: None }
+        let (streams, running, idle) = (Vec::new(), HashMap::new(), HashMap::new());
+        Self { shared, metrics, routes, room, streams, running, idle, workers, stop, control, asked: None }
     }
 
     /// Enables and disables its subscriptions.
@@ -206,8 +213,8 @@ impl Subscriptions {
         self.control.clone()
     }
 
-    /// Starts the set for the first time, from what the store has on record. Those of `idle` are configured and do not
-    /// run: where they stand is kept.
+    /// Starts the set for the first time, from what the store has on record. Those of `idle` are configured and cannot
+    /// run, for the reason that is with them: where they stand is kept.
     ///
     /// # Errors
     /// When the store or JetStream cannot be read.
@@ -215,15 +222,20 @@ impl Subscriptions {
         &mut self,
         streams: Vec<StreamLink>,
         specs: Vec<(SubscriptionId, Spec)>,
-        idle: &[SubscriptionId],
+        idle: &[(SubscriptionId, Box<str>)],
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
         self.check_streams(&specs)?;
-        self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle).collect())?;
+        self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle.iter().map(|(id, _)| id)).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
             on_record.entry(entry.subscription.clone()).or_default().push(entry);
+        }
+        for (id, reason) in idle {
+            let recovered = on_record.remove(id).unwrap_or_default();
+            let idle = self.keep_place(id, reason, &recovered).await?;
+            self.idle.insert(id.clone(), idle);
         }
         self.settle_secrets(&specs).await?;
         let mut workers = Vec::with_capacity(specs.len());
@@ -251,7 +263,7 @@ impl Subscriptions {
         let added: Vec<_> = specs.iter().filter(|(id, _)| !self.running.contains_key(id)).collect();
         for (id, _) in &added {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
-            if self.shared.store.registration(id)?.is_some() {
+            if !self.idle.contains_key(id) && self.shared.store.registration(id)?.is_some() {
                 let (store, id) = (self.shared.store.clone(), id.clone());
                 away(move || store.remove_registration(&id)).await?;
             }
@@ -261,6 +273,7 @@ impl Subscriptions {
         let mut new: HashMap<_, _> = ids.into_iter().zip(registered).collect();
         self.settle_secrets(&specs).await?;
         for id in &gone {
+            self.idle.remove(id);
             if let Some(running) = self.running.remove(id) {
                 info!(subscription = %id, "subscription removed");
                 running.lane.state().removed = true;
@@ -287,6 +300,7 @@ impl Subscriptions {
                 }
             } else if let Some(registered) = new.remove(&id) {
                 let ledgers = self.ledgers(&registered, &[], &spec.order);
+                let ledgers = self.with_kept_places(&id, ledgers);
                 info!(subscription = %id, "subscription added");
                 workers.push(self.add(&id, spec, ledgers, &registered.registration));
             }
@@ -477,7 +491,8 @@ impl Subscriptions {
         let table = Table::new(entries.iter().map(|(pattern, index)| (pattern, *index)));
         types.sort();
         types.dedup();
-        self.routes.store(Arc::new(Routes { table, lanes, specs, types }));
+        let idle = self.idle.iter().map(|(id, idle)| (id.clone(), Arc::clone(&idle.reason))).collect();
+        self.routes.store(Arc::new(Routes { table, lanes, specs, types, idle }));
     }
 }
 

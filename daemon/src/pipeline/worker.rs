@@ -35,7 +35,7 @@ use crate::deliver::breaker::{Breaker, Permit};
 use crate::deliver::lane::Lane;
 use crate::deliver::ledger::Shares;
 use crate::domain::{Event, FailureClass, OnPluginError, Position};
-use crate::plugin::{Fault, Passed};
+use crate::plugin::{Chain, Fault, Passed};
 use crate::telemetry::clock;
 
 /// How long to wait before changes that the store refused are handed in again.
@@ -270,13 +270,26 @@ impl Worker {
     /// Runs the plugins, while attempts under way go on.
     async fn run_plugins(&mut self, spec: &Spec, event: &Event) -> crate::plugin::Ran {
         let mut run = pin!(spec.chain.run(event));
-        loop {
+        let ran = loop {
             tokio::select! {
                 biased;
-                ran = &mut run => return ran,
+                ran = &mut run => break ran,
                 Some(landed) = self.in_air.next(), if !self.in_air.is_empty() => self.land_all(landed),
             }
+        };
+        let failed = matches!(ran.passed, Passed::Faulted { .. }) || !ran.passed_over.is_empty();
+        // Only a fault, or the end of a row of them, changes it.
+        if failed || self.lane.metrics.quarantined.get() > 0 {
+            self.note_quarantined(&spec.chain);
         }
+        ran
+    }
+
+    /// Shows which plugins are set aside.
+    fn note_quarantined(&self, chain: &Chain) {
+        let quarantined: Vec<_> = chain.quarantined().map(|(plugin, faults)| (plugin.into(), faults)).collect();
+        self.lane.metrics.quarantined.set(i64::try_from(quarantined.len()).unwrap_or(i64::MAX));
+        self.lane.state().health.quarantined = quarantined;
     }
 
     /// Each fault is counted; the log has one line of them in a while, since a plugin may fail on every event.

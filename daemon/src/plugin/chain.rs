@@ -71,6 +71,12 @@ impl Chain {
         all.map(|(role, usage)| (role, usage.name(), usage.version()))
     }
 
+    /// The plugins that are set aside, with how many faults in a row each had.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&str, u32)> {
+        let all = self.filters.iter().chain(&self.transforms);
+        all.filter_map(|usage| Some((usage.name(), usage.quarantined()?)))
+    }
+
     /// The memory of the instances that served the last event, in bytes, all plugins together.
     pub fn memory_bytes(&self) -> usize {
         self.filters.iter().chain(&self.transforms).map(|usage| usage.memory_bytes()).sum()

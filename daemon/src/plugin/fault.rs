@@ -44,6 +44,11 @@ pub enum FaultKind {
         /// Why not.
         reason: Box<str>,
     },
+    /// It was not called: it has done nothing but fail, and is set aside for a while.
+    Quarantined {
+        /// How many faults in a row it had.
+        faults: u32,
+    },
 }
 
 impl Fault {
@@ -63,6 +68,7 @@ impl FaultKind {
             Self::Output { .. } => "output",
             Self::Reported { .. } => "reported",
             Self::Instantiate { .. } => "instantiate",
+            Self::Quarantined { .. } => "quarantined",
         }
     }
 
@@ -80,6 +86,7 @@ impl fmt::Display for FaultKind {
             Self::Output { reason } => write!(f, "gave an output that is refused: {reason}"),
             Self::Reported { message } => write!(f, "failed: {message}"),
             Self::Instantiate { reason } => write!(f, "could not be instantiated: {reason}"),
+            Self::Quarantined { faults } => write!(f, "is set aside for a while, after {faults} faults in a row"),
         }
     }
 }

@@ -19,6 +19,7 @@ mod error;
 mod fault;
 mod host;
 mod instance;
+mod quarantine;
 mod slots;
 mod stamp;
 mod state;
@@ -66,6 +67,13 @@ pub struct Limits {
     pub instances_max: u32,
     /// The calls that an instance serves before a fresh one takes its place.
     pub calls_per_instance_max: u64,
+    /// The faults in a row after which a subscription's use of a plugin is set aside; 0 is never. What a plugin reports of an
+    /// event in an orderly way does not count.
+    pub quarantine_faults: u32,
+    /// The time until a plugin that was set aside is called again, in milliseconds; it doubles with each call that fails.
+    pub quarantine_probe_ms: u64,
+    /// The longest time between two such calls, in milliseconds.
+    pub quarantine_probe_ms_max: u64,
     /// The log lines of one plugin of one subscription that are written, a second.
     pub log_lines_per_second_max: u32,
     /// The length of a log line, in bytes; what is longer is cut.
@@ -87,6 +95,9 @@ impl Default for Limits {
             output_headers_max: 64,
             instances_max: 512,
             calls_per_instance_max: 10_000,
+            quarantine_faults: 20,
+            quarantine_probe_ms: 5_000,
+            quarantine_probe_ms_max: 60_000,
             log_lines_per_second_max: 20,
             log_line_bytes_max: 1_024,
             file_bytes_max: 64 << 20,

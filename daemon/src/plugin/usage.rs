@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::bindings::v1::sluiced::plugin::types as guest;
 use super::error::Error;
 use super::fault::{Fault, FaultKind};
 use super::host::{Plugin, Shared};
 use super::instance::Instance;
+use super::quarantine::{Quarantine, Turn};
 use super::state::LogGate;
 use super::view::View;
 use crate::domain::{SubscriptionId, Verdict};
@@ -21,11 +24,13 @@ const WARM_PER_USE_MAX: usize = 2;
 pub(super) struct Usage {
     shared: Arc<Shared>,
     plugin: Arc<Plugin>,
+    subscription: SubscriptionId,
     config: Box<str>,
     log: Arc<LogGate>,
     idle: Mutex<Vec<Instance>>,
     /// When an instance was last wanted, as the ticker counts.
     used: AtomicU32,
+    quarantine: Quarantine,
     /// The memory of the instance that was used last, in bytes.
     memory_bytes: AtomicUsize,
 }
@@ -47,6 +52,8 @@ impl Usage {
             config: config.into(),
             log: Arc::new(shared.log_gate(plugin.name(), subscription.as_str())),
             plugin,
+            subscription: subscription.clone(),
+            quarantine: Quarantine::new(&shared.limits),
             idle: Mutex::default(),
             used: AtomicU32::new(0),
             memory_bytes: AtomicUsize::new(0),
@@ -65,24 +72,46 @@ impl Usage {
     pub(super) async fn keep(&self, view: View<'_>) -> Result<Verdict, Fault> {
         let headers = view.headers(&self.plugin.description().needs_headers);
         let event = view.lower(self.plugin.description(), &headers);
-        let mut instance = self.take().await?;
-        let result = instance.keep(&self.shared, event).await;
-        self.settle(instance, &result);
-        match result {
-            Ok(guest::Verdict::Keep) => Ok(Verdict::Keep),
-            Ok(guest::Verdict::Drop(reason)) => Ok(Verdict::Drop(reason.map(shortened))),
-            Err(kind) => Err(self.fault(kind)),
-        }
+        let verdict = self.call(async |instance| instance.keep(&self.shared, event).await).await?;
+        Ok(match verdict {
+            guest::Verdict::Keep => Verdict::Keep,
+            guest::Verdict::Drop(reason) => Verdict::Drop(reason.map(shortened)),
+        })
     }
 
     /// Has the plugin, a transform, work on an event.
     pub(super) async fn apply(&self, view: View<'_>) -> Result<Vec<guest::Output>, Fault> {
         let headers = view.headers(&self.plugin.description().needs_headers);
         let event = view.lower(self.plugin.description(), &headers);
-        let mut instance = self.take().await?;
-        let result = instance.apply(&self.shared, event).await;
-        self.settle(instance, &result);
+        self.call(async |instance| instance.apply(&self.shared, event).await).await
+    }
+
+    /// Calls an instance, unless the plugin is set aside.
+    async fn call<T>(&self, call: impl AsyncFnOnce(&mut Instance) -> Result<T, FaultKind>) -> Result<T, Fault> {
+        self.quarantine.permit(Instant::now()).map_err(|kind| self.fault(kind))?;
+        let result = match self.take().await {
+            Ok(mut instance) => {
+                let result = call(&mut instance).await;
+                self.settle(instance, &result);
+                result
+            }
+            Err(kind) => Err(kind),
+        };
+        let turn = self.quarantine.ended(&result, Instant::now());
+        let (subscription, plugin) = (&self.subscription, self.name());
+        match (turn, &result) {
+            (Turn::Aside, Err(fault)) => {
+                warn!(%subscription, plugin, %fault, "the plugin is set aside for a while, it has done nothing but fail");
+            }
+            (Turn::Back, _) => info!(%subscription, plugin, "the plugin works again"),
+            _ => {}
+        }
         result.map_err(|kind| self.fault(kind))
+    }
+
+    /// How many faults in a row the plugin had, when it is set aside.
+    pub(super) fn quarantined(&self) -> Option<u32> {
+        self.quarantine.faults()
     }
 
     /// The plugin's name.
@@ -116,14 +145,14 @@ impl Usage {
         let _idle = std::mem::take(&mut *self.idle.lock());
     }
 
-    async fn take(&self) -> Result<Instance, Fault> {
+    async fn take(&self) -> Result<Instance, FaultKind> {
         self.used.store(self.shared.ticker.begun(), Ordering::Relaxed);
         let warm = self.idle.lock().pop();
         match warm {
             Some(instance) => Ok(instance),
             None => self.make().await.map_err(|kind| match kind {
-                FaultKind::Reported { message } => self.fault(FaultKind::Instantiate { reason: message }),
-                kind => self.fault(kind),
+                FaultKind::Reported { message } => FaultKind::Instantiate { reason: message },
+                kind => kind,
             }),
         }
     }

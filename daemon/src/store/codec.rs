@@ -9,8 +9,9 @@
 //! | registration | first seen, where it starts, reason of being disabled | since when, failing since, gaps, last change |
 //! | log | entries, and each stream's running maximum | which sequences a flush has; details of failed attempts |
 //! | count | parked, dead | bytes of dead letters |
+//! | job | task, state, counts, place | marks of what came on record after a replay's place |
 //! | delivery index | where it lies, its body's file | class, status and size of a dead letter |
-//! | position, number, job | all | not written |
+//! | position, number | all | not written |
 
 mod deliveries;
 

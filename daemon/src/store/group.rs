@@ -13,12 +13,12 @@ use super::batch::Batch;
 use super::bodies::{self, INLINE_BODY_BYTES_MAX};
 use super::codec::{self, BodyRef, Counts, Traits, Whereabouts};
 use super::engine::Engine;
-use super::jobs;
+use super::jobs::{self, Mark};
 use super::keys::{self, kind};
 use super::log::{Builder, Running};
 use super::records::{Change, Content, LogEntry, Registration};
 use super::{Error, Ledger};
-use crate::domain::{DeliveryId, SubscriptionId};
+use crate::domain::{DeliveryId, JobId, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::telemetry::clock::now_ms;
 
@@ -120,9 +120,28 @@ impl<'a> Group<'a> {
                 self.amend(subscription, |r| r.failing_since_ms = *since_ms)?;
             }
             Change::Gap { subscription, gap } => self.amend(subscription, |r| r.add_gap(gap.clone()))?,
-            Change::Job(job) => drop(self.writes.insert(jobs::key(job.id), Some(jobs::write(job)))),
+            Change::Replayed { outcome, job, mark } => {
+                self.add(outcome)?;
+                self.mark(*job, *mark)?;
+            }
+            Change::Job(job) => {
+                let key = jobs::key(job.id);
+                let record = jobs::follow(self.read(&key)?.as_deref(), job);
+                self.writes.insert(key, Some(record));
+            }
             Change::ForgetJob(id) => drop(self.writes.insert(jobs::key(*id), None)),
             Change::Barrier => {}
+        }
+        Ok(())
+    }
+
+    /// Marks in a job's record what came of a delivery. A record that is gone or damaged is passed over: no job goes on there.
+    fn mark(&mut self, job: JobId, mark: Mark) -> Result<(), Error> {
+        let key = jobs::key(job);
+        match self.read(&key)?.map(|record| jobs::marked(job, &record, mark)) {
+            Some(Ok(Some(record))) => drop(self.writes.insert(key, Some(record))),
+            Some(Err(error)) => tracing::error!(%job, %error, "store has a damaged job, it goes on without a mark"),
+            Some(Ok(None)) | None => {}
         }
         Ok(())
     }

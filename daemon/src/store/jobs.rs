@@ -3,12 +3,13 @@
 
 use super::codec::{read_ranges, write_ranges};
 use super::keys::kind;
+use super::records::Disposition;
 use super::wire::{Reader, Writer};
 use super::{Error, Store};
 use crate::domain::{DeliveryId, JobId, JobState, RangeSet, StreamName, SubscriptionId};
 
 /// The current version of job records.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// How much room a record is given at first.
 const RECORD_BYTES_TYPICAL: usize = 256;
 
@@ -63,6 +64,29 @@ pub struct ReplayTask {
     pub next: u64,
     /// Sequences at or above `next` that are on record already.
     pub recorded_above: RangeSet,
+    /// What came on record after this place was: each mark is written with the outcome that it tells of, so that a daemon
+    /// that is killed makes no attempt again whose outcome is durable.
+    pub marks: Vec<Mark>,
+}
+
+/// The outcome of one delivery of a replay, on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The event.
+    pub sequence: u64,
+    /// Which part of it.
+    pub part: u32,
+    /// Of how many.
+    pub parts: u32,
+    /// What came of it.
+    pub disposition: Disposition,
+}
+
+impl ReplayTask {
+    /// Does the place tell of that event by itself?
+    fn has_passed(&self, sequence: u64) -> bool {
+        sequence < self.next || self.recorded_above.contains(sequence)
+    }
 }
 
 /// Which dead letters are sent again, and how far the redrive is. It goes from the newest to the oldest.
@@ -103,6 +127,13 @@ pub struct JobCounts {
 }
 
 impl JobCounts {
+    /// Adds others to these.
+    pub fn add(&mut self, mut others: Self) {
+        for (count, other) in self.fields().into_iter().zip(others.fields()) {
+            *count += *other;
+        }
+    }
+
     fn fields(&mut self) -> [&mut u64; 8] {
         [
             &mut self.seen,
@@ -144,6 +175,29 @@ pub(super) fn key(id: JobId) -> Vec<u8> {
     key
 }
 
+/// The record of a job as it is to be written in the place of the one `before`: the marks of outcomes that its place does
+/// not tell of stay.
+pub(super) fn follow(before: Option<&[u8]>, job: &JobRecord) -> Vec<u8> {
+    let before = before.and_then(|record| read(&key(job.id), record).ok());
+    let (JobTask::Replay(task), Some(JobTask::Replay(before))) = (&job.task, before.map(|job| job.task)) else {
+        return write(job);
+    };
+    let marks = before.marks.into_iter().filter(|mark| !task.has_passed(mark.sequence)).collect();
+    write(&JobRecord { task: JobTask::Replay(ReplayTask { marks, ..task.clone() }), ..job.clone() })
+}
+
+/// The record of a job with one more mark; `None` when it has that already, or needs it no more.
+pub(super) fn marked(id: JobId, record: &[u8], mark: Mark) -> Result<Option<Vec<u8>>, Error> {
+    let mut job = read(&key(id), record)?;
+    let JobTask::Replay(task) = &mut job.task else { return Ok(None) };
+    let known = |other: &Mark| (other.sequence, other.part) == (mark.sequence, mark.part);
+    if task.has_passed(mark.sequence) || task.marks.iter().any(known) {
+        return Ok(None);
+    }
+    task.marks.push(mark);
+    Ok(Some(write(&job)))
+}
+
 const STATES: [JobState; 5] =
     [JobState::Running, JobState::Paused, JobState::Done, JobState::Cancelled, JobState::Failed];
 
@@ -170,6 +224,13 @@ pub(super) fn write(job: &JobRecord) -> Vec<u8> {
             w.option(task.available, Writer::number);
             w.number(task.next);
             write_ranges(&mut w, task.next, &task.recorded_above);
+            w.number(task.marks.len() as u64);
+            for mark in &task.marks {
+                w.difference(task.next, mark.sequence);
+                w.number(u64::from(mark.part));
+                w.number(u64::from(mark.parts));
+                w.0.push(mark.disposition.code());
+            }
         }
         JobTask::Redrive(task) => {
             w.0.push(2);
@@ -189,7 +250,7 @@ pub(super) fn write(job: &JobRecord) -> Vec<u8> {
 pub(super) fn read(key: &[u8], record: &[u8]) -> Result<JobRecord, Error> {
     let read = || {
         let id = JobId::from_number(u64::from_be_bytes(key.get(1..)?.try_into().ok()?));
-        let (_, mut r) = Reader::record(record, VERSION)?;
+        let (version, mut r) = Reader::record(record, VERSION)?;
         let subscription = SubscriptionId::parse(r.text()?).ok()?;
         let (dry_run, rate) = (r.byte()? != 0, r.small()?);
         let state = r.text()?;
@@ -201,7 +262,7 @@ pub(super) fn read(key: &[u8], record: &[u8]) -> Result<JobRecord, Error> {
             *count = r.number()?;
         }
         let task = match r.byte()? {
-            1 => JobTask::Replay(read_replay(&mut r)?),
+            1 => JobTask::Replay(read_replay(&mut r, version)?),
             2 => JobTask::Redrive(read_redrive(&mut r)?),
             _ => return None,
         };
@@ -210,11 +271,16 @@ pub(super) fn read(key: &[u8], record: &[u8]) -> Result<JobRecord, Error> {
     read().ok_or(Error::Record { what: "job" })
 }
 
-fn read_replay(r: &mut Reader<'_>) -> Option<ReplayTask> {
+fn read_replay(r: &mut Reader<'_>, version: u8) -> Option<ReplayTask> {
     let (stream, from, to) = (r.stream()?, r.number()?, r.number()?);
     let (available, next) = (r.option(Reader::number)?, r.number()?);
     let recorded_above = read_ranges(r, next)?;
-    Some(ReplayTask { stream, from, to, available, next, recorded_above })
+    let mut marks = Vec::new();
+    for _ in 0..if version == 1 { 0 } else { r.number()? } {
+        let (sequence, part, parts) = (r.difference(next)?, r.small()?, r.small()?);
+        marks.push(Mark { sequence, part, parts, disposition: Disposition::of_code(r.byte()?)? });
+    }
+    Some(ReplayTask { stream, from, to, available, next, recorded_above, marks })
 }
 
 fn read_redrive(r: &mut Reader<'_>) -> Option<RedriveTask> {

@@ -143,12 +143,7 @@ impl<'a> Builder<'a> {
 }
 
 fn write_entry(w: &mut Writer, entry: &LogEntry) {
-    let mut flags = match entry.disposition {
-        Disposition::Delivered => 0,
-        Disposition::Dropped => 1,
-        Disposition::Parked => 2,
-        Disposition::Dead => 3,
-    };
+    let mut flags = entry.disposition.code();
     let parts = entry.part != 0 || entry.parts != 1;
     flags |= if parts { PARTS } else { 0 };
     flags |= if entry.attempt == 1 { 0 } else { ATTEMPT };
@@ -270,12 +265,7 @@ impl GroupSection<'_> {
         let r = &mut self.entries;
         self.sequence = r.difference(self.sequence)?;
         let flags = r.byte()?;
-        let disposition = match flags & DISPOSITION {
-            0 => Disposition::Delivered,
-            1 => Disposition::Dropped,
-            2 => Disposition::Parked,
-            _ => Disposition::Dead,
-        };
+        let disposition = Disposition::of_code(flags & DISPOSITION)?;
         let (part, parts) = if flags & PARTS != 0 { (r.small()?, r.small()?) } else { (0, 1) };
         let attempt = if flags & ATTEMPT != 0 { r.small()? } else { 1 };
         let status = if flags & STATUS != 0 {

@@ -93,7 +93,7 @@ pub use compact::Compaction;
 pub use config::Config;
 pub use definitions::Definition;
 pub use error::Error;
-pub use jobs::{JobCounts, JobRecord, JobTask, RedriveTask, ReplayTask};
+pub use jobs::{JobCounts, JobRecord, JobTask, Mark, RedriveTask, ReplayTask};
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};

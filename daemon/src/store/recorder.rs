@@ -305,7 +305,7 @@ impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
 
 /// The bytes that a change's body adds to its group's write.
 fn body_bytes(change: &Change) -> usize {
-    match change {
+    match change.outcome() {
         Change::Park { parked, .. } | Change::Resend(parked) => parked.content.body.len(),
         Change::Dead { letter, .. } => letter.content.body.len(),
         _ => 0,

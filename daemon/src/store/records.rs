@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::jobs::JobRecord;
+use super::jobs::{JobRecord, Mark};
 use crate::domain::{
     DeliveryId, Failure, FailureClass, Header, JobId, Position, RangeSet, Response, StreamName, SubscriptionId,
 };
@@ -323,6 +323,20 @@ impl Disposition {
             Self::Dead => "dead",
         }
     }
+
+    /// Its number in records.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Delivered => 0,
+            Self::Dropped => 1,
+            Self::Parked => 2,
+            Self::Dead => 3,
+        }
+    }
+
+    pub(super) fn of_code(code: u8) -> Option<Self> {
+        [Self::Delivered, Self::Dropped, Self::Parked, Self::Dead].get(usize::from(code)).copied()
+    }
 }
 
 /// One line of the log. Whatever it says, the delivery counts as on record from then on.
@@ -510,10 +524,30 @@ pub enum Change {
         /// What is missing.
         gap: GapRecord,
     },
+    /// The outcome of a delivery that a replay brought, and its mark in the job's record: neither is durable without the
+    /// other.
+    Replayed {
+        /// What becomes of the delivery.
+        outcome: Box<Change>,
+        /// The job.
+        job: JobId,
+        /// What is marked in its record.
+        mark: Mark,
+    },
     /// A job's record, for the first time or as it has become.
     Job(Box<JobRecord>),
     /// A job's record is no longer kept.
     ForgetJob(JobId),
     /// Nothing: its token comes back once all changes before it are durable.
     Barrier,
+}
+
+impl Change {
+    /// What becomes of the delivery itself.
+    pub fn outcome(&self) -> &Self {
+        match self {
+            Self::Replayed { outcome, .. } => outcome,
+            other => other,
+        }
+    }
 }

@@ -162,6 +162,18 @@ impl Hub {
         listed
     }
 
+    /// The named streams with their plugins of now, by name.
+    pub fn definitions(&self) -> Vec<Named> {
+        let named = self.0.named.lock();
+        let define = |s: &Arc<NamedStream>| Named {
+            subscription: s.subscription.clone(),
+            process: Arc::clone(&s.process.lock()),
+        };
+        let mut all: Vec<Named> = named.values().map(define).collect();
+        all.sort_by(|a, b| a.subscription.id.cmp(&b.subscription.id));
+        all
+    }
+
     /// Admits a client, finds its place in every stream that it will see, and returns its bytes. They begin at once, end
     /// when the hub does, and are made only as fast as they are read.
     ///

@@ -23,6 +23,11 @@ pub trait Process: Send + Sync + 'static {
 
     /// Runs one event through the plugins.
     fn run<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Processed>;
+
+    /// The plugins themselves, for one who asks what they say of an event and why.
+    fn chain(&self) -> Option<&Chain> {
+        None
+    }
 }
 
 impl Process for Chain {
@@ -38,6 +43,10 @@ impl Process for Chain {
                 Passed::Faulted { .. } => Processed::Faulted,
             }
         })
+    }
+
+    fn chain(&self) -> Option<&Chain> {
+        Some(self)
     }
 }
 

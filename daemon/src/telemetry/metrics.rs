@@ -34,7 +34,7 @@ const OUTCOMES: [&str; 10] = [
 ];
 
 /// What a plugin fault may be counted as.
-const FAULTS: [&str; 6] = ["trap", "deadline", "memory", "output", "reported", "instantiate"];
+const FAULTS: [&str; 7] = ["trap", "deadline", "memory", "output", "reported", "instantiate", "quarantined"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BySubscription {
@@ -83,6 +83,7 @@ struct Inner {
     disabled: Family<BySubscription, Gauge>,
     failing: Family<BySubscription, Gauge>,
     overflow_full: Family<BySubscription, Gauge>,
+    quarantined: Family<BySubscription, Gauge>,
     lag_events: Family<BySubscription, Gauge>,
     lag_seconds: Family<BySubscription, Gauge>,
     gap_events: Family<BySubscription, Counter>,
@@ -127,6 +128,8 @@ pub struct SubscriptionMetrics {
     pub failing: Gauge,
     /// 1 while as much is parked as may be, so that a stream that forgets what is acked waits.
     pub overflow_full: Gauge,
+    /// Plugins that are set aside.
+    pub quarantined: Gauge,
     /// Events that wait: exact while it reads live, and at most so many while it is held.
     pub lag_events: Gauge,
     /// The age of the oldest event that waits, in seconds.
@@ -245,6 +248,7 @@ impl Metrics {
             disabled: Family::default(),
             failing: Family::default(),
             overflow_full: Family::default(),
+            quarantined: Family::default(),
             lag_events: Family::default(),
             lag_seconds: Family::default(),
             gap_events: Family::default(),
@@ -282,6 +286,7 @@ impl Metrics {
             disabled: m.disabled.get_or_create_owned(&by),
             failing: m.failing.get_or_create_owned(&by),
             overflow_full: m.overflow_full.get_or_create_owned(&by),
+            quarantined: m.quarantined.get_or_create_owned(&by),
             lag_events: m.lag_events.get_or_create_owned(&by),
             lag_seconds: m.lag_seconds.get_or_create_owned(&by),
             gap_events: m.gap_events.get_or_create_owned(&by),
@@ -305,17 +310,9 @@ impl Metrics {
         for family in counters {
             family.remove(&by);
         }
-        let gauges = [
-            &m.parked,
-            &m.in_flight,
-            &m.held,
-            &m.disabled,
-            &m.failing,
-            &m.overflow_full,
-            &m.lag_events,
-            &m.lag_seconds,
-        ];
-        for family in gauges {
+        let health = [&m.held, &m.disabled, &m.failing, &m.quarantined, &m.overflow_full];
+        let load = [&m.parked, &m.in_flight, &m.lag_events, &m.lag_seconds];
+        for family in health.into_iter().chain(load) {
             family.remove(&by);
         }
         for outcome in OUTCOMES {
@@ -395,6 +392,7 @@ impl Inner {
             "1 while a stream waits for a subscription's parked deliveries",
             self.overflow_full.clone(),
         );
+        r.register("plugins_quarantined", "Plugins that are set aside", self.quarantined.clone());
         r.register("lag_events", "Events that wait, at most", self.lag_events.clone());
         r.register("lag_seconds", "The age of the oldest event that waits", self.lag_seconds.clone());
         r.register("gap_events", "Events gone before they were read, at most", self.gap_events.clone());

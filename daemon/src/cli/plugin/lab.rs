@@ -50,7 +50,8 @@ impl LimitArgs {
             Some(file) => app::plugin_limits(&config::load(Some(file), environment(), Overrides::default())?),
             None => Limits::default(),
         };
-        Ok(Limits { instances_max: INSTANCES_MAX, ..limits })
+        // Every case is to show what the plugin does with it, whatever it did before.
+        Ok(Limits { instances_max: INSTANCES_MAX, quarantine_faults: 0, ..limits })
     }
 }
 

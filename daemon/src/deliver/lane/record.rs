@@ -1,7 +1,7 @@
 //! Outcomes on their way into the store, and what a lane's worker is told of them.
 
 use crate::deliver::ledger::PositionChange;
-use crate::domain::{DeliveryId, JobId, Position, StreamName, SubscriptionId};
+use crate::domain::{DeliveryId, Position, StreamName, SubscriptionId};
 use crate::store::{Change, PositionRecord};
 
 /// An outcome on its way into the store.
@@ -17,8 +17,6 @@ pub struct Record {
     pub due_ms: Option<u64>,
     /// How it is counted.
     pub count: Count,
-    /// The replay that brought the event, and its sequence.
-    pub replay: Option<(JobId, u64)>,
     /// The delivery and what it is ordered by, in an ordered subscription.
     pub order: Option<(DeliveryId, Box<str>)>,
     /// What is written: kept to be handed in again should the store fail.
@@ -28,7 +26,7 @@ pub struct Record {
 impl Record {
     /// The parked delivery that this is the outcome of.
     pub(super) fn claimed(&self) -> Option<DeliveryId> {
-        match &self.change {
+        match self.change.outcome() {
             _ if self.event.is_some() => None,
             Change::FinishParked { delivery, .. } => Some(*delivery),
             Change::Dead { letter, .. } => Some(letter.delivery),

@@ -69,16 +69,7 @@ impl Bench {
         self.lane.metrics.in_flight.inc();
         self.lane.state().submitted();
         let event = Some((0, sequence));
-        Record {
-            event,
-            part: 0,
-            parts: 1,
-            due_ms: None,
-            count: Count::Delivered,
-            replay: None,
-            order: None,
-            change: Change::Barrier,
-        }
+        Record { event, part: 0, parts: 1, due_ms: None, count: Count::Delivered, order: None, change: Change::Barrier }
     }
 }
 

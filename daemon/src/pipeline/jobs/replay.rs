@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::history::History;
 use super::pace::Pace;
-use super::{End, Entry, Inner, is_durable};
+use super::{End, Entry, Inner, LOOK_AGAIN, is_durable};
 use crate::deliver::Lane;
 use crate::deliver::replay::{Place, Replay};
 use crate::domain::{DeliveryId, Event, JobState, OnPluginError};
@@ -17,8 +17,6 @@ use crate::pipeline::Spec;
 use crate::plugin::Passed;
 use crate::store::{JobCounts, JobTask, ReplayTask};
 
-/// How often a job looks at what nobody tells it: whether its subscription is still there.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a stop waits for the last place to be durable.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -137,7 +135,8 @@ impl<'a> Work<'a> {
         let place = Place { next: task.next, recorded_above: task.recorded_above.clone(), counts: record.counts };
         if !record.dry_run {
             let changed = Arc::clone(&entry.changed);
-            let replay = Replay::new(record.id, task.stream.clone(), task.to, place.clone(), changed);
+            let (stream, marks) = (task.stream.clone(), &task.marks);
+            let replay = Replay::new(record.id, stream, task.to, place.clone(), marks, changed);
             lane.state().replay = Some(replay);
         }
         Some(Self {

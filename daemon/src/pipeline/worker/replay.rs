@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::Worker;
 use crate::domain::{DeliveryId, Event, FailureClass, JobId, OnPluginError};
-use crate::pipeline::job::{Job, failure};
+use crate::pipeline::job::{Job, failure, with_attributes};
 use crate::plugin::Passed;
 
 /// An event that a replay brought.
@@ -39,7 +39,7 @@ impl Worker {
         let Replayed { event, job } = replayed;
         let spec = self.spec.load_full();
         if let Some(reason) = &event.undecodable {
-            self.told(job, |counts| counts.faulted += 1);
+            self.faulted(job, &event);
             let failure = failure(FailureClass::Undecodable, reason.clone());
             return self.bury_replayed(job, &event, &failure);
         }
@@ -54,11 +54,15 @@ impl Worker {
                 let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
                     if self.begin_part(job, &event, part, parts) {
+                        let output =
+                            if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
                         self.ready.push_back(Job::new(self.lane.id(), 0, &event, output, part, parts).replayed(job));
                     }
                 }
                 if self.ready.len() > before {
                     self.took();
+                } else {
+                    self.end_recorded(job, &event, parts);
                 }
             }
             Passed::Kept(_) | Passed::Dropped { .. } => {
@@ -68,8 +72,8 @@ impl Worker {
             }
             Passed::Faulted { fault, policy } => {
                 self.lane.metrics.faulted(fault.kind_str());
-                self.told(job, |counts| counts.faulted += 1);
-                warn!(subscription = %self.lane.id(), event = %event.id, %fault, "a plugin failed");
+                self.faulted(job, &event);
+                self.warn_of_fault(&event, &fault);
                 if policy == OnPluginError::Drop {
                     self.took();
                     self.lane.metrics.dropped.inc();
@@ -123,9 +127,20 @@ impl Worker {
         self.lane.metrics.replayed.inc();
     }
 
-    fn told(&self, job: JobId, count: impl FnOnce(&mut crate::store::JobCounts)) {
+    fn faulted(&self, job: JobId, event: &Event) {
         if let Some(replay) = self.lane.state().replay.as_mut().filter(|replay| replay.job() == job) {
-            replay.count(count);
+            replay.faulted(event.position.sequence);
+        }
+    }
+
+    /// No part of an event begins. When all of them are on record, of then more, nothing else would end it.
+    fn end_recorded(&self, job: JobId, event: &Event, parts: u32) {
+        let sequence = event.position.sequence;
+        if let Some(replay) = self.lane.state().replay.as_mut().filter(|replay| replay.job() == job)
+            && !replay.is_done(sequence)
+            && (0..parts).all(|part| replay.is_recorded(sequence, part))
+        {
+            replay.nothing_left(sequence);
         }
     }
 }

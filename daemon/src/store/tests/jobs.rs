@@ -40,6 +40,10 @@ fn replay() -> JobTask {
         available: Some(11),
         next: 23,
         recorded_above,
+        marks: vec![
+            Mark { sequence: 24, part: 1, parts: 2, disposition: Disposition::Parked },
+            Mark { sequence: 32, part: 0, parts: 1, disposition: Disposition::Delivered },
+        ],
     })
 }
 
@@ -54,7 +58,7 @@ fn redrive() -> JobTask {
 }
 
 #[test]
-fn version_1_of_jobs_has_these_bytes() {
+fn version_2_of_jobs_has_these_bytes_and_version_1_is_read() {
     let mut cancelled = job(0x0018_bcfe_5680_0007, redrive());
     cancelled.dry_run = true;
     cancelled.state = JobState::Cancelled;
@@ -67,10 +71,40 @@ fn version_1_of_jobs_has_these_bytes() {
             assert!(jobs::read(&jobs::key(job.id), &written[..end]).is_err(), "cut at {end}");
         }
     }
+    let JobTask::Replay(task) = replay() else { unreachable!("it is one") };
+    let unmarked = job(7, JobTask::Replay(ReplayTask { marks: vec![], ..task }));
+    let read = jobs::read(&jobs::key(unmarked.id), &hex::decode(REPLAY_V1).expect("hexadecimal"));
+    assert_eq!(read.expect("read"), unmarked);
 }
 
-const REPLAY: &str = "010363726d00320772756e6e696e670080d095ffbc31e8d795ffbc3184070c0201010907010101064556454e5453058407010b170204050600";
-const REDRIVE: &str = "010363726d01320963616e63656c6c65640104676f6e6580d095ffbc31e8d795ffbc3184070c020101090701010201f70301067374617475730080d095ffbc310198c895ffbc3107070707070707070707070707070707";
+#[test]
+fn an_outcome_of_a_replay_and_its_mark_are_one_write_and_the_place_takes_the_mark_over() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let JobTask::Replay(task) = replay() else { unreachable!("it is one") };
+    let task = ReplayTask { marks: vec![], ..task };
+    let place = |next| job(7, JobTask::Replay(ReplayTask { next, ..task.clone() }));
+    let marks = |store: &Store| match store.jobs().expect("read").remove(0).task {
+        JobTask::Replay(task) => task.marks.iter().map(|mark| (mark.sequence, mark.part)).collect::<Vec<_>>(),
+        JobTask::Redrive(_) => panic!("it is a replay"),
+    };
+    let outcome = |sequence, part| Change::Replayed {
+        outcome: Box::new(Change::Finished(entry("crm", sequence))),
+        job: JobId::from_number(7),
+        mark: Mark { sequence, part, parts: 2, disposition: Disposition::Delivered },
+    };
+    store.commit(&[Change::Job(Box::new(place(23)))]).expect("written");
+    // 26 is on record by the place, and 23 comes twice: the store did not know how its group ended.
+    store.commit(&[outcome(23, 0), outcome(26, 0), outcome(24, 1), outcome(23, 0)]).expect("written");
+    assert_eq!(marks(&store), [(23, 0), (24, 1)]);
+    store.commit(&[outcome(40, 0), Change::Job(Box::new(place(24)))]).expect("written");
+    drop(store);
+    assert_eq!(marks(&open(&dir)), [(24, 1), (40, 0)], "a place keeps the marks that it does not tell of");
+}
+
+const REPLAY: &str = "020363726d00320772756e6e696e670080d095ffbc31e8d795ffbc3184070c0201010907010101064556454e5453058407010b170204050600020201020212000100";
+const REPLAY_V1: &str = "010363726d00320772756e6e696e670080d095ffbc31e8d795ffbc3184070c0201010907010101064556454e5453058407010b170204050600";
+const REDRIVE: &str = "020363726d01320963616e63656c6c65640104676f6e6580d095ffbc31e8d795ffbc3184070c020101090701010201f70301067374617475730080d095ffbc310198c895ffbc3107070707070707070707070707070707";
 
 #[test]
 fn jobs_are_kept_in_order_and_forgotten() {

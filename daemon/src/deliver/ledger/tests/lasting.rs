@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::schedule::OnRecord;
 use crate::deliver::ledger::Ledger;
 use crate::domain::{Order, RangeSet, StreamName};
 
@@ -36,6 +37,9 @@ pub(super) struct Lasting {
     /// What waits in the store for its next attempt, in a subscription that keeps an order.
     pub(super) parked: BTreeMap<Part, Box<str>>,
     pub(super) disabled: bool,
+    /// A replay that is not over, and how many there have been.
+    pub(super) job: Option<OnRecord>,
+    pub(super) jobs: u64,
     /// Which events wait for each other.
     pub(super) order: Order,
     /// A rule that is dropped: an ordered subscription does not begin with what the daemon before had in hand.

@@ -4,8 +4,10 @@
 //! After every step whatever JetStream counts as acked must be on record, dropped by a filter, or covered by the position
 //! in the store. When all has run dry, everything must have been received, and nothing may be left behind.
 
+mod broken;
 mod ends;
 mod ordered;
+mod replayed;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
@@ -17,14 +19,18 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::Notify;
 
+use self::broken::Broken;
 use self::ordered::Keeper;
+use self::replayed::Driver;
+pub(super) use self::replayed::OnRecord;
 use super::lasting::{EVENTS, Lasting, Part, Plan};
 use crate::deliver::lane::{Count, Lane, Limits, Offered, Record, Token, completed};
 use crate::deliver::ledger::{Ledger, PositionChange};
 use crate::domain::{
-    AckShare, AckSink, AckToken, Event, KeySource, Order, Position, RangeSet, Settlement, StreamName, SubscriptionId,
+    AckShare, AckSink, AckToken, Event, JobId, KeySource, Order, Position, RangeSet, Settlement, StreamName,
+    SubscriptionId,
 };
-use crate::store::Change;
+use crate::store::{Change, Mark};
 use crate::telemetry::metrics::Metrics;
 
 const SCHEDULES: u64 = 1_000;
@@ -32,35 +38,6 @@ const SCHEDULES: u64 = 1_000;
 const BROKEN_SCHEDULES: u64 = 3_000;
 const STEPS: usize = 700;
 const DRY_STEPS: usize = 5_000;
-
-/// A rule that a driver can break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Broken {
-    /// Skipped events are acked before the position is durable.
-    GateSkips,
-    /// The position moves past what is not on record.
-    PositionFollowsRecords,
-    /// The position is removed at rejoin, though the reader's events are not on record.
-    KeepPositionUntilRecorded,
-    /// A live event is skipped although the reader has passed it.
-    AheadOnly,
-    /// What the reader has read ahead is used although the cursor went back.
-    DropWhatWasReadAhead,
-    /// One that comes to the live tail later reads no further than what was offered.
-    ReadToEnd,
-    /// A stop does not wait for the last position.
-    StopWaitsForPosition,
-    /// The ledger of an ordered subscription does not know of the order.
-    PositionIsOldest,
-    /// An ordered subscription begins with the live tail, although the daemon before had older events in hand.
-    BeginsHeld,
-    /// An ordered subscription reads on live although something was lost on its way.
-    LossHolds,
-    /// What is parked does not keep its key busy after a start.
-    ParkedBlocks,
-    /// The next event of a key begins before the record of the one before is durable.
-    WaitsForRecord,
-}
 
 #[derive(Default)]
 struct Sink(Mutex<Vec<(u64, Settlement)>>);
@@ -79,6 +56,8 @@ struct Job {
     /// What it is ordered by, when the subscription keeps an order.
     key: Option<Box<str>>,
     was_parked: bool,
+    /// The replay that it is of.
+    of: Option<JobId>,
 }
 
 /// What stands in the store's queue.
@@ -86,6 +65,10 @@ enum Write {
     /// On record, and under that key parked.
     Record(Part, Option<Box<str>>),
     Position(Option<(u64, RangeSet)>),
+    /// An outcome of a replay.
+    Mark(JobId, Mark),
+    /// The place of a replay.
+    Place(u64, RangeSet),
 }
 
 struct Simulation {
@@ -114,6 +97,7 @@ struct Simulation {
     /// Something that JetStream sent did not arrive.
     lost: bool,
     keeper: Keeper,
+    driver: Driver,
 }
 
 fn stream() -> StreamName {
@@ -177,6 +161,7 @@ impl Simulation {
             through: None,
             lost: false,
             keeper: Keeper::new(order),
+            driver: Driver::default(),
         };
         simulation.forget_order_if_broken();
         if simulation.chance(0.3) {
@@ -209,7 +194,7 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..22) {
             0 => self.lasting.published = EVENTS.min(self.lasting.published + self.rng.random_range(1..6)),
             1..=4 => self.live(),
             5..=9 => self.work(),
@@ -222,6 +207,7 @@ impl Simulation {
             18 if self.lasting.disabled || self.chance(0.02) => self.turn_off_or_on(),
             19 if self.chance(0.06) => self.crash(),
             19 if self.chance(0.06) => self.stop(),
+            20..=21 => self.replay(),
             _ => {}
         }
         self.settle_acks();
@@ -326,10 +312,13 @@ impl Simulation {
         if self.retry_parked() {
             return true;
         }
+        if !self.breaker_open && self.rng.random_bool(0.5) && self.work_on_replayed() {
+            return true;
+        }
         let Some((sequence, key)) = self.next_event() else { return false };
         let parts = self.lasting.plan(sequence).parts;
         let unrecorded = |part: &u32| !self.lane.state().ledgers[0].is_recorded(sequence, *part);
-        let job = |part| Job { sequence, part, parts, key: key.clone(), was_parked: false };
+        let job = |part| Job { sequence, part, parts, key: key.clone(), was_parked: false, of: None };
         let mut jobs: VecDeque<Job> = (0..parts).filter(unrecorded).map(job).collect();
         if jobs.is_empty() {
             let shares = self.lane.state().ledgers[0].settle(sequence);
@@ -411,7 +400,7 @@ impl Simulation {
             self.close_reader();
             self.lane.hold();
         }
-        if failed && was_probe && job.parts == 1 && !job.was_parked {
+        if failed && was_probe && job.parts == 1 && !job.was_parked && job.of.is_none() {
             self.lane.metrics.in_flight.dec();
             if self.put_back(&job) {
                 return self.lane.state().give_slot_back();
@@ -427,6 +416,9 @@ impl Simulation {
     /// Without order a failure is recorded as received: parked, the store sees to it from then on. Where an order is kept it
     /// is parked and tried again.
     fn record(&mut self, job: &Job, failed: bool) {
+        if let Some(of) = job.of {
+            return self.record_replayed(job, of);
+        }
         let is_parked = failed && job.key.is_some();
         if !is_parked {
             self.lasting.receive((job.sequence, job.part));
@@ -439,7 +431,6 @@ impl Simulation {
             due_ms: is_parked.then_some(1),
             count: Count::ParkedAgain,
             order,
-            replay: None,
             change: Change::Barrier,
         };
         self.end_early(&record);
@@ -448,6 +439,11 @@ impl Simulation {
     }
 
     fn submit_record(&mut self, record: Record) {
+        if let Change::Replayed { job, mark, .. } = &record.change {
+            let write = Write::Mark(*job, *mark);
+            let token = Token::Record(Arc::clone(&self.lane), record);
+            return self.writes.push_back((write, token));
+        }
         let part = match (&record.event, &record.order) {
             (Some((_, sequence)), _) => (*sequence, record.part),
             (None, order) => self.keeper.part(order.as_ref().expect("an ordered one").0),
@@ -518,6 +514,7 @@ impl Simulation {
                 }
             }
             Write::Position(position) => self.lasting.position = position,
+            write => self.apply_replayed(write),
         }
         token
     }
@@ -550,21 +547,7 @@ fn nothing_is_lost_and_only_what_a_crash_cut_short_is_repeated() {
 
 #[test]
 fn a_rule_that_is_broken_is_noticed() {
-    let rules = [
-        Broken::GateSkips,
-        Broken::PositionFollowsRecords,
-        Broken::KeepPositionUntilRecorded,
-        Broken::AheadOnly,
-        Broken::DropWhatWasReadAhead,
-        Broken::ReadToEnd,
-        Broken::StopWaitsForPosition,
-        Broken::PositionIsOldest,
-        Broken::BeginsHeld,
-        Broken::LossHolds,
-        Broken::ParkedBlocks,
-        Broken::WaitsForRecord,
-    ];
-    for rule in rules {
+    for rule in Broken::ALL {
         assert!((0..BROKEN_SCHEDULES).any(|seed| fails(seed, Some(rule)).is_some()), "nobody noticed: {rule:?}");
     }
 }

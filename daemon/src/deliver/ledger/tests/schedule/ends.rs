@@ -13,6 +13,9 @@ impl Simulation {
     pub(super) fn crash(&mut self) {
         self.settle_acks();
         self.lasting.excuse_what_a_crash_forgets(&self.lane.state().ledgers[0]);
+        if let Some(job) = &mut self.lasting.job {
+            job.excuse_what_a_crash_forgets();
+        }
         self.start();
     }
 
@@ -54,6 +57,7 @@ impl Simulation {
         let ledger = self.lasting.ledger(stream());
         self.lane = lane(&mut self.rng, &self.metrics, ledger, self.lasting.order.is_kept());
         self.begin_order();
+        self.resume_replay();
     }
 
     /// Lets everything run dry.
@@ -65,13 +69,14 @@ impl Simulation {
         for _ in 0..DRY_STEPS {
             let idle =
                 self.blocked.is_none() && self.in_air.is_empty() && self.writes.is_empty() && self.ready.is_empty();
-            if idle && self.lasting.is_over() && self.lane.state().is_settled() {
+            if idle && self.lasting.is_over() && self.lasting.job.is_none() && self.lane.state().is_settled() {
                 break;
             }
             self.step();
         }
         assert_eq!(self.lasting.delivered, EVENTS, "nobody waits for ever");
         assert_eq!(self.lasting.unacked, BTreeSet::new(), "everything is acked in the end");
+        assert!(self.lasting.job.is_none(), "a replay comes to its end");
         assert_eq!(self.lasting.position, None, "the position is removed in the end");
         self.lasting.check_received();
     }

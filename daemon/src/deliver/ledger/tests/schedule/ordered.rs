@@ -153,7 +153,7 @@ impl Simulation {
         self.keeper.claimed.insert((sequence, part));
         let key = self.lasting.parked.get(&(sequence, part)).cloned();
         let parts = self.lasting.plan(sequence).parts;
-        self.ready.push_back(Job { sequence, part, parts, key, was_parked: true });
+        self.ready.push_back(Job { sequence, part, parts, key, was_parked: true, of: None });
         true
     }
 

@@ -62,6 +62,9 @@ places! {
     Expiring = "store.expiring",
     /// The database is about to be opened, at the start or after a failure.
     Opening = "store.opening",
+    /// A step of bringing an older store up to date is about to be written: some entries, the format's number, or the file
+    /// that repeats it.
+    Migrating = "store.migrating",
     /// A subscription's registration is about to be written.
     Registering = "register.before_write",
     /// A subscription is registered; it has no place in the routes.

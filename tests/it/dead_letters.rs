@@ -143,6 +143,27 @@ async fn the_oldest_dead_letters_go_when_they_take_too_much() {
     assert_eq!(daemon.accounted("crm", 4).await.failed, 4, "they stay counted");
 }
 
+#[tokio::test]
+async fn the_oldest_of_the_log_goes_when_it_takes_too_much() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    // Every entry of the log has what the receiver said.
+    let said = bytes::Bytes::from(vec![b'x'; 60_000]);
+    receiver.set(Behaviour::custom(move |_| Reply { body: said.clone(), ..Reply::status(400) }));
+    let hook = Webhook::new("crm", &receiver).with("capture_bytes_max", 65_536);
+    let daemon = TestDaemon::start(&nats, &config("[store]\nlog_mib_max = 8", &[hook])).await;
+    nats.publish_orders("events.orders.created", 0..200).await;
+    receiver.wait_for(200, SOON).await;
+    // What is not yet known to be acked stays, and it is looked at whenever a part of the log is full.
+    let dropped = async || {
+        nats.publish("events.orders.created", order(200)).await;
+        daemon.log().contains("dropped old log partitions")
+    };
+    wait_until("the oldest partitions are dropped", SOON, dropped).await;
+    let log_bytes = async || daemon.metrics().await.sum("sluiced_store_log_bytes", &[]);
+    let bounded = async || (4.0..10.0 * 1_048_576.0).contains(&log_bytes().await);
+    wait_until("the log is within its bound", SOON, bounded).await;
+}
+
 const PUBLISHED: &str = "[dead_letters]\npublish_subject = \"dlq.{subscription}\"";
 
 #[tokio::test]

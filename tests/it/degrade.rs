@@ -9,6 +9,7 @@ use sluiced_tests::setup::config;
 use sluiced_tests::{Accounting, Behaviour, Reply, SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 mod clock;
+mod handed_back;
 
 const SOON: Duration = Duration::from_secs(30);
 const IN_FLIGHT_MAX: u64 = 8;

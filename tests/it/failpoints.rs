@@ -15,8 +15,10 @@ use sluiced_tests::setup::config;
 use sluiced_tests::{Accounting, Behaviour, Reply, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 mod held;
+mod migrated;
 mod mixed;
 mod operated;
+mod parts;
 mod registered;
 mod replayed;
 mod whole;
@@ -31,7 +33,7 @@ type Crash = (Place, RangeInclusive<u64>);
 /// The tests that have a crash at each place: their tables together are [`Place::ALL`].
 #[test]
 fn every_place_has_a_crash_test() {
-    let tables = [mixed::CRASHES, mixed::CRASHES_OF_THE_LOG, held::CRASHES, registered::CRASHES];
+    let tables = [mixed::CRASHES, mixed::CRASHES_OF_THE_LOG, held::CRASHES, registered::CRASHES, migrated::CRASHES];
     let tested: BTreeSet<&str> = tables.into_iter().flatten().map(|(place, _)| place.name()).collect();
     let all: BTreeSet<&str> = Place::ALL.iter().map(|place| place.name()).collect();
     assert_eq!(all.difference(&tested).collect::<Vec<_>>(), Vec::<&&str>::new(), "these places have no crash test");

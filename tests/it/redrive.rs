@@ -101,3 +101,22 @@ async fn redrive_does_not_exhaust_letters_at_an_endpoint_that_is_still_dead() {
     wish(&daemon, &asked["id"], "cancel").await;
     comes_to(&daemon, &asked["id"], "cancelled").await;
 }
+
+#[tokio::test]
+async fn a_dead_letter_that_a_replay_has_under_way_is_not_sent_again_beside_it() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let daemon = with_dead_letters(&nats, &receiver, 3, 3).await;
+    let letters = daemon.request("GET", "/api/v1/subscriptions/crm/dead-letters", None).await.json();
+    let id = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
+    // Long enough for the wish.
+    receiver.set(Behaviour::Slow(Duration::from_secs(5)));
+    let replay = begin(&daemon, "replay", json!({ "from": "all", "rate": 1000 })).await;
+    wait_until("the replay has them under way", SOON, async || receiver.received().len() == 3).await;
+    let resend = format!("/api/v1/subscriptions/crm/dead-letters/{id}/resend");
+    assert_eq!(daemon.request("POST", &resend, None).await.status, 409, "it is under way");
+    comes_to(&daemon, &replay["id"], "done").await;
+    wait_until("no letter is left", SOON, async || dead(&daemon).await == 0).await;
+    let books = daemon.accounted("crm", 6).await;
+    assert_eq!((books.parked, books.delivered, books.resent), (0, 3, 0), "{books:?}");
+    assert_eq!(receiver.received().len(), 3);
+}

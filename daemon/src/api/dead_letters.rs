@@ -186,11 +186,16 @@ async fn resend(
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (lane, delivery) = (find(&access, &name)?, parse(&delivery)?);
+    if lane.state().is_claimed(&delivery) {
+        // A replay has it under way.
+        return Err(under_way(&delivery));
+    }
     let (store, id) = (access.store.clone(), lane.id().clone());
     let answers = blocking(move || store.resend(&id, &[delivery])).await?;
     match answers.first() {
         Some(Resent::Parked) => {
             lane.resent(1, clock::now_ms());
+            lane.read_parked(&access.store);
             info!(subscription = %name, %delivery, "a dead letter is sent again");
             let said = serde_json::json!({ "id": delivery.to_string(), "state": "parked" });
             Ok((StatusCode::ACCEPTED, Json(said)).into_response())

@@ -144,6 +144,7 @@ impl App {
         let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
+        registry.sweep();
         let Kept { specs: of_api, idle } = registry.prepare_all()?;
         specs.extend(of_api);
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;

@@ -30,6 +30,7 @@ pub fn store_config(config: &Config) -> store::Config {
     store::Config {
         cache_bytes: u64::from(config.store.cache_mib) << 20,
         log_retention: config.store.log_retention,
+        log_bytes_max: u64::from(config.store.log_mib_max) << 20,
         publish_dead_letters: config.dead_letters.publish_subject.is_some(),
         dead_letter_retention: config.store.dead_letter_retention,
         dead_letter_bytes_max: u64::from(config.store.dead_letter_mib_max) << 20,

@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
 use crate::config::Config;
@@ -22,6 +22,8 @@ use crate::telemetry::{self, clock};
 
 /// How many changes may wait for the daemon's loop.
 const ASKS_MAX: usize = 16;
+/// What the ids of these webhooks begin with; 24 hexadecimal digits follow.
+const ID_PREFIX: &str = "wh_";
 /// The key of the signing secret in a definition.
 const SECRET: &str = "secret";
 
@@ -148,14 +150,41 @@ impl Registry {
 }
 
 impl Registry {
-    /// Takes a webhook that does not run out of the store, with its secrets.
+    /// Takes a webhook that does not run out of the store, with all that is its own.
     async fn forget(&self, id: &SubscriptionId) -> Result<(), Refused> {
         let (registry, id) = (self.clone(), id.clone());
         blocking(move || {
             registry.store.remove_definition(&id).map_err(unavailable)?;
-            registry.secrets.forget(&id).map_err(unavailable)
+            registry.erase(&id).map_err(unavailable)
         })
         .await
+    }
+
+    /// Takes a webhook's secrets, parked deliveries and dead letters out of the store: nobody will ask for them again.
+    fn erase(&self, id: &SubscriptionId) -> Result<(), crate::store::Error> {
+        self.secrets.forget(id)?;
+        while self.store.forget_deliveries(id)? > 0 {}
+        Ok(())
+    }
+
+    /// Finishes at the start what a daemon before this one did not come to: removals that were cut short, and what attempts
+    /// left that ended after their webhook had been removed. Blocks.
+    pub(super) fn sweep(&self) {
+        let left = || -> Result<(), crate::store::Error> {
+            let all = self.store.definitions(self.secrets.keyring())?;
+            let mut left = self.store.owners()?;
+            left.retain(|id| is_of_api(id) && !all.iter().any(|(kept, _)| kept == id));
+            left.retain(|id| !self.config.load().subscriptions.iter().any(|of_file| of_file.id == *id));
+            for id in &left {
+                self.erase(id)?;
+                info!(subscription = %id, "what was left of a removed webhook is gone");
+            }
+            Ok(())
+        };
+        if let Err(error) = left() {
+            let error = telemetry::chain(&error);
+            warn!(error, "cannot remove what is left of removed webhooks, trying again at the next start");
+        }
     }
 
     /// Puts the secret of a changed definition in the place of the current one, which stays valid for the overlap.
@@ -187,7 +216,7 @@ impl Webhooks for Registry {
     fn make(&self, name: Box<str>, mut definition: Map<String, Value>) -> BoxFuture<'_, Result<Made, Refused>> {
         async move {
             let _changing = self.changing.lock().await;
-            let id = SubscriptionId::parse(&format!("wh_{:024x}", rand::random::<u128>() >> 32));
+            let id = SubscriptionId::parse(&format!("{ID_PREFIX}{:024x}", rand::random::<u128>() >> 32));
             let id = id.expect("letters, digits and `_`, which begin with a letter");
             let given = take_secret(&mut definition)?;
             let (secrets, of) = (self.secrets.clone(), id.clone());
@@ -255,6 +284,12 @@ impl Webhooks for Registry {
         }
         .boxed()
     }
+}
+
+/// Is that the id of a webhook that was made over the API?
+fn is_of_api(id: &SubscriptionId) -> bool {
+    let digits = id.as_str().strip_prefix(ID_PREFIX);
+    digits.is_some_and(|digits| digits.len() == 24 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Takes the secret out of a definition: it is kept with the secrets.

@@ -1,4 +1,5 @@
-//! The retention of dead letters, at work beside deliveries.
+//! The retention of dead letters, at work beside deliveries, and how much the log has. (The store's writer sees to the log's
+//! own retention.)
 
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ pub(super) async fn run(store: Store, metrics: StoreMetrics, stop: CancellationT
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let asked = store.clone();
+        if let Ok(Ok(bytes)) = tokio::task::spawn_blocking(move || asked.log_bytes()).await {
+            metrics.log_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         let (mut by_age, mut by_size) = (0, 0);
         loop {
             let store = store.clone();

@@ -159,8 +159,9 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     );
     let (mut links, mut feeds, mut tails) = (Vec::new(), Vec::new(), Vec::new());
     for stream in app.streams {
+        let store = app.store.clone();
         tails.push(stream.live.status());
-        tasks.acks.spawn(stream.live.acks().run(stops.acks.clone()));
+        tasks.acks.spawn(stream.live.acks().run(move || store.writable().is_ok(), stops.acks.clone()));
         let metrics = app.metrics.stream(stream.name.as_str());
         let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
         links.push(link);
@@ -225,6 +226,7 @@ fn feed(
 }
 
 fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Token>, JoinHandle<()>), store::Error> {
+    let counted = store.clone();
     Recorder::start(store.clone(), move |tokens: Vec<Token>, result| {
         metrics.changes.inc_by(tokens.len() as u64);
         match &result {
@@ -234,7 +236,7 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
                 error!(error = %telemetry::chain(error), "the store cannot write, nothing is acked until it can");
             }
         }
-        lane::completed(tokens, result.is_ok());
+        lane::concluded(tokens, result.is_ok(), &counted);
     })
 }
 

@@ -263,6 +263,8 @@ pub struct Store {
     pub cache_mib: u32,
     /// How long the log of finished deliveries is kept.
     pub log_retention: Duration,
+    /// About how many MiB of it are kept.
+    pub log_mib_max: u32,
     /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
     /// How many MiB of dead letters are kept.

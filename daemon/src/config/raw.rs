@@ -220,6 +220,7 @@ pub(super) struct OperationalEvents {
 pub(super) struct Store {
     pub(super) cache_mib: i64,
     pub(super) log_retention: String,
+    pub(super) log_mib_max: i64,
     pub(super) dead_letter_retention: String,
     pub(super) dead_letter_mib_max: i64,
     pub(super) backup_dir: Option<String>,

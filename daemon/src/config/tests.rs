@@ -348,6 +348,7 @@ fn the_default_file_states_the_bounds() {
         ("disable_after", times(&bounds::DISABLE_AFTER)),
         ("cache_mib", numbers(&bounds::CACHE_MIB)),
         ("log_retention", times(&bounds::LOG_RETENTION)),
+        ("log_mib_max", numbers(&bounds::LOG_MIB)),
         ("dead_letter_retention", times(&bounds::DEAD_LETTER_RETENTION)),
         ("dead_letter_mib_max", numbers(&bounds::DEAD_LETTER_MIB)),
     ];

@@ -89,6 +89,8 @@ pub mod bounds {
     pub const CACHE_MIB: RangeInclusive<i64> = 8..=65_536;
     /// `store.log_retention`
     pub const LOG_RETENTION: RangeInclusive<Duration> = HOUR..=Duration::from_secs(365 * 24 * 3600);
+    /// `store.log_mib_max`, in MiB
+    pub const LOG_MIB: RangeInclusive<i64> = 8..=1_048_576;
     /// `store.dead_letter_retention`
     pub const DEAD_LETTER_RETENTION: RangeInclusive<Duration> = HOUR..=Duration::from_secs(3650 * 24 * 3600);
     /// `store.dead_letter_mib_max`, in MiB
@@ -481,6 +483,7 @@ fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
     let at = KeyPath::top("store");
     let cache_mib = report.int(&at.key("cache_mib"), raw.cache_mib, &bounds::CACHE_MIB);
     let log_retention = report.duration(&at.key("log_retention"), &raw.log_retention, &bounds::LOG_RETENTION);
+    let log_mib_max = report.int(&at.key("log_mib_max"), raw.log_mib_max, &bounds::LOG_MIB);
     let dead_letter_retention =
         report.duration(&at.key("dead_letter_retention"), &raw.dead_letter_retention, &bounds::DEAD_LETTER_RETENTION);
     let dead_letter_mib_max =
@@ -489,6 +492,7 @@ fn store(raw: &raw::Store, report: &mut Report<'_>) -> Option<Store> {
     Some(Store {
         cache_mib: cache_mib?,
         log_retention: log_retention?,
+        log_mib_max: log_mib_max?,
         dead_letter_retention: dead_letter_retention?,
         dead_letter_mib_max: dead_letter_mib_max?,
         backup_dir: backup_dir?,

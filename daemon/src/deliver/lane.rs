@@ -19,14 +19,14 @@ use tokio::time::Instant;
 use super::ledger::{Ledger, Offer, Shares};
 use crate::domain::{AckShare, Event, RateLimit, SubscriptionId};
 use crate::failpoint::{self, Place};
-use crate::store::Change;
+use crate::store::{Change, Store};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
 
 pub use overflow::Overflow;
 pub use record::{Count, Ended, Record, position_change};
 pub use state::State;
-pub use token::{Token, completed};
+pub use token::{Token, completed, concluded};
 
 /// The bounds of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,26 +287,24 @@ impl Lane {
     /// Dead letters of this subscription were parked to be sent again: their next attempts are due now.
     pub fn resent(&self, letters: u64, now_ms: u64) {
         self.metrics.resent.inc_by(letters);
-        self.metrics.parked.inc_by(i64::try_from(letters).unwrap_or(i64::MAX));
         self.state.lock().due_at(now_ms);
         self.wake();
+    }
+
+    /// Reads from the store how many deliveries are parked; to be called after each change of it. Counting along would go
+    /// wrong where two changes meet, as when a delivery that a replay has under way is resent.
+    pub fn read_parked(&self, store: &Store) {
+        // Under the lock, so that whoever reads last also notes last.
+        let _state = self.state.lock();
+        self.metrics.parked.set(i64::try_from(store.counts(&self.id).parked).unwrap_or(i64::MAX));
     }
 
     fn count(&self, count: Count) {
         let m = &self.metrics;
         match count {
-            Count::Delivered => drop(m.delivered.inc()),
-            Count::DeliveredParked => {
-                m.delivered.inc();
-                m.parked.dec();
-            }
-            Count::Parked => drop(m.parked.inc()),
-            Count::ParkedAgain => {}
-            Count::Failed => drop(m.failed.inc()),
-            Count::FailedParked => {
-                m.failed.inc();
-                m.parked.dec();
-            }
+            Count::Delivered | Count::DeliveredParked => drop(m.delivered.inc()),
+            Count::Parked | Count::ParkedAgain => {}
+            Count::Failed | Count::FailedParked => drop(m.failed.inc()),
         }
     }
 }

@@ -18,6 +18,10 @@ use smallvec::SmallVec;
 
 use crate::domain::{AckShare, RangeSet, StreamName};
 
+/// Of how many events that are on record by halves a position tells the parts. More are not in hand at a time save where an
+/// order by key lets many wait; those beyond it are known for as long as the log's tail tells of them.
+pub const PARTLY_MAX: usize = 256;
+
 /// The acknowledgements that a step set free.
 pub type Shares = SmallVec<[AckShare; 1]>;
 
@@ -106,6 +110,9 @@ pub enum PositionChange {
         sequence: u64,
         /// What is on record at or above it.
         done_above: RangeSet,
+        /// Of events at or above it of which not all parts are on record, those that are; of [`PARTLY_MAX`] events at
+        /// most.
+        partly_above: BTreeMap<u64, RangeSet>,
     },
     /// Remove it: the subscription reads live, and all that its reader took is on record.
     Remove,
@@ -156,6 +163,12 @@ impl Ledger {
         ledger.stored = Some(position);
         ledger.covered_from = position;
         ledger
+    }
+
+    /// The same, knowing which parts were on record of events that are not done.
+    #[must_use]
+    pub fn with_parts(self, partial: BTreeMap<u64, RangeSet>) -> Self {
+        Self { partial, ..self }
     }
 
     /// The stream.
@@ -270,7 +283,8 @@ impl Ledger {
     /// Takes over what a daemon before this one recorded.
     pub fn recover(&mut self, sequence: u64, part: u32, parts: u32) {
         // The log is read only above the ack floor, which may soon pass this event: the position takes it over.
-        self.resave |= self.mark(sequence, part, parts);
+        self.resave = true;
+        self.mark(sequence, part, parts);
     }
 
     /// The live tail offers an event.
@@ -446,11 +460,8 @@ impl Ledger {
 
     /// One part of an event is durably on record. Returns what can be acked: something only with the last part.
     pub fn recorded(&mut self, sequence: u64, part: u32, parts: u32) -> Shares {
-        if !self.mark(sequence, part, parts) {
-            return Shares::new();
-        }
         self.resave = true;
-        self.release(sequence)
+        if self.mark(sequence, part, parts) { self.release(sequence) } else { Shares::new() }
     }
 
     /// What the store is to be told of the position, if anything; call it after each step. While the store has not
@@ -466,7 +477,9 @@ impl Ledger {
         let Some(sequence) = wanted else { return Some(PositionChange::Remove) };
         let mut done_above = self.done.clone();
         done_above.remove_below(sequence);
-        Some(PositionChange::Save { sequence, done_above })
+        let partly = self.partial.range(sequence..).take(PARTLY_MAX);
+        let partly_above = partly.map(|(sequence, parts)| (*sequence, parts.clone())).collect();
+        Some(PositionChange::Save { sequence, done_above, partly_above })
     }
 
     /// The store has made the change durable that it was handed last. Returns what can be acked.

@@ -240,9 +240,11 @@ impl Live {
             };
             match messages.next().await {
                 Some(Ok(message)) => {
-                    self.ahead_bytes += message.message.length;
-                    let received = self.receive(message.message);
-                    self.ahead.extend(received);
+                    let bytes = message.message.length;
+                    if let Some(received) = self.receive(message.message) {
+                        self.ahead_bytes += bytes;
+                        self.ahead.push_back(received);
+                    }
                 }
                 // Opened again when the next event is asked for.
                 Some(Err(error)) => {
@@ -277,11 +279,13 @@ impl Live {
     fn receive(&mut self, mut message: async_nats::Message) -> Option<Received> {
         let reply = message.reply.take()?;
         let stored = decode::stored(&reply)?;
-        self.acks.received(stored.sequence, reply);
-        let event = Arc::new(decode::event(&self.stream, &message, stored));
-        let sink = Arc::clone(&self.acks) as Arc<dyn AckSink>;
         let after_loss = stored.delivery != self.last_delivery + 1;
         self.last_delivery = stored.delivery;
+        if self.acks.received(stored.sequence, reply) && !after_loss {
+            return None;
+        }
+        let event = Arc::new(decode::event(&self.stream, &message, stored));
+        let sink = Arc::clone(&self.acks) as Arc<dyn AckSink>;
         Some(Received { event, token: AckToken::new(sink, stored.sequence), after_loss })
     }
 
@@ -426,9 +430,10 @@ impl AckHandle {
         Ok(info.ack_floor.stream_sequence)
     }
 
-    /// Sends acks until `stop`, then sends what is left.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Sends acks until `stop`, then sends what is left. While nothing can be recorded for some seconds, what is open is
+    /// handed back to JetStream, to come again later: to this daemon or to one that can record it.
+    pub async fn run(self, can_record: impl Fn() -> bool, stop: CancellationToken) {
         let ack_wait = self.nats.config.ack_wait;
-        self.acks.run(self.nats.client.clone(), ack_wait, stop).await;
+        self.acks.run(self.nats.client.clone(), ack_wait, can_record, stop).await;
     }
 }

@@ -405,8 +405,8 @@ impl Subscriptions {
                     Ledger::held_at(name.clone(), begun.position.sequence, RangeSet::new(), offered)
                 }
                 (None, Some(held)) => {
-                    let above = held.recorded_above.clone();
-                    Ledger::held_at(name.clone(), held.position.sequence, above, offered)
+                    let (above, parts) = (held.recorded_above.clone(), held.partly_above.clone());
+                    Ledger::held_at(name.clone(), held.position.sequence, above, offered).with_parts(parts)
                 }
                 (None, None) => Ledger::live(name.clone(), offered),
             };
@@ -438,13 +438,13 @@ impl Subscriptions {
         registration: &Registration,
     ) -> (Worker, CancellationToken) {
         let metrics = self.metrics.subscription(id.as_str());
-        metrics.parked.set(i64::try_from(self.shared.store.counts(id).parked).unwrap_or(i64::MAX));
         let disabled = registration.disabled.clone();
         metrics.disabled.set(disabled.is_some().into());
         metrics.failing.set(registration.failing_since_ms.is_some().into());
         let held = disabled.is_some() || ledgers.iter().any(Ledger::is_held);
         metrics.held.set(held.into());
         let lane = Arc::new(Lane::new(id.clone(), metrics, limits(&spec), ledgers, Arc::clone(&self.room)));
+        lane.read_parked(&self.shared.store);
         {
             let mut state = lane.state();
             state.due_ms = self.shared.store.next_due_ms(id).unwrap_or(Some(0));

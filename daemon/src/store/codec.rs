@@ -11,9 +11,12 @@
 //! | count | parked, dead | bytes of dead letters |
 //! | job | task, state, counts, place | marks of what came on record after a replay's place |
 //! | delivery index | where it lies, its body's file | class, status and size of a dead letter |
-//! | position, number | all | not written |
+//! | position | the next event, what is on record above it | parts on record of events that are not whole |
+//! | number | all | not written |
 
 mod deliveries;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -27,6 +30,8 @@ pub(super) use deliveries::{read_dead, read_parked, read_response, write_dead, w
 const FIRST: u8 = 1;
 /// The current version of registrations.
 const REGISTRATION: u8 = 2;
+/// The current version of positions.
+const POSITION: u8 = 2;
 /// The current version of counts.
 const COUNTS: u8 = 2;
 /// The current version of the index by delivery id.
@@ -120,18 +125,30 @@ pub(super) fn read_registration(record: &[u8]) -> Result<Registration, Error> {
 
 /// A position's record; the stream stands in its key.
 pub(super) fn write_position(record: &PositionRecord) -> Vec<u8> {
-    let mut w = Writer::record(FIRST, RECORD_BYTES_TYPICAL);
+    let mut w = Writer::record(POSITION, RECORD_BYTES_TYPICAL);
     w.number(record.position.sequence);
     write_ranges(&mut w, record.position.sequence, &record.recorded_above);
+    w.number(record.partly_above.len() as u64);
+    let mut last = record.position.sequence;
+    for (sequence, parts) in &record.partly_above {
+        w.difference(last, *sequence);
+        write_ranges(&mut w, 0, parts);
+        last = *sequence;
+    }
     w.0
 }
 
 pub(super) fn read_position(stream: StreamName, record: &[u8]) -> Result<PositionRecord, Error> {
     let read = || {
-        let (_, mut r) = Reader::record(record, FIRST)?;
+        let (version, mut r) = Reader::record(record, POSITION)?;
         let sequence = r.number()?;
         let recorded_above = read_ranges(&mut r, sequence)?;
-        Some(PositionRecord { position: Position { stream, sequence }, recorded_above })
+        let (mut partly_above, mut last) = (BTreeMap::new(), sequence);
+        for _ in 0..if version == 1 { 0 } else { r.number()? } {
+            last = r.difference(last)?;
+            partly_above.insert(last, read_ranges(&mut r, 0)?);
+        }
+        Some(PositionRecord { position: Position { stream, sequence }, recorded_above, partly_above })
     };
     read().ok_or(Error::Record { what: "position" })
 }

@@ -20,7 +20,11 @@ pub struct Config {
     /// How long finished deliveries are kept in the log. Records of messages that JetStream has not seen acked are needed
     /// for longer than any message waits for its ack: keep it at hours, not minutes.
     pub log_retention: Duration,
-    /// The span of one log partition: retention drops whole partitions.
+    /// About how many bytes of finished deliveries are kept in the log: the oldest go first, save what may be needed to
+    /// recognise what comes again.
+    pub log_bytes_max: u64,
+    /// The span of one log partition: retention drops whole partitions. One ends earlier when it has an eighth of
+    /// `log_bytes_max`.
     pub log_partition: Duration,
     /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
@@ -42,6 +46,7 @@ impl Config {
             flush_delay_ms_max: 5,
             queue_ops_max: 65_536,
             log_retention: Duration::from_secs(72 * 3600),
+            log_bytes_max: 4 << 30,
             log_partition: Duration::from_secs(3600),
             dead_letter_retention: Duration::from_secs(30 * 24 * 3600),
             dead_letter_bytes_max: 1 << 30,

@@ -1,5 +1,7 @@
 //! Subscriptions that were defined over the API: the text of each definition, sealed, and when it was made and changed.
 
+use std::collections::BTreeSet;
+
 use super::keyring::{Keyring, Purpose, wipe};
 use super::keys::{self, kind};
 use super::wire::{Reader, Writer};
@@ -70,6 +72,20 @@ impl Store {
             }
         }
         Ok(all)
+    }
+
+    /// The subscriptions of which something is kept that nobody else needs: sealed records, parked deliveries, dead
+    /// letters. For finding what was left of one that is no more.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn owners(&self) -> Result<BTreeSet<SubscriptionId>, Error> {
+        let mut owners: BTreeSet<_> = self.inner.counts.lock().by_subscription.keys().cloned().collect();
+        for key in self.engine()?.state.scan_prefix([kind::SEALED]).keys() {
+            let key = key.map_err(Error::read)?;
+            owners.insert(keys::parse_subscription(&key).ok_or(DAMAGED)?.0);
+        }
+        Ok(owners)
     }
 }
 

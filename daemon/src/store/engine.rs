@@ -15,6 +15,7 @@ use super::backup::Capture;
 use super::batch::Batch;
 use super::bodies::Bodies;
 use super::mark::Mark;
+use super::partition::{self, Partition, entry_bytes};
 use super::{Config, Error, codec, compact, keys, migrate};
 use crate::failpoint::{self, Place};
 
@@ -102,14 +103,6 @@ fn has_data(dir: &Path) -> bool {
     fs::metadata(dir.join("sled/db")).is_ok_and(|data| data.len() > 0)
 }
 
-/// One log partition.
-#[derive(Clone)]
-pub(super) struct Partition {
-    pub(super) first_flush: u64,
-    pub(super) opened_ms: u64,
-    pub(super) tree: sled::Tree,
-}
-
 /// The open database.
 pub(super) struct Engine {
     db: sled::Db,
@@ -139,7 +132,7 @@ impl Engine {
         for name in db.tree_names() {
             if let Some((first_flush, opened_ms)) = keys::parse_partition(&name) {
                 let tree = db.open_tree(&name).map_err(|e| failed(e.into()))?;
-                partitions.push(Partition { first_flush, opened_ms, tree });
+                partitions.push(Partition::found(first_flush, opened_ms, tree));
             }
         }
         partitions.sort_by_key(|p| p.first_flush);
@@ -178,12 +171,14 @@ impl Engine {
         if found < FORMAT {
             tracing::info!(from = found, to = FORMAT, "bringing the store's format up to date");
             migrate::from_1_to_2(self)?;
+            failpoint::reach(Place::Migrating).map_err(Error::Write)?;
             self.state.insert(keys::META_FORMAT, codec::write_number(u64::from(FORMAT))).map_err(Error::write)?;
             self.sync()?;
         }
         // The file follows the data: after a crash between the two it is behind, and is written at the next start.
         let failed = |source| Error::Directory { dir: dir.clone(), source };
         if read_format(dir).map_err(failed)? != Some(FORMAT) {
+            failpoint::reach(Place::Migrating).map_err(failed)?;
             write_format(dir).map_err(failed)?;
         }
         Ok(())
@@ -193,17 +188,18 @@ impl Engine {
     ///
     /// sled seals a batch, and a transaction over several trees, with a manifest that recovery asks for before it
     /// applies any of it; a single insert is atomic by itself and needs none.
-    pub(super) fn write(&self, state: Option<&Batch>, log: Option<(&sled::Tree, u64, Vec<u8>)>) -> Result<(), Error> {
+    pub(super) fn write(&self, state: Option<&Batch>, log: Option<(&Partition, u64, Vec<u8>)>) -> Result<(), Error> {
         failpoint::reach(Place::BeforeWrite).map_err(Error::Write)?;
+        let grown = log.as_ref().map(|(partition, _, value)| (*partition, value.len()));
         match (state, log) {
             (None, None) => Ok(()),
             (Some(state), None) => self.state.apply_batch(state.to_sled()).map_err(Error::write),
-            (None, Some((tree, flush, value))) => {
-                tree.insert(flush.to_be_bytes(), value).map(drop).map_err(Error::write)
+            (None, Some((partition, flush, value))) => {
+                partition.tree.insert(flush.to_be_bytes(), value).map(drop).map_err(Error::write)
             }
-            (Some(state), Some((tree, flush, value))) => {
+            (Some(state), Some((partition, flush, value))) => {
                 let (state, value) = (state.to_sled(), sled::IVec::from(value));
-                let written = (&self.state, tree).transaction(|(s, l)| {
+                let written = (&self.state, &partition.tree).transaction(|(s, l)| {
                     s.apply_batch(&state)?;
                     l.insert(&flush.to_be_bytes(), value.clone())?;
                     Ok(())
@@ -214,6 +210,9 @@ impl Engine {
                 })
             }
         }?;
+        if let Some((partition, value_bytes)) = grown {
+            partition.grew(entry_bytes(value_bytes));
+        }
         if let (Some(state), Some(capture)) = (state, &mut *self.capture.lock()) {
             capture.follow(state);
         }
@@ -249,39 +248,26 @@ impl Engine {
         self.db.open_tree(name).map_err(Error::write)
     }
 
-    /// The partition for a flush at that time: the newest, or a new one when that has had its time. The second is true
-    /// when it is new.
-    pub(super) fn partition(&self, flush: u64, now_ms: u64, span: Duration) -> Result<(sled::Tree, bool), Error> {
-        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    /// The partition for a flush at that time: the newest, or a new one when that has had its time or its bytes. The
+    /// second is true when it is new.
+    pub(super) fn partition(&self, flush: u64, now_ms: u64, config: &Config) -> Result<(Partition, bool), Error> {
         if let Some(newest) = self.partitions.read().last()
-            && now_ms.abs_diff(newest.opened_ms) < span_ms
+            && !partition::is_full(newest, now_ms, config)
         {
-            return Ok((newest.tree.clone(), false));
+            return Ok((newest.clone(), false));
         }
         let tree = self.db.open_tree(keys::partition(flush, now_ms)).map_err(Error::write)?;
         failpoint::reach(Place::PartitionBegun).map_err(Error::Write)?;
-        self.partitions.write().push(Partition { first_flush: flush, opened_ms: now_ms, tree: tree.clone() });
-        Ok((tree, true))
+        let begun = Partition::begun(flush, now_ms, tree);
+        self.partitions.write().push(begun.clone());
+        Ok((begun, true))
     }
 
-    /// Drops every partition whose newest entry is older than `keep`; returns how many. All of a partition's entries
-    /// are older than its successor, so the newest partition always stays.
-    pub(super) fn expire(&self, now_ms: u64, keep: Duration) -> Result<usize, Error> {
-        let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-        let mut dropped = 0;
-        loop {
-            let old = {
-                let mut partitions = self.partitions.write();
-                let expired = partitions.get(1).is_some_and(|next| next.opened_ms.saturating_add(keep_ms) < now_ms);
-                if !expired {
-                    return Ok(dropped);
-                }
-                partitions.remove(0)
-            };
-            failpoint::reach(Place::Expiring).map_err(Error::Write)?;
-            self.db.drop_tree(keys::partition(old.first_flush, old.opened_ms)).map_err(Error::write)?;
-            dropped += 1;
-        }
+    /// Drops a partition with all its entries.
+    pub(super) fn drop_partition(&self, old: &Partition) -> Result<(), Error> {
+        self.partitions.write().retain(|partition| partition.first_flush != old.first_flush);
+        failpoint::reach(Place::Expiring).map_err(Error::Write)?;
+        self.db.drop_tree(old.name()).map(drop).map_err(Error::write)
     }
 
     /// The bytes that the store's files take.

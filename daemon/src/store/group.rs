@@ -17,7 +17,7 @@ use super::jobs::{self, Mark};
 use super::keys::{self, kind};
 use super::log::{Builder, Running};
 use super::records::{Change, Content, LogEntry, Registration};
-use super::{Error, Ledger};
+use super::{Config, Error, Ledger};
 use crate::domain::{DeliveryId, JobId, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::telemetry::clock::now_ms;
@@ -268,7 +268,7 @@ impl<'a> Group<'a> {
     }
 
     /// Writes the group and makes it durable; then removes the files that nothing points to any more.
-    pub(super) fn write(mut self, now_ms: u64, partition_span: std::time::Duration) -> Result<Written, Error> {
+    pub(super) fn write(mut self, now_ms: u64, config: &Config) -> Result<Written, Error> {
         for (subscription, counts) in &self.counts {
             let key = keys::of_subscription(kind::COUNTS, subscription);
             let value = (*counts != Counts::default()).then(|| codec::write_counts(*counts));
@@ -290,8 +290,8 @@ impl<'a> Group<'a> {
         } else {
             let running = Builder::running_after(self.logged.into_iter(), &self.ledger.running);
             let value = self.log.finish(&running);
-            let (tree, begun) = self.engine.partition(self.ledger.next_flush, now_ms, partition_span)?;
-            self.engine.write(state.as_ref(), Some((&tree, self.ledger.next_flush, value)))?;
+            let (partition, begun) = self.engine.partition(self.ledger.next_flush, now_ms, config)?;
+            self.engine.write(state.as_ref(), Some((&partition, self.ledger.next_flush, value)))?;
             written.running = Some(running);
             written.partition_begun = begun;
         }

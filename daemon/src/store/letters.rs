@@ -195,6 +195,36 @@ impl Store {
         }
         Ok(changes.len())
     }
+
+    /// Removes what a subscription that is no more has parked, and its dead letters, all in one write; at most
+    /// [`RESEND_MAX`] of them: when it has removed so many, there may be more. Durable when it returns.
+    ///
+    /// # Errors
+    /// When something cannot be read or written: then none is removed for certain.
+    pub fn forget_deliveries(&self, subscription: &SubscriptionId) -> Result<usize, Error> {
+        let mut ledger = self.inner.ledger.lock();
+        let engine = self.engine()?;
+        let mut changes = Vec::new();
+        for (dead, kind) in [(false, kind::PARKED), (true, kind::DEAD)] {
+            for key in engine.state.scan_prefix(keys::of_subscription(kind, subscription)).keys() {
+                let (at_ms, delivery) = keys::parse_timed(&key.map_err(Error::read)?).ok_or(DAMAGED)?;
+                if changes.len() == RESEND_MAX {
+                    break;
+                }
+                // What the index does not lead to is damage: it would be found for ever.
+                match find(&engine, dead, &delivery) {
+                    Ok(Some((_, found_ms, _))) if found_ms == at_ms => changes.push(Change::Remove(delivery)),
+                    Ok(_) | Err(Error::Record { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        drop(engine);
+        if !changes.is_empty() {
+            self.commit_with(&mut ledger, &changes)?;
+        }
+        Ok(changes.len())
+    }
 }
 
 const DAMAGED: Error = Error::Record { what: "dead letter index" };

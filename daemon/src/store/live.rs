@@ -6,7 +6,7 @@
 use super::codec::Counts;
 use super::engine::Engine;
 use super::keys::{self, kind};
-use super::{Error, Store};
+use super::{Error, Store, partition};
 use crate::domain::SubscriptionId;
 
 /// A file of at least this many times its data is worth a remark,
@@ -50,7 +50,7 @@ impl Store {
             let book = self.inner.counts.lock();
             book.by_subscription.iter().map(|(id, counts)| (id.clone(), *counts)).collect()
         };
-        let mut live_bytes = log_bytes(&engine)?;
+        let mut live_bytes = partition::log_bytes(&engine)?;
         live_bytes += timed_bytes(&engine, kind::PARKED, &by_subscription, |counts| counts.parked)?;
         live_bytes += timed_bytes(&engine, kind::DEAD, &by_subscription, |counts| counts.dead)?;
         for kind in b'A'..=b'Z' {
@@ -83,27 +83,6 @@ fn timed_bytes(
         }
     }
     Ok(records * (bytes / seen.max(1) + INDEX_BYTES))
-}
-
-/// What the log takes: its flushes are numbered without a gap.
-fn log_bytes(engine: &Engine) -> Result<u64, Error> {
-    let mut total = 0;
-    for partition in engine.partitions() {
-        let last = match partition.tree.last() {
-            Ok(Some((key, _))) => super::recover::flush_of(&key)?,
-            // Empty, or dropped for its age while it was looked at.
-            Ok(None) | Err(sled::Error::CollectionNotFound(_)) => continue,
-            Err(error) => return Err(Error::read(error)),
-        };
-        let (mut seen, mut bytes) = (0, 0);
-        for pair in partition.tree.iter().take(SAMPLE_RECORDS).chain(partition.tree.iter().rev().take(SAMPLE_RECORDS)) {
-            let Ok((key, value)) = pair else { continue };
-            seen += 1;
-            bytes += (key.len() + value.len()) as u64;
-        }
-        total += (last - partition.first_flush.min(last) + 1) * (bytes / seen.max(1));
-    }
-    Ok(total)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::engine::Engine;
 use super::group::{dead_indexes, dead_place};
 use super::keys::{self, kind};
 use crate::domain::SubscriptionId;
+use crate::failpoint::{self, Place};
 
 /// How many dead letters are brought up to date in one write.
 const STEP_LETTERS_MAX: usize = 500;
@@ -40,7 +41,7 @@ pub(super) fn from_1_to_2(engine: &Engine) -> Result<(), Error> {
         letters += 1;
         waiting += 1;
         if waiting >= STEP_LETTERS_MAX {
-            engine.write(Some(&std::mem::take(&mut batch)), None)?;
+            step(engine, &std::mem::take(&mut batch))?;
             waiting = 0;
         }
     }
@@ -52,7 +53,12 @@ pub(super) fn from_1_to_2(engine: &Engine) -> Result<(), Error> {
         };
         batch.insert(key, codec::write_counts(codec::Counts { dead_bytes, ..counts }));
     }
-    engine.write(Some(&batch), None)?;
+    step(engine, &batch)?;
     tracing::info!(dead_letters = letters, "brought the store's dead letters up to date");
     Ok(())
+}
+
+fn step(engine: &Engine, batch: &Batch) -> Result<(), Error> {
+    failpoint::reach(Place::Migrating).map_err(Error::Write)?;
+    engine.write(Some(batch), None)
 }

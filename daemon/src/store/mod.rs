@@ -36,9 +36,9 @@
 //! an event: the log, in which running maxima and spans lead to the flushes that have it. No listing reads more than a
 //! page's worth, or says that it stopped early and where to go on.
 //!
-//! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time; its
-//! keys are flush numbers, and one value holds all that its flush recorded. Retention drops whole trees. Flush numbers
-//! and not times order the log, so that a clock set back does no harm.
+//! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time or of bytes; its
+//! keys are flush numbers, and one value holds all that its flush recorded. Retention drops whole trees, by age and by size.
+//! Flush numbers and not times order the log, so that a clock set back does no harm.
 //!
 //! # When writing fails
 //! sled keeps the first I/O error for ever: after it every write fails until the database is opened anew. So a failed
@@ -67,6 +67,7 @@ mod log;
 mod manifest;
 mod mark;
 mod migrate;
+mod partition;
 mod read;
 mod recorder;
 mod records;
@@ -109,7 +110,7 @@ pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
 pub use secrets::{Origin, PREVIOUS_SECRETS_MAX, PreviousSecret, Rekeyed, SigningSecrets};
 pub use unpublished::{UNPUBLISHED_MAX, Unpublished};
 
-use crate::domain::{Position, RangeSet, StreamName, SubscriptionId};
+use crate::domain::{Position, StreamName, SubscriptionId};
 use crate::telemetry::clock::now_ms;
 use batch::Batch;
 use engine::{Directory, Engine};
@@ -260,7 +261,7 @@ impl Store {
                 let key = keys::of_subscription(kind::REGISTRATION, subscription);
                 batch.insert(key, codec::write_registration(registration));
                 for position in begins {
-                    let record = PositionRecord { position: position.clone(), recorded_above: RangeSet::new() };
+                    let record = PositionRecord::beginning(position.clone());
                     batch.insert(keys::held(subscription, &position.stream), codec::write_position(&record));
                 }
             }
@@ -310,13 +311,21 @@ impl Store {
         Ok(if known.is_some() { StreamBinding::Replaced } else { StreamBinding::New })
     }
 
-    /// Drops the log's partitions that are past their retention; returns how many. The recorder does this by itself when
-    /// a partition begins.
+    /// Drops the log's partitions that are past their retention, or too much; tells how many. The recorder does this by
+    /// itself when a partition begins.
     ///
     /// # Errors
-    /// When a partition cannot be dropped.
-    pub fn expire(&self) -> Result<usize, Error> {
-        self.engine()?.expire(now_ms(), self.inner.config.log_retention)
+    /// When a partition cannot be looked into or dropped.
+    pub fn expire(&self) -> Result<Expired, Error> {
+        partition::expire(&*self.engine()?, now_ms(), &self.inner.config)
+    }
+
+    /// About how many bytes the log of finished deliveries has.
+    ///
+    /// # Errors
+    /// When it cannot be looked into.
+    pub fn log_bytes(&self) -> Result<u64, Error> {
+        partition::log_bytes(&*self.engine()?)
     }
 
     /// Makes a group of changes durable, all or none. On an error nothing is certain: what is durable then is found out
@@ -332,8 +341,7 @@ impl Store {
     /// The same, by one who has the lock already.
     fn commit_with(&self, ledger: &mut Ledger, changes: &[Change]) -> Result<bool, Error> {
         let engine = self.engine()?;
-        let result = Group::build(&engine, ledger, changes)
-            .and_then(|group| group.write(now_ms(), self.inner.config.log_partition));
+        let result = Group::build(&engine, ledger, changes).and_then(|group| group.write(now_ms(), &self.inner.config));
         let written = self.settle(engine, ledger, result)?;
         let mut book = self.inner.counts.lock();
         for (subscription, counts) in written.counts {
@@ -472,7 +480,7 @@ fn forget_stream(engine: &Engine, ledger: &mut Ledger, stream: &StreamName, batc
         }
     }
     let position = Position { stream: stream.clone(), sequence: 1 };
-    let beginning = codec::write_position(&PositionRecord { position, recorded_above: RangeSet::new() });
+    let beginning = codec::write_position(&PositionRecord::beginning(position));
     for (subscription, mut registration) in read::registrations(engine)? {
         let Some((_, after)) = registration.starts_after.iter_mut().find(|(s, _)| s == stream) else { continue };
         let from = held.get(&subscription).copied().unwrap_or_else(|| acked.max(*after) + 1);

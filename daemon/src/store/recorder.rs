@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
-use super::{Change, Error, Store};
+use super::{Change, Error, Expired, Store};
 
 /// A group ends when its bodies have this many bytes, so that no write grows without bound.
 const GROUP_BODY_BYTES_MAX: usize = 1 << 20;
@@ -292,8 +292,8 @@ impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
         }
         let store = self.store.clone();
         let expire = move || match store.expire() {
-            Ok(0) => {}
-            Ok(partitions) => tracing::info!(partitions, "dropped old log partitions"),
+            Ok(expired) if expired.total() == 0 => {}
+            Ok(Expired { by_age, by_size }) => tracing::info!(by_age, by_size, "dropped old log partitions"),
             Err(error) => tracing::warn!(%error, "cannot drop old log partitions"),
         };
         match std::thread::Builder::new().name("store-expiry".into()).spawn(expire) {

@@ -1,5 +1,7 @@
 //! What the store keeps, as values: the words of its interface.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::jobs::{JobRecord, Mark};
@@ -100,6 +102,15 @@ pub struct PositionRecord {
     pub position: Position,
     /// Sequences at or above the position that are on record already.
     pub recorded_above: RangeSet,
+    /// Of events at or above the position of which some parts are on record, and others not: which are.
+    pub partly_above: BTreeMap<u64, RangeSet>,
+}
+
+impl PositionRecord {
+    /// A place from which on nothing is on record.
+    pub fn beginning(position: Position) -> Self {
+        Self { position, recorded_above: RangeSet::default(), partly_above: BTreeMap::default() }
+    }
 }
 
 /// Where a parked delivery lies. Within one subscription keys are ordered by due time.

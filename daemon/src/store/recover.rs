@@ -12,7 +12,7 @@ use crate::domain::{StreamName, SubscriptionId};
 /// How many of the last flushes are read for held subscriptions whatever the floors say. A subscription that catches up
 /// finishes events that were acked long ago; its position follows its records a flush or a few later, and what was
 /// recorded in between must be known after a crash.
-const HELD_FLUSHES: u64 = 1_024;
+pub(super) const HELD_FLUSHES: u64 = 1_024;
 
 type Places = BTreeMap<(SubscriptionId, StreamName), Recovered>;
 

@@ -12,13 +12,15 @@ use crate::telemetry::clock::now_ms;
 /// The most dead letters that one step of the retention removes.
 pub const EXPIRE_LETTERS_MAX: usize = 256;
 
-/// How many dead letters one step of the retention has removed.
+/// How many dead letters, or partitions of the log, one step of the retention has removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Expired {
-    /// They were older than [`Config::dead_letter_retention`](super::Config::dead_letter_retention).
+    /// They were older than [`Config::dead_letter_retention`](super::Config::dead_letter_retention), or
+    /// [`Config::log_retention`](super::Config::log_retention).
     pub by_age: usize,
     /// They were the oldest, and all together took more than
-    /// [`Config::dead_letter_bytes_max`](super::Config::dead_letter_bytes_max).
+    /// [`Config::dead_letter_bytes_max`](super::Config::dead_letter_bytes_max), or
+    /// [`Config::log_bytes_max`](super::Config::log_bytes_max).
     pub by_size: usize,
 }
 
@@ -74,6 +76,6 @@ impl Store {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

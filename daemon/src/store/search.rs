@@ -6,8 +6,9 @@
 //! leaps to that time. Each such stretch, and all of them together, are bounded: an event that a subscription took up long
 //! after it was published, and that never failed, may lie beyond them.
 
-use super::engine::{Engine, Partition};
+use super::engine::Engine;
 use super::log::Group;
+use super::partition::Partition;
 use super::records::{Disposition, LogEntry};
 use super::{Error, Store, recover};
 use crate::domain::{Position, SubscriptionId};

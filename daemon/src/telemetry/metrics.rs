@@ -196,6 +196,8 @@ pub struct StoreMetrics {
     pub bytes: Gauge,
     /// About how many bytes of them are data.
     pub live_bytes: Gauge,
+    /// About how many bytes the log of deliveries has.
+    pub log_bytes: Gauge,
     /// Dead letters in the store.
     pub dead_letters: Gauge,
     /// Dead letters published.
@@ -412,6 +414,7 @@ impl Inner {
         r.register("store_failures", "Groups that could not be made durable", store.failures.clone());
         r.register("store_bytes", "Bytes on disk", store.bytes.clone());
         r.register("store_live_bytes", "Bytes of data, estimated", store.live_bytes.clone());
+        r.register("store_log_bytes", "Bytes of the log of deliveries, estimated", store.log_bytes.clone());
         r.register("dead_letters", "Dead letters in the store", store.dead_letters.clone());
         r.register("dead_letters_published", "Dead letters published", store.dead_letters_published.clone());
         r.register(

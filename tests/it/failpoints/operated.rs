@@ -5,6 +5,8 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use sluiced::domain::SubscriptionId;
+use sluiced::store::{self, Store};
 use sluiced_tests::http::try_request;
 use sluiced_tests::paths::sluiced_binary;
 use sluiced_tests::{ADMIN_KEY, Received};
@@ -55,6 +57,29 @@ impl Operated {
     }
 }
 
+impl Operated {
+    /// Makes a webhook that has a delivery parked and a dead letter, and returns its path.
+    async fn make_webhook_with_deliveries(&mut self) -> String {
+        self.receiver.set(Behaviour::custom(|request| {
+            let refuses = if request.number().is_some_and(|number| number % 2 == 0) { 422 } else { 503 };
+            Reply::status(if request.path == "/made" { refuses } else { 200 })
+        }));
+        let wanted = json!({
+            "name": "made", "url": self.receiver.url("/made"), "types": ["orders.created"],
+            "retry": { "schedule": ["1h"] },
+        });
+        let made = self.daemon.request("POST", "/api/v1/webhooks", Some(&wanted)).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        let id = made.json()["id"].as_str().expect("an id").to_owned();
+        self.publish().await;
+        self.publish().await;
+        let of = ("subscription", id.as_str());
+        self.daemon.wait_metric("sluiced_parked", &[of], 1.0).await;
+        self.daemon.wait_metric("sluiced_deliveries_total", &[of, ("outcome", "failed")], 1.0).await;
+        format!("/api/v1/webhooks/{id}")
+    }
+}
+
 fn text(receiver: &TestReceiver) -> String {
     config("", &[Webhook::new("crm", receiver).secret(None)])
 }
@@ -101,6 +126,38 @@ async fn a_crash_while_a_secret_is_rotated_leaves_the_old_one_or_both() {
         assert!(request.verifies(&current) && request.verifies(&next), "{}: both", place.name());
         current = next;
     }
+}
+
+/// What the removal of a webhook writes, one after the other: its definition, its place in the streams, the definition once
+/// more, its secrets, what it has parked with its dead letters.
+const REMOVAL_WRITES: u64 = 5;
+
+#[tokio::test]
+async fn a_removed_webhook_leaves_nothing_in_the_store_also_when_its_removal_is_cut_short() {
+    let mut all = Operated::start().await;
+    for visit in 1..=REMOVAL_WRITES + 1 {
+        let path = all.make_webhook_with_deliveries().await;
+        if visit > REMOVAL_WRITES {
+            assert_eq!(all.daemon.request("DELETE", &path, None).await.status, 204);
+            continue;
+        }
+        all.daemon.arm(&format!("store.before_write = abort @ {visit}"));
+        let answer = try_request("DELETE", &all.daemon.url(&path), Some(ADMIN_KEY), None).await;
+        assert!(answer.is_none(), "it was to end at write {visit}: {answer:?}");
+        all.daemon.wait_aborted().await;
+        all.daemon.arm("");
+        all.daemon.restart().await;
+        if all.daemon.request("GET", &path, None).await.status == 200 {
+            assert_eq!(visit, 1, "its definition goes first");
+            assert_eq!(all.daemon.request("DELETE", &path, None).await.status, 204);
+        }
+    }
+    assert!(all.daemon.terminate().await.success());
+    let store = Store::open(store::Config::new(all.daemon.data_dir().join("store"))).expect("the store opens");
+    let names = |ids: Vec<SubscriptionId>| ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(store.owners().expect("read").into_iter().collect()), ["crm"]);
+    assert_eq!(names(store.registrations().expect("read").into_iter().map(|(id, _)| id).collect()), ["crm"]);
+    assert_eq!(store.totals(), store::Counts::default());
 }
 
 #[tokio::test]

@@ -70,9 +70,9 @@ pub struct Ended {
 pub fn position_change(id: &SubscriptionId, stream: &StreamName, change: PositionChange) -> Change {
     match change {
         PositionChange::Remove => Change::Unhold { subscription: id.clone(), stream: stream.clone() },
-        PositionChange::Save { sequence, done_above } => {
+        PositionChange::Save { sequence, done_above, partly_above } => {
             let position = Position { stream: stream.clone(), sequence };
-            let record = PositionRecord { position, recorded_above: done_above };
+            let record = PositionRecord { position, recorded_above: done_above, partly_above };
             Change::Hold { subscription: id.clone(), position: record }
         }
     }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::{AckSink, AckToken, Position, Settlement, StreamName};
+use crate::domain::{AckSink, AckToken, DeliveryId, Position, Settlement, StreamName};
+use crate::store::{self, Content, DeadLetter, Disposition, LastFailure, LogEntry, Recorder, Resent};
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Default)]
@@ -161,4 +162,86 @@ fn a_worker_is_woken_when_a_position_is_durable() {
     assert!(b.was_woken());
     b.save_position(true);
     assert!(b.was_woken(), "the next change may wait");
+}
+
+#[test]
+fn what_is_parked_is_told_right_where_a_resend_meets_a_replay() {
+    let dir = tempfile::TempDir::new().expect("tempdir");
+    let store = Store::open(store::Config::new(dir.path().join("store"))).expect("opens");
+    let b = bench(vec![Ledger::live(stream("A"), 0)]);
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let (results, of) = (Arc::clone(&done), store.clone());
+    let (recorder, writer) = Recorder::start(store.clone(), move |tokens, result| {
+        results.lock().push(result.is_ok());
+        concluded(tokens, true, &of);
+    })
+    .expect("starts");
+    let letter = dead_letter(b.lane.id());
+    let (delivery, log) = (letter.delivery, log_of(&letter, Disposition::Dead));
+    recorder.submit(Change::Dead { letter: Box::new(letter.clone()), log }, Token::Nobody);
+    recorder.hurry();
+    while done.lock().is_empty() {
+        std::thread::yield_now();
+    }
+    // The replay has the delivery under way when its dead letter is sent again, and arrives first.
+    assert_eq!(store.resend(b.lane.id(), &[delivery]).expect("resent"), [Resent::Parked]);
+    b.lane.resent(1, 0);
+    b.lane.read_parked(&store);
+    assert_eq!(b.lane.metrics.parked.get(), 1);
+    {
+        let mut state = b.lane.state();
+        state.claim(delivery);
+        state.take_slot();
+        state.submitted();
+    }
+    let change = Change::FinishParked { delivery, log: log_of(&letter, Disposition::Delivered) };
+    let (event, count) = (None, Count::Delivered);
+    let record = Record { event, part: 0, parts: 1, due_ms: None, count, order: None, change: change.clone() };
+    recorder.submit(change, Token::Record(Arc::clone(&b.lane), record));
+    recorder.close();
+    writer.join().expect("ends");
+    assert_eq!(*done.lock(), [true, true]);
+    assert_eq!((b.lane.metrics.parked.get(), store.counts(b.lane.id()).parked), (0, 0));
+}
+
+fn dead_letter(subscription: &SubscriptionId) -> DeadLetter {
+    let position = Position { stream: stream("A"), sequence: 1 };
+    let content = Content {
+        event_id: "e".into(),
+        event_type: "k".into(),
+        event_time_ms: 0,
+        content_type: None,
+        headers: Vec::new(),
+        body: Bytes::new(),
+    };
+    DeadLetter {
+        delivery: DeliveryId::derive(subscription, &position, 0),
+        subscription: subscription.clone(),
+        position,
+        part: 0,
+        parts: 1,
+        failed_ms: 1,
+        attempts: 1,
+        first_attempt_ms: 1,
+        failure: LastFailure { class: "status".into(), status: Some(422), message: "no".into() },
+        content,
+        created_ms: 1,
+        resent_after: 0,
+        history: Vec::new(),
+    }
+}
+
+fn log_of(letter: &DeadLetter, disposition: Disposition) -> LogEntry {
+    LogEntry {
+        subscription: letter.subscription.clone(),
+        position: letter.position.clone(),
+        part: 0,
+        parts: 1,
+        attempt: 1,
+        status: None,
+        at_ms: 1,
+        disposition,
+        class: None,
+        detail: None,
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Lane, Record};
-use crate::store::Change;
+use super::{Count, Lane, Record};
+use crate::store::{Change, Store};
 
 /// What travels with a change to the store and comes back when it is durable.
 pub enum Token {
@@ -55,4 +55,25 @@ pub fn completed(tokens: Vec<Token>, durable: bool) {
             share.done();
         }
     }
+}
+
+/// As [`completed`], and reads from the store how many deliveries are parked now.
+pub fn concluded(tokens: Vec<Token>, durable: bool, store: &Store) {
+    let lanes = with_parked(&tokens);
+    completed(tokens, durable);
+    lanes.iter().for_each(|lane| lane.read_parked(store));
+}
+
+/// The lanes in whose subscriptions these outcomes change what is parked.
+fn with_parked(tokens: &[Token]) -> Vec<Arc<Lane>> {
+    let mut lanes: Vec<Arc<Lane>> = Vec::new();
+    for token in tokens {
+        let Token::Record(lane, record) = token else { continue };
+        // Of a parked delivery, or of a replay: what that had under way may have been resent meanwhile.
+        let changes = record.event.is_none() || !matches!(record.count, Count::Delivered | Count::Failed);
+        if changes && !lanes.iter().any(|known| Arc::ptr_eq(known, lane)) {
+            lanes.push(Arc::clone(lane));
+        }
+    }
+    lanes
 }

@@ -212,7 +212,7 @@ fn the_position_stays_until_what_the_reader_took_is_on_record() {
     b.ledger.recorded(11, 0, 1);
     let mut done_above = RangeSet::new();
     done_above.insert(11);
-    let told = PositionChange::Save { sequence: 10, done_above };
+    let told = PositionChange::Save { sequence: 10, done_above, partly_above: Default::default() };
     assert_eq!(
         b.ledger.position_change(),
         Some(told),

@@ -130,6 +130,7 @@ impl Work<'_> {
         if !self.dry_run {
             self.begun += parked;
             self.lane.resent(parked, clock::now_ms());
+            self.lane.read_parked(&self.inner.shared.store);
         }
         self.task.after = Some((last.failed_ms, last.delivery));
         {

@@ -18,10 +18,7 @@ fn changes(n: u64) -> Change {
     match n % 10 {
         0 => park(parked("parking", n, n)),
         1 => bury(dead("dying", n, n)),
-        2 => Change::Hold {
-            subscription: sub("held"),
-            position: PositionRecord { position: at(n), recorded_above: Default::default() },
-        },
+        2 => Change::Hold { subscription: sub("held"), position: position_at(at(n)) },
         _ => Change::Finished(entry("crm", n)),
     }
 }

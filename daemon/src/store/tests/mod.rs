@@ -142,6 +142,10 @@ fn bury(letter: DeadLetter) -> Change {
     Change::Dead { letter: Box::new(letter), log }
 }
 
+fn position_at(position: Position) -> PositionRecord {
+    PositionRecord { position, recorded_above: Default::default(), partly_above: Default::default() }
+}
+
 fn counts(parked: u64, dead: u64) -> Counts {
     Counts { parked, dead, dead_bytes: 0 }
 }

@@ -38,7 +38,7 @@ fn only_the_tail_is_read() {
 fn what_a_held_subscription_recorded_after_its_position_is_found_below_the_floor() {
     let dir = TempDir::new().expect("tempdir");
     let store = open(&dir);
-    let position = PositionRecord { position: at(8), recorded_above: Default::default() };
+    let position = position_at(at(8));
     store.commit(&[finished("crm", 7), Change::Hold { subscription: sub("crm"), position }]).expect("commit");
     store.commit(&[finished("crm", 9), finished("wall", 20)]).expect("commit");
     store.commit(&[finished("crm", 8), finished("wall", 21)]).expect("commit");
@@ -82,7 +82,7 @@ fn a_stream_made_anew_leaves_its_past_behind() {
     assert_eq!(store.bind_stream(&events, 1).expect("bind"), StreamBinding::New);
     let registration = Registration { starts_after: vec![(events.clone(), 3)], ..Registration::default() };
     store.put_registration(&sub("crm"), &registration).expect("put");
-    let position = PositionRecord { position: at(8), recorded_above: Default::default() };
+    let position = position_at(at(8));
     store
         .commit(&[
             finished("crm", 500),
@@ -141,8 +141,9 @@ fn retention_drops_whole_partitions_and_never_the_newest() {
         assert!(store.commit(&[finished("crm", sequence)]).expect("commit"), "a partition for each flush");
     }
     let engine = store.engine().expect("open");
-    assert_eq!(engine.expire(now_ms(), config.log_retention).expect("expire"), 0);
-    assert_eq!(engine.expire(now_ms() + 7_200_000, config.log_retention).expect("expire"), 3);
+    let expire = |now_ms| partition::expire(&engine, now_ms, &config).expect("expire");
+    assert_eq!(expire(now_ms()), Expired::default());
+    assert_eq!(expire(now_ms() + 7_200_000), Expired { by_age: 3, by_size: 0 });
     drop(engine);
     drop(store);
     let store = Store::open(config).expect("open");
@@ -150,5 +151,5 @@ fn retention_drops_whole_partitions_and_never_the_newest() {
     assert_eq!(left.iter().map(|(key, entry)| (key.flush, entry.position.sequence)).collect::<Vec<_>>(), [(4, 4)]);
     store.commit(&[finished("crm", 5)]).expect("commit");
     assert_eq!(store.deliveries(&sub("crm"), None, 10).expect("page").entries[0].0.flush, 5);
-    assert_eq!(store.expire().expect("expire"), 0);
+    assert_eq!(store.expire().expect("expire"), Expired::default());
 }

@@ -1,4 +1,4 @@
-//! Retention of dead letters: by age, by size, in bounded steps, with nothing left behind.
+//! Retention of dead letters, by age, by size, in bounded steps, with nothing left behind; and of the log by its size.
 
 use super::super::keys::kind;
 use super::*;
@@ -63,4 +63,82 @@ fn a_damaged_entry_of_the_index_does_not_stop_the_retention() {
     state.insert(keys::by_id(&damaged_id), &[9u8][..]).expect("insert");
     let step = || store.expire_dead_letters_at(2 * HOUR_MS).expect("a step");
     assert_eq!((step().by_age, step().by_age), (1, 0));
+}
+
+/// A store whose log may have so many bytes, and what one commit adds to it.
+fn log_of(dir: &TempDir, log_bytes_max: u64) -> (Store, Config) {
+    let config = Config { log_bytes_max, ..config(dir) };
+    (Store::open(config.clone()).expect("opens"), config)
+}
+
+/// Writes flushes of half a KiB each, and acks what lies so far behind.
+fn fill_log(store: &Store, sequences: std::ops::RangeInclusive<u64>, acked_behind: u64) {
+    for n in sequences {
+        let detail = Detail { message: "x".repeat(500).into(), ..Detail::default() };
+        let log = LogEntry { disposition: Disposition::Dropped, detail: Some(Box::new(detail)), ..entry("crm", n) };
+        let ack_floor = n.saturating_sub(acked_behind);
+        store
+            .commit(&[Change::Finished(log), Change::Checkpoint { stream: stream("EVENTS"), ack_floor }])
+            .expect("commit");
+    }
+}
+
+fn first_in_log(store: &Store) -> u64 {
+    let partitions = store.engine().expect("open").partitions();
+    partitions.first().map_or(0, |partition| partition.first_flush)
+}
+
+#[test]
+fn the_log_beyond_its_size_goes_by_whole_partitions_oldest_first() {
+    let dir = TempDir::new().expect("tempdir");
+    let (store, config) = log_of(&dir, 80 << 10);
+    fill_log(&store, 1..=100, 0);
+    assert_eq!(store.expire().expect("expire"), Expired::default(), "50 KiB are not too much");
+    fill_log(&store, 101..=300, 0);
+    let partitions = store.engine().expect("open").partitions().len();
+    assert!((14..=17).contains(&partitions), "of 10 KiB each: {partitions}");
+    let before = store.log_bytes().expect("bytes");
+    assert!((150_000..180_000).contains(&before), "{before}");
+    let expired = store.expire().expect("expire");
+    assert!(expired.by_age == 0 && (6..=9).contains(&expired.by_size), "{expired:?}");
+    let (bytes, first) = (store.log_bytes().expect("bytes"), first_in_log(&store));
+    assert!((60 << 10..=80 << 10).contains(&bytes), "{bytes}");
+    let recorded = store.recover(&[(stream("EVENTS"), 0)]).expect("recover").remove(0).recorded;
+    let sequences: Vec<u64> = recorded.iter().map(|r| r.sequence).collect();
+    assert_eq!(sequences, (first..=300).collect::<Vec<_>>(), "the newest are all there");
+    drop(store);
+    let store = Store::open(config.clone()).expect("opens");
+    let found = store.log_bytes().expect("bytes");
+    assert!(found.abs_diff(bytes) < bytes / 20, "{found} after a restart, {bytes} before");
+    fill_log(&store, 301..=302, 0);
+    let more = store.log_bytes().expect("bytes") - found;
+    assert!((1_000..1_300).contains(&more), "what is written is added: {more}");
+    assert_eq!(store.expire().expect("expire"), Expired::default());
+    drop(store);
+    let store = Store::open(Config { log_bytes_max: 1, ..config }).expect("opens");
+    store.expire().expect("expire");
+    assert_eq!(store.engine().expect("open").partitions().len(), 1, "never the newest");
+    assert_eq!(store.recover(&[(stream("EVENTS"), 301)]).expect("recover").len(), 1);
+}
+
+#[test]
+fn what_may_come_again_stays_in_the_log_whatever_its_size() {
+    let dir = TempDir::new().expect("tempdir");
+    let (store, config) = log_of(&dir, 8 << 10);
+    fill_log(&store, 1..=100, 60);
+    let expired = store.expire().expect("expire");
+    assert!(expired.by_size > 10, "{expired:?}");
+    assert!((30..=41).contains(&first_in_log(&store)), "40 is the ack floor: {}", first_in_log(&store));
+    let engine = store.engine().expect("open");
+    let an_hour_later = partition::expire(&engine, now_ms() + HOUR_MS + 1, &config).expect("expire");
+    assert!(an_hour_later.by_size > 10, "{an_hour_later:?}");
+    drop(engine);
+    // The reader of a held subscription may bring again what was recorded of late, though it is acked.
+    let position = position_at(at(150));
+    store.commit(&[Change::Hold { subscription: sub("crm"), position }]).expect("commit");
+    let first = first_in_log(&store);
+    fill_log(&store, 101..=200, 0);
+    assert_eq!((store.expire().expect("expire"), first_in_log(&store)), (Expired::default(), first));
+    store.commit(&[Change::Unhold { subscription: sub("crm"), stream: stream("EVENTS") }]).expect("commit");
+    assert!(store.expire().expect("expire").by_size > 10);
 }

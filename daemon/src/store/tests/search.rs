@@ -53,7 +53,7 @@ fn the_search_leaps_to_when_the_next_attempt_was_due() {
     store.commit(&[Change::Park { parked: Box::new(parked("crm", 1, due_ms)), log: waits }]).expect("commit");
     // Far more flushes than one stretch of the search reads, written without syncing each.
     let engine = store.engine().expect("open");
-    let (tree, _) = engine.partition(2, now_ms(), Duration::from_secs(3600)).expect("partition");
+    let tree = engine.partition(2, now_ms(), store.config()).expect("partition").0.tree;
     let others = STRETCH_FLUSHES_MAX as u64 + 5_000;
     for n in 2..others {
         let one = LogEntry { at_ms: 1_700_000_000_000 + n * 30, ..entry("crm", n) };

@@ -100,7 +100,7 @@ fn registrations_positions_and_checkpoints_stay() {
     store.put_registration(&sub("crm"), &registration).expect("put");
     let mut recorded_above = RangeSet::new();
     recorded_above.insert_range(12, 15);
-    let held = PositionRecord { position: at(10), recorded_above };
+    let held = PositionRecord { recorded_above, ..position_at(at(10)) };
     store
         .commit(&[
             Change::Hold { subscription: sub("crm"), position: held.clone() },

@@ -12,6 +12,10 @@ pub(super) const EVENTS: u64 = 40;
 /// One delivery: sequence and part.
 pub(super) type Part = (u64, u32);
 
+/// What a position in the store tells: where the reader goes on, what is on record from there on, and of which events some
+/// parts are.
+pub(super) type Told = (u64, RangeSet, BTreeMap<u64, RangeSet>);
+
 /// What an event is like.
 pub(super) struct Plan {
     /// Does the subscription ask for it?
@@ -32,7 +36,7 @@ pub(super) struct Lasting {
     /// The highest that JetStream has sent.
     pub(super) delivered: u64,
     pub(super) unacked: BTreeSet<u64>,
-    pub(super) position: Option<(u64, RangeSet)>,
+    pub(super) position: Option<Told>,
     pub(super) log: BTreeSet<Part>,
     /// What waits in the store for its next attempt, in a subscription that keeps an order.
     pub(super) parked: BTreeMap<Part, Box<str>>,
@@ -87,7 +91,9 @@ impl Lasting {
     /// As it is made from the store when a daemon starts.
     pub(super) fn ledger(&self, stream: StreamName) -> Ledger {
         let mut ledger = match &self.position {
-            Some((position, above)) => Ledger::held_at(stream, *position, above.clone(), self.delivered),
+            Some((position, above, partly)) => {
+                Ledger::held_at(stream, *position, above.clone(), self.delivered).with_parts(partly.clone())
+            }
             None => Ledger::live(stream, self.delivered),
         };
         ledger.read_to_end();
@@ -116,7 +122,7 @@ impl Lasting {
 
     /// Whatever is acked is on record, or the reader will bring it, also after a crash.
     pub(super) fn check_acked(&self) {
-        let position = self.position.as_ref().map_or(u64::MAX, |(position, _)| *position);
+        let position = self.position.as_ref().map_or(u64::MAX, |(position, ..)| *position);
         for sequence in (1..=self.delivered.min(position - 1)).filter(|s| !self.unacked.contains(s)) {
             let safe = self.plan(sequence).gone || self.is_recorded(sequence);
             assert!(safe, "{sequence} is acked, but neither on record nor ahead");
@@ -149,16 +155,6 @@ impl Lasting {
                 self.excused.insert(*part, *times);
             }
         }
-        self.excuse_halves();
-    }
-
-    /// The position knows whole events only: the parts on record of an event that is not whole are forgotten once the ack
-    /// floor has passed it.
-    pub(super) fn excuse_halves(&mut self) {
-        let floor = self.floor();
-        let half = |(sequence, _): &Part| *sequence <= floor && !self.is_recorded(*sequence);
-        let parts: Vec<Part> = self.received.keys().copied().filter(half).collect();
-        self.excuse(parts);
     }
 
     fn excuse(&mut self, parts: Vec<Part>) {
@@ -180,8 +176,11 @@ impl Lasting {
     }
 
     /// Will a daemon that starts now know of this record?
-    fn is_known(&self, (sequence, _): Part) -> bool {
-        let told = |(position, above): &(u64, RangeSet)| sequence < *position || above.contains(sequence);
+    fn is_known(&self, (sequence, part): Part) -> bool {
+        let told = |(position, above, partly): &Told| {
+            let in_part = partly.get(&sequence).is_some_and(|parts| parts.contains(part.into()));
+            sequence < *position || above.contains(sequence) || in_part
+        };
         sequence > self.floor() || self.position.as_ref().is_none_or(told)
     }
 }

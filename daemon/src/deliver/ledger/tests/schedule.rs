@@ -23,7 +23,7 @@ use self::broken::Broken;
 use self::ordered::Keeper;
 use self::replayed::Driver;
 pub(super) use self::replayed::OnRecord;
-use super::lasting::{EVENTS, Lasting, Part, Plan};
+use super::lasting::{EVENTS, Lasting, Part, Plan, Told};
 use crate::deliver::lane::{Count, Lane, Limits, Offered, Record, Token, completed};
 use crate::deliver::ledger::{Ledger, PositionChange};
 use crate::domain::{
@@ -64,7 +64,7 @@ struct Job {
 enum Write {
     /// On record, and under that key parked.
     Record(Part, Option<Box<str>>),
-    Position(Option<(u64, RangeSet)>),
+    Position(Option<Told>),
     /// An outcome of a replay.
     Mark(JobId, Mark),
     /// The place of a replay.
@@ -178,7 +178,7 @@ impl Simulation {
         self.lasting.plans.iter_mut().take(after).for_each(|plan| plan.matches = false);
         let after = after as u64;
         (self.lasting.begins_after, self.lasting.delivered, self.lasting.published) = (after, last, last);
-        self.lasting.position = Some((after + 1, RangeSet::new()));
+        self.lasting.position = Some((after + 1, RangeSet::new(), Default::default()));
         let mut ledger = Ledger::held_at(stream(), after + 1, RangeSet::new(), known);
         ledger.begin_after(after);
         if self.broken != Some(Broken::ReadToEnd) {
@@ -480,7 +480,7 @@ impl Simulation {
         };
         let Some(change) = change else { return };
         let position = match change {
-            PositionChange::Save { sequence, done_above } => Some((sequence, done_above)),
+            PositionChange::Save { sequence, done_above, partly_above } => Some((sequence, done_above, partly_above)),
             PositionChange::Remove => None,
         };
         let token = Token::Position { lane: Arc::clone(&self.lane), ledger: 0 };

@@ -40,7 +40,6 @@ impl Simulation {
         }
         self.dry = false;
         self.settle_acks();
-        self.lasting.excuse_halves();
         self.start();
     }
 

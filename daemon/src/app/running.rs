@@ -159,10 +159,9 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     );
     let (mut links, mut feeds, mut tails) = (Vec::new(), Vec::new(), Vec::new());
     for stream in app.streams {
-        let store = app.store.clone();
+        let (store, metrics) = (app.store.clone(), app.metrics.stream(stream.name.as_str()));
         tails.push(stream.live.status());
         tasks.acks.spawn(stream.live.acks().run(move || store.writable().is_ok(), stops.acks.clone()));
-        let metrics = app.metrics.stream(stream.name.as_str());
         let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
         links.push(link);
         feeds.push(feed);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use sluiced_tests::paths::{author_cache, plugin_dir, sluiced_binary, target, workspace};
+use sluiced_tests::paths::{author_cache, plugin_dir, sluiced_binary, target, test_plugin_dir, workspace};
 
 mod dry_run;
 mod walk;
@@ -108,6 +108,23 @@ fn a_difference_is_shown_fails_the_test_and_can_be_blessed() {
     assert!(fs::read_to_string(&out).expect("read").contains("\"drop\""));
     let one = test(&["--only", "small"]).well();
     assert!(one.ends_with("1 passed, 0 failed\n"), "{one}");
+}
+
+#[test]
+fn a_fault_fails_the_test_with_what_it_cost() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for misdeed in ["loop", "trap"] {
+        let input = format!(
+            r#"{{ "config": {{ "do": "{misdeed}", "when_type": "a", "amount": null }}, "as": "filter", "event": {{ "type": "a" }} }}"#
+        );
+        fs::write(dir.path().join(format!("{misdeed}.in.json")), input).expect("written");
+    }
+    let said = plugin(&["test", text(&test_plugin_dir().join("hostile.wasm")), "--fixtures", text(dir.path())]).badly();
+    assert!(said.out.contains("fault: deadline") && said.out.contains("used up its 50 ms"), "{}", said.out);
+    assert!(said.out.contains("fault: trap") && said.out.ends_with("0 passed, 2 failed\n"), "{}", said.out);
+    let row = said.out.lines().find(|line| line.contains("FAILED  loop")).expect("a row");
+    let took: f64 = row.split_whitespace().nth(2).and_then(|ms| ms.parse().ok()).expect("a time");
+    assert!(took >= 50.0 && row.contains("MiB"), "{row}");
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! `cargo xtask build`: the daemon, the standard plugins, and the hostile plugins of the tests.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
 use crate::steps::{say, step};
 use crate::tools;
-use crate::workspace::{binary, cargo, packages_below, plugin_dir, root, target, test_plugin_dir};
+use crate::workspace::{
+    author_cache, binary, cargo, files_below, packages_below, plugin_dir, projects_below, root, target, test_plugin_dir,
+};
 
 const WASM_ARGS: [&str; 5] = ["build", "--profile", "plugin", "--target", "wasm32-wasip2"];
 
@@ -17,12 +21,27 @@ const PROFILE_PLUGIN: [&str; 7] =
 
 /// Builds what a user runs: the daemon and the standard plugins.
 pub(crate) fn run(release: bool) -> Result<()> {
-    tools::wasm_target()?;
-    daemon(release)?;
-    plugins()?;
+    rust(release)?;
+    other_plugins(&binary("sluiced", release), Missing::LeftOut)?;
     say(&format!("daemon:  {}", binary("sluiced", release).display()));
     say(&format!("plugins: {}", plugin_dir().display()));
     Ok(())
+}
+
+/// Builds what is written in Rust: the daemon, and all standard plugins but the examples in other languages.
+pub(crate) fn rust(release: bool) -> Result<()> {
+    tools::wasm_target()?;
+    daemon(release)?;
+    plugins()
+}
+
+/// What becomes of a plugin whose tool chain is not to be had on this machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is left out, which is said.
+    LeftOut,
+    /// The build fails.
+    Fails,
 }
 
 /// Builds the daemon. A release has the daemon's own dependency features and no others; any other build shares its
@@ -42,6 +61,50 @@ pub(crate) fn plugins() -> Result<()> {
     }
     step("build plugins", &mut build)?;
     names.iter().try_for_each(|name| install(name, &plugin_dir()))
+}
+
+/// Builds every project below `plugins/` that is not in Rust, with the daemon's own `plugin build`. A project is left as
+/// it is while its files are the same: componentizing takes up to half a minute, and what it makes is another component
+/// each time, which is compiled for as long once more.
+pub(crate) fn other_plugins(sluiced: &Path, missing: Missing) -> Result<()> {
+    for name in projects_below("plugins")? {
+        let project = root().join("plugins").join(&name);
+        let (stamp, print) = (plugin_dir().join(format!("{name}.stamp")), fingerprint(&project)?);
+        let built = plugin_dir().join(format!("{name}.wasm")).is_file();
+        if built && fs::read_to_string(&stamp).is_ok_and(|text| text == print) {
+            say(&format!("plugin {name}: built"));
+            continue;
+        }
+        if let Err(error) = tools::for_project(&project) {
+            if missing == Missing::Fails {
+                return Err(error);
+            }
+            say(&format!("plugin {name}: NOT built: {error:#}"));
+            continue;
+        }
+        let mut build = Command::new(sluiced);
+        build.args(["plugin", "build"]).arg(&project).arg("--out").arg(plugin_dir());
+        step(&format!("build plugin {name}"), build.env("SLUICED_CACHE_DIR", author_cache()))?;
+        // A look at it compiles it, once, so that nothing later has to wait for that.
+        let mut inspect = Command::new(sluiced);
+        inspect.args(["plugin", "inspect"]).arg(plugin_dir().join(format!("{name}.wasm"))).stdout(Stdio::null());
+        step(&format!("compile plugin {name}"), inspect.env("SLUICED_CACHE_DIR", author_cache()))?;
+        fs::write(&stamp, print).with_context(|| format!("writing {}", stamp.display()))?;
+    }
+    Ok(())
+}
+
+/// What a component is made of: the project's files, the contract, and the versions of the tool chains.
+fn fingerprint(project: &Path) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    let shared = ["sdk/wit/plugin.wit", "daemon/src/cli/plugin/tools.rs", "daemon/src/cli/plugin/build.rs"];
+    let files = files_below(project)?.into_iter().chain(shared.map(|file| root().join(file)));
+    for file in files {
+        // Not where the checkout lies: another one may use the same target directory.
+        hasher.write(file.strip_prefix(root()).unwrap_or(&file).to_string_lossy().as_bytes());
+        hasher.write(&fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// Builds every package below `tests/plugins/` and copies it to `<target>/test-plugins/NAME.wasm`.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::steps::{last_step, say, step};
-use crate::workspace::cargo;
+use crate::workspace::{binary, cargo};
 use crate::{build, check, tools};
 
 /// Runs the checks and all tests, or with `filters` only the tests whose names contain one of them.
@@ -21,6 +21,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     // The daemon's own binary is among these; the test runner alone would not build it, as its package has no
     // integration tests of its own.
     step("build tests", cargo().args(["build", "--workspace", "--all-targets"]))?;
+    build::other_plugins(&binary("sluiced", false), build::Missing::Fails)?;
     if filters.is_empty() {
         // Before the others, so that the closing lines are those of the whole run.
         step("doc tests", cargo().args(["test", "--doc", "--quiet", "--workspace"]))?;

@@ -66,6 +66,24 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
     )
 }
 
+/// Makes sure that a plugin's project in JavaScript or Python can be built: that Node.js with npm, or Python with pip, is
+/// there. What is built with them, componentize-js and componentize-py, `sluiced plugin build` gets by itself.
+pub(crate) fn for_project(project: &Path) -> Result<()> {
+    let (programs, packages): (&[&str], &[&str]) = match project.join("package.json").is_file() {
+        true => (&["node", "npm"], &["nodejs", "npm"]),
+        false => (&["python3"], &["python3", "python3-pip", "python3-venv"]),
+    };
+    let missing = || programs.iter().find(|program| ask(Command::new(program).arg("--version")).is_none());
+    let Some(program) = missing() else { return Ok(()) };
+    say(&format!("{program}: missing, trying apt-get"));
+    let mut apt = Command::new("apt-get");
+    apt.args(["install", "-y"]).args(packages).stdout(Stdio::null());
+    if succeeds_within(APT_TIME_MAX, &mut apt)? && missing().is_none() {
+        return Ok(());
+    }
+    bail!("{} is built with {}: install it and put it on PATH", project.display(), programs.join(" and "))
+}
+
 /// Whether cargo-nextest is there; the tests run without it too.
 pub(crate) fn nextest() -> bool {
     let found = ask(cargo().args(["nextest", "--version"])).is_some();

@@ -30,6 +30,11 @@ pub(crate) fn test_plugin_dir() -> PathBuf {
     target().join("test-plugins")
 }
 
+/// Where `sluiced plugin` keeps compiled plugins and tool chains, for builds and tests.
+pub(crate) fn author_cache() -> PathBuf {
+    target().join("author")
+}
+
 /// Where tools that were not found on the machine are installed.
 pub(crate) fn tool_dir(tool: &str) -> PathBuf {
     target().join("tools").join(tool)
@@ -42,6 +47,16 @@ pub(crate) fn binary(name: &str, release: bool) -> PathBuf {
 
 /// The names of the packages directly below a folder, in order; none when the folder is absent.
 pub(crate) fn packages_below(folder: &str) -> Result<Vec<String>> {
+    folders_with(folder, &["Cargo.toml"])
+}
+
+/// The names of the plugins' projects in other languages than Rust, directly below a folder, in order.
+pub(crate) fn projects_below(folder: &str) -> Result<Vec<String>> {
+    folders_with(folder, &["package.json", "pyproject.toml"])
+}
+
+/// The names of the folders directly below a folder that hold one of these files, in order.
+fn folders_with(folder: &str, files: &[&str]) -> Result<Vec<String>> {
     let folder = root().join(folder);
     if !folder.is_dir() {
         return Ok(Vec::new());
@@ -49,12 +64,33 @@ pub(crate) fn packages_below(folder: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
         let entry = entry?;
-        if entry.path().join("Cargo.toml").is_file() {
+        if files.iter().any(|file| entry.path().join(file).is_file()) {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     names.sort();
     Ok(names)
+}
+
+/// Every file below a folder, in order, without what is hidden or was built.
+pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') || ["dist", "node_modules", "__pycache__"].contains(&name.as_str()) {
+                continue;
+            }
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// A call of the cargo that runs this, in the workspace.

@@ -8,8 +8,8 @@ use super::bindings::v1;
 use super::error::{Below, Error};
 use super::state::State;
 
-/// The core modules that one component may consist of. Rust components have 1 to 4, JavaScript and Python ones up to 20.
-const CORE_INSTANCES_PER_PLUGIN_MAX: u32 = 32;
+/// The core modules that one component may consist of. Rust components have 1 to 4, a Python one has 38.
+const CORE_INSTANCES_PER_PLUGIN_MAX: u32 = 64;
 /// The memories that one component may have.
 const MEMORIES_PER_PLUGIN_MAX: u32 = 2;
 /// The tables that one component may have.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use sluiced_tests::paths::plugin_cache;
 use sluiced_tests::setup::config;
 use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
 use tempfile::TempDir;
@@ -70,6 +71,39 @@ async fn the_path_is_walked_in_rust() {
     let native = Said::from(native.output().expect("cargo can be started")).well();
     assert!(native.contains("2 passed"), "its own tests, natively: {native}");
     project.deliver().await;
+}
+
+#[tokio::test]
+async fn heavy_the_path_is_walked_in_javascript() {
+    walk_with_a_large_component("js").await;
+}
+
+#[tokio::test]
+async fn heavy_the_path_is_walked_in_python() {
+    walk_with_a_large_component("python").await;
+}
+
+/// The same in a language whose component is large, and another one each time that it is built.
+async fn walk_with_a_large_component(lang: &str) {
+    let project = Project::new(lang);
+    project.build_and_test();
+    let component = project.path().join("dist/large-orders.wasm");
+    let told: Value = serde_json::from_str(&plugin(&["inspect", text(&component), "--json"]).well()).expect("JSON");
+    let imports: Vec<&str> = told["imports"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert!(imports.iter().all(|name| name.starts_with("sluiced:plugin/")), "nothing of WASI: {imports:?}");
+    assert_eq!(told["config_schema"]["required"], serde_json::json!(["field", "min"]));
+    project.deliver().await;
+    forget_compiled(told["sha256"].as_str().expect("a digest"));
+}
+
+/// Removes what was compiled of a component that nobody will see again: it is some thirty megabytes.
+fn forget_compiled(digest: &str) {
+    for entry in fs::read_dir(plugin_cache()).expect("the cache can be listed") {
+        let path = entry.expect("the cache can be listed").path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(digest)) {
+            fs::remove_file(path).expect("a file of this user's can be removed");
+        }
+    }
 }
 
 #[test]

@@ -7,8 +7,18 @@ use sluiced_tests::paths::{author_cache, sluiced_binary, workspace};
 use super::*;
 
 #[test]
+fn fixtures_of_changes() {
+    run("changes");
+}
+
+#[test]
 fn fixtures_of_cloudevents() {
     run("cloudevents");
+}
+
+#[test]
+fn fixtures_of_csv() {
+    run("csv");
 }
 
 #[test]

@@ -62,8 +62,8 @@ enum Played {
 enum Failure {
     /// What came out is not what is expected.
     Fixture(FixtureError),
-    /// The plugin ended in a fault that no fixture can expect.
-    Fault(Fault),
+    /// The plugin ended in a fault that no fixture can expect, at that cost.
+    Fault(Fault, (Duration, usize)),
     /// It cannot be used as the fixture says.
     Unusable(anyhow::Error),
 }
@@ -113,7 +113,9 @@ async fn case(lab: &Lab, fixture: &Fixture, bless: bool) -> Case {
             (in_short(&outcome), cost, checked.map_err(Failure::Fixture))
         }
         Ok(Played::RefusedBySchema(message)) => (shortened(&message, VERDICT_CHARS_MAX), None, Ok(())),
-        Err(Failure::Fault(fault)) => (format!("fault: {}", fault.kind_str()), None, Err(Failure::Fault(fault))),
+        Err(Failure::Fault(fault, cost)) => {
+            (format!("fault: {}", fault.kind_str()), Some(cost), Err(Failure::Fault(fault, cost)))
+        }
         Err(failure) => (String::new(), None, Err(failure)),
     };
     Case { name: fixture.name.clone(), verdict, cost, result }
@@ -132,8 +134,9 @@ async fn played(lab: &Lab, fixture: &Fixture) -> Result<Played, Failure> {
     let started = Instant::now();
     let ran = chain.run(&event).await;
     let took = started.elapsed();
-    let outcome = outcome(fixture.role, ran.passed).map_err(Failure::Fault)?;
-    Ok(Played::Made(outcome, Some((took, chain.memory_bytes()))))
+    let cost = (took, chain.memory_bytes());
+    let outcome = outcome(fixture.role, ran.passed).map_err(|fault| Failure::Fault(fault, cost))?;
+    Ok(Played::Made(outcome, Some(cost)))
 }
 
 /// What came out, on one line.
@@ -182,7 +185,7 @@ impl Failure {
                 std::iter::once(head).chain(diff::lines(expected, actual)).collect()
             }
             Self::Fixture(error) => vec![crate::telemetry::chain(error)],
-            Self::Fault(fault) => vec![fault.to_string()],
+            Self::Fault(fault, _) => vec![fault.to_string()],
             Self::Unusable(error) => vec![format!("{error:#}")],
         }
     }

@@ -2,7 +2,8 @@
 
 This is what `sluiced plugin new` makes: an example to change. A plugin needs only one of both roles: take out the other's
 class, and change `world` in pyproject.toml to `filter-plugin` or `transform-plugin`. The contract, with every type, is
-wit/plugin.wit. There is no clock and no chance in the sandbox: time stands still, and `random` says the same each time.
+wit/plugin.wit. There is no clock, no file and no `print` in the sandbox: asking for one is a trap, not an exception. The time
+is in the event, and `random` says the same each time.
 """
 
 import functools

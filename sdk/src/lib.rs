@@ -79,8 +79,9 @@
 //! # }
 //! ```
 //!
-//! Build it with `cargo build --release --target wasm32-wasip2`, and put `at_least.wasm` into the daemon's plugin
-//! directory; a subscription then names it `at_least`.
+//! `sluiced plugin new` makes such a project, and `sluiced plugin build` its component, `dist/at-least.wasm`, as
+//! `cargo build --release --target wasm32-wasip2` does. Put it into the daemon's plugin directory; a subscription then names
+//! it `at-least`.
 //!
 //! # What holds in the sandbox
 //!
@@ -92,7 +93,7 @@
 //! # Tests
 //!
 //! The [`mod@test`] module builds events and runs event fixtures, pairs of files with an event in and what is expected out.
-//! The daemon's own tests run the same files on the built component.
+//! `sluiced plugin test` runs the same files on the component, in the daemon's engine and limits.
 
 #![cfg_attr(not(target_family = "wasm"), forbid(unsafe_code))]
 

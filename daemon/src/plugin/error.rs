@@ -61,6 +61,21 @@ pub enum Error {
         /// The limit.
         bytes_max: u64,
     },
+    /// The file is something else than WebAssembly.
+    #[error("the file of plugin `{plugin}` is not WebAssembly: a plugin is a component, a .wasm file")]
+    NotWasm {
+        /// The plugin's name.
+        plugin: Box<str>,
+    },
+    /// The file is WebAssembly without the component's types.
+    #[error(
+        "the plugin `{plugin}` is a core module, not a component: build it with `sluiced plugin build`, or for the target \
+         wasm32-wasip2"
+    )]
+    CoreModule {
+        /// The plugin's name.
+        plugin: Box<str>,
+    },
     /// The file is not a WebAssembly component, or a broken one.
     #[error("the plugin `{plugin}` is not a valid WebAssembly component")]
     Compile {

@@ -281,6 +281,13 @@ impl Plugin {
     }
 
     fn load(shared: &Shared, name: &str, digest: Box<str>, wasm: &[u8]) -> Result<Self, Error> {
+        // The compiler would say both too, in words for those who know the format.
+        if !wasm.starts_with(b"\0asm") {
+            return Err(Error::NotWasm { plugin: name.into() });
+        }
+        if wasm.get(4..8) == Some(b"\x01\0\0\0") {
+            return Err(Error::CoreModule { plugin: name.into() });
+        }
         let component = shared
             .cache
             .component(&shared.engine, &digest, wasm)

@@ -50,10 +50,13 @@ fn an_unknown_plugin_is_named_with_its_path() {
 
 #[test]
 fn what_is_no_component_is_refused() {
-    for content in [&b""[..], b"hello", b"\0asm\x01\0\0\0", &EMPTY_COMPONENT[..6]] {
-        let dir = with_plugin(content);
-        let error = host(dir.path()).load("p").unwrap_err();
-        assert!(matches!(error, Error::Compile { .. }), "{error}");
+    let load = |content| host(with_plugin(content).path()).load("p").unwrap_err();
+    for content in [&b""[..], b"hello", &EMPTY_COMPONENT[..3]] {
+        assert!(matches!(load(content), Error::NotWasm { .. }), "{content:?}");
+    }
+    assert!(matches!(load(b"\0asm\x01\0\0\0"), Error::CoreModule { .. }));
+    for content in [&EMPTY_COMPONENT[..6], b"\0asm\x0d\0\x01\0\xff"] {
+        assert!(matches!(load(content), Error::Compile { .. }), "{content:?}");
     }
 }
 

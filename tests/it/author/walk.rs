@@ -107,6 +107,21 @@ fn forget_compiled(digest: &str) {
 }
 
 #[test]
+fn what_a_build_needs_and_the_machine_has_not_is_named_with_how_to_get_it() {
+    let nothing = tempfile::tempdir().expect("a folder");
+    for (lang, missing, remedy) in [
+        ("rust", "cargo is missing", "https://rustup.rs"),
+        ("js", "node is missing", "Node.js 20 or newer, with npm"),
+        ("python", "python3 is missing", "Python 3.10 or newer, with pip"),
+    ] {
+        let project = Project::new(lang);
+        let mut build = command(&["build", text(&project.path())]);
+        let said = Said::from(build.env("PATH", nothing.path()).env_remove("CARGO").output().expect("it runs")).badly();
+        assert!(said.err.contains(missing) && said.err.contains(remedy), "{lang}: {}", said.err);
+    }
+}
+
+#[test]
 fn a_project_of_another_name_or_without_a_language_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let said = plugin(&["new", "Large Orders", "--within", text(dir.path())]).badly();

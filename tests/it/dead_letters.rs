@@ -225,3 +225,48 @@ async fn a_subject_that_dead_letters_cannot_go_to_stops_the_start() {
     daemon.process().wait_ended(SOON).await;
     assert!(daemon.log().contains("stream EVENTS takes the subject dlq.crm"), "{}", daemon.log());
 }
+
+#[tokio::test]
+async fn a_dead_letter_that_is_too_large_is_published_without_its_body_and_says_where_that_is() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    nats.create_stream("DLQ", &["dlq.>"]).await;
+    receiver.set(Behaviour::Status(400));
+    let daemon = TestDaemon::start(&nats, &config(PUBLISHED, &[Webhook::new("crm", &receiver)])).await;
+    // As large as the server takes: the headers of a dead letter are too much.
+    let body = format!("{{\"n\": \"{}\"}}", "x".repeat((1 << 20) - 9));
+    nats.publish("events.orders.created", body.clone()).await;
+    daemon.wait_metric("sluiced_dead_letters_published_total", &[], 1.0).await;
+    let stream = nats.jetstream().await.get_stream("DLQ").await.expect("the stream");
+    let message = stream.get_raw_message(1).await.expect("a message");
+    let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+    assert_eq!((message.payload.len(), header("Sluiced-Body-Omitted")), (0, body.len().to_string()));
+    assert_eq!((header("Sluiced-Subscription").as_str(), header("Sluiced-Status").as_str()), ("crm", "400"));
+    let letter = get(&daemon, &header("Sluiced-Body-At")).await;
+    assert_eq!(letter["id"], header("Sluiced-Delivery-Id"));
+}
+
+#[tokio::test]
+async fn a_subscription_added_at_run_time_whose_dead_letters_would_come_back_is_refused() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    // The daemon reads a stream with more subjects than it was told of: one of them is where the letters of `loop` go.
+    nats.create_stream("EVENTS", &["events.>", "dlq.loop"]).await;
+    nats.create_stream("DLQ", &["dlq.crm", "dlq.late"]).await;
+    let crm = Webhook::new("crm", &receiver);
+    let daemon = TestDaemon::start(&nats, &config(PUBLISHED, std::slice::from_ref(&crm))).await;
+    let with = |name: &str| config(PUBLISHED, &[crm.clone(), Webhook::new(name, &receiver)]);
+    let logged = async |text: &str| {
+        wait_until(&format!("the log has {text:?}"), SOON, async || daemon.log().contains(text)).await;
+    };
+    daemon.write_config(&with("loop"));
+    logged("stream EVENTS takes the subject dlq.loop").await;
+    logged("the changed configuration is refused").await;
+    // One made over the API has an id of the daemon's, and no stream takes its letters.
+    let webhook = serde_json::json!({ "name": "api", "url": receiver.url("/api"), "types": [">"] });
+    let refused = daemon.request("POST", "/api/v1/webhooks", Some(&webhook)).await;
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert!(refused.body.contains("no stream takes the subject dlq.wh_"), "{}", refused.body);
+    daemon.write_config(&with("late"));
+    logged("configuration reloaded").await;
+    nats.publish("events.orders.created", order(1)).await;
+    wait_until("both have it", SOON, async || receiver.counts().requests == 2).await;
+}

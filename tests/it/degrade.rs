@@ -66,6 +66,7 @@ async fn nats_and_the_daemon_killed_together_lose_nothing_and_repeat_only_what_w
     case.nats.restart().await;
     case.daemon.wait_ready().await;
     case.refusing.wait_for_numbers(0..EVENTS, SOON).await;
+    case.taking.wait_for(2 * EVENTS, SOON).await;
     case.nats.wait_drained("EVENTS", "sluiced", SOON).await;
     case.daemon.wait_metric("sluiced_dead_letters", &[], EVENTS as f64).await;
     case.daemon.wait_metric("sluiced_parked", &[], 0.0).await;

@@ -1,5 +1,6 @@
 //! The integration tests: the real binary on real parts.
 
+mod anew;
 mod author;
 mod backup;
 mod config;
@@ -14,6 +15,7 @@ mod endpoint;
 mod failpoints;
 mod failure_table;
 mod faults;
+mod forgetful;
 mod harness;
 mod hold;
 mod nats;

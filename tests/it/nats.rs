@@ -66,17 +66,41 @@ async fn readiness_is_red_with_the_cause_while_nats_is_down_and_green_again() {
 }
 
 #[tokio::test]
-async fn a_daemon_waits_for_a_nats_server_that_starts_after_it() {
+async fn a_daemon_that_starts_without_nats_answers_says_why_and_begins_when_nats_comes() {
     let mut nats = TestNats::start().await;
     let receiver = TestReceiver::start();
     let text = config("", &[Webhook::new("all", &receiver)]);
     nats.kill();
     let mut daemon = TestDaemon::builder(&nats, &text).launch();
+    daemon.wait_answering().await;
     wait_until("it tries again", LONG, async || daemon.log().contains("nats does not answer")).await;
+    assert_eq!(status(&daemon, "/healthz").await, 200);
+    let report = try_request("GET", &daemon.url("/readyz"), None, None).await.expect("it answers");
+    assert_eq!(report.status, 503);
+    let parts = &report.json()["components"];
+    let cause = parts["nats"]["cause"].as_str().unwrap_or_default();
+    let says = ["cannot connect to NATS", &nats.url(), "refused", "trying again"];
+    assert!(says.iter().all(|text| cause.contains(text)), "{cause}");
+    assert_eq!(parts["store"]["ready"], true, "{report:?}");
+    let event = serde_json::json!({ "type": "orders.created", "data": {} });
+    let refused = daemon.request("POST", "/api/v1/events", Some(&event)).await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("starting")));
+    assert!(daemon.request("GET", "/metrics", None).await.body.contains("# EOF"));
     nats.restart().await;
     daemon.wait_ready().await;
     nats.publish_orders("events.orders.created", 0..1).await;
     receiver.wait_for_numbers(0..1, LONG).await;
+    daemon.accounted("all", 1).await;
+}
+
+#[tokio::test]
+async fn what_nats_and_the_configuration_do_not_agree_about_ends_the_start() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let text = config("", &[Webhook::new("all", &receiver)]).replace("create = true", "create = false");
+    let mut daemon = TestDaemon::builder(&nats, &text).launch();
+    let ended = daemon.process().wait_ended(LONG).await;
+    assert_eq!(ended.code(), Some(1), "{}", daemon.log());
+    assert!(daemon.log().contains("stream EVENTS does not exist"), "{}", daemon.log());
 }
 
 /// A daemon that has just begun on a stream of `events` orders, so that what happens next happens mid-run.

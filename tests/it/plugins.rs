@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 mod fixtures;
 mod hostile;
+mod shipped;
 
 /// A plugin directory with some built plugins in it, and a host on it.
 struct Lab {

@@ -168,6 +168,22 @@ impl TestDaemon {
         prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum }).expect("the limit can be set");
     }
 
+    /// Waits until it has named its port and answers there, ready or not.
+    ///
+    /// # Panics
+    /// When it ends, or does not within a minute.
+    pub async fn wait_answering(&mut self) {
+        let answers = comes_true(READY_TIMEOUT, async || {
+            if let Some(status) = self.process().ended() {
+                panic!("sluiced ended at start: {status}\n{}", self.log());
+            }
+            let Ok(listen) = fs::read_to_string(self.data_dir().join("listen")) else { return false };
+            listen.trim().clone_into(&mut self.listen);
+            try_request("GET", &self.url("/healthz"), None, None).await.is_some()
+        });
+        assert!(answers.await, "sluiced does not answer within {READY_TIMEOUT:?}");
+    }
+
     /// Waits until it has named its port and says that it is ready.
     ///
     /// # Panics

@@ -83,6 +83,11 @@ impl TestNats {
         stream.delete_consumer(consumer).await.expect("the consumer can be deleted");
     }
 
+    /// Deletes a stream.
+    pub async fn delete_stream(&self, stream: &str) {
+        self.jetstream().await.delete_stream(stream).await.expect("the stream can be deleted");
+    }
+
     /// Discards every message of a stream.
     pub async fn purge(&self, stream: &str) {
         let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");

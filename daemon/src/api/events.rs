@@ -202,7 +202,7 @@ fn refused(error: &stream::Error) -> Problem {
             Problem::new(status, "clients_per_principal_max", title, detail).retry_after(10)
         }
         stream::Error::NoSuchStream { .. } => Problem::not_found(detail),
-        stream::Error::NoStreamForTypes => Problem::invalid("types", detail),
+        stream::Error::NoStreamForTypes | stream::Error::Forgetful { .. } => Problem::invalid("types", detail),
         stream::Error::UnknownStream { .. } => Problem::invalid("last_event_id", detail),
         stream::Error::NotReady { .. } | stream::Error::Facts { .. } => {
             warn!(error = %chain(error), "an event stream could not be opened");

@@ -1,8 +1,10 @@
 //! Binding, routing and the end.
 
 use std::any::Any;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,12 +13,14 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Fuse};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{debug, error, warn};
@@ -67,25 +71,42 @@ pub struct State {
     pub health: Health,
 }
 
-/// The interface, bound to its address.
+/// The interface, bound to its address. Until it runs it says only how the daemon is, and that it is still starting.
 pub struct Server {
-    listener: TcpListener,
     local_addr: SocketAddr,
-    router: Router,
+    /// All routes, for when it runs.
+    router: Option<Router>,
+    /// All routes, once it runs.
+    open: Arc<OnceLock<Router>>,
+    serving: Fuse<BoxFuture<'static, io::Result<()>>>,
+    /// Ends `serving`.
+    closing: CancellationToken,
     drain_timeout: Duration,
 }
 
 impl Server {
-    /// Binds the address. `more` are routes below `/api/v1` that other modules add, behind the same key.
+    /// Binds the address.
     ///
     /// # Errors
-    /// When the address cannot be bound, or an origin is not one.
-    pub async fn bind(config: Config, state: State, more: Router<State>) -> Result<Self, Error> {
+    /// When the address cannot be bound.
+    pub async fn bind(config: &Config, metrics: Metrics, health: Health) -> Result<Self, Error> {
         let fail = |source| Error::Bind { listen: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
         let local_addr = listener.local_addr().map_err(fail)?;
-        let router = router(&config, state, more)?;
-        Ok(Self { listener, local_addr, router, drain_timeout: config.drain_timeout })
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(%error, "could not turn delays off");
+            }
+        });
+        let (open, closing) = (Arc::<OnceLock<Router>>::default(), CancellationToken::new());
+        let (late, early) = (Arc::clone(&open), starting(metrics, health));
+        let router = Router::new().fallback(async move |request: Request| {
+            let router = late.get().unwrap_or(&early).clone();
+            router.oneshot(request).await
+        });
+        let serve = axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
+        let serving = serve.into_future().boxed().fuse();
+        Ok(Self { local_addr, router: None, open, serving, closing, drain_timeout: config.drain_timeout })
     }
 
     /// The address that it is bound to.
@@ -93,29 +114,57 @@ impl Server {
         self.local_addr
     }
 
+    /// Answers during `work`, which is a part of the daemon's start.
+    pub async fn answer_during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            // It does not end before it is told to.
+            _ = &mut self.serving => work.await,
+        }
+    }
+
+    /// Takes the routes that it is to have when it runs. `more` are routes below `/api/v1` that other modules add, behind
+    /// the same key.
+    ///
+    /// # Errors
+    /// When an origin is not one.
+    pub fn complete(&mut self, config: &Config, state: State, more: Router<State>) -> Result<(), Error> {
+        self.router = Some(router(config, state, more)?);
+        Ok(())
+    }
+
     /// Serves until `stop`; then takes no more connections, and lets requests end within the drain timeout.
     ///
     /// # Errors
     /// When serving fails.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let listener = self.listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "could not turn delays off");
-            }
-        });
-        let serve = axum::serve(listener, self.router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let overdue = async {
+        if let Some(router) = self.router {
+            // It runs once.
+            drop(self.open.set(router));
+        }
+        let closing = async {
             stop.cancelled().await;
+            self.closing.cancel();
             tokio::time::sleep(self.drain_timeout).await;
         };
         tokio::select! {
-            served = serve => served.map_err(Error::Serve),
-            () = overdue => {
+            served = self.serving => served.map_err(Error::Serve),
+            () = closing => {
                 warn!("connections are still open after the drain timeout, leaving them");
                 Ok(())
             }
         }
     }
+}
+
+/// What can be answered before the daemon has all its parts.
+fn starting(metrics: Metrics, health: Health) -> Router {
+    operate::routes(metrics, health)
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(async || Problem::unavailable("starting", "the daemon is starting: /readyz says what it waits for"))
+        .layer(from_fn(log))
 }
 
 /// All routes.
@@ -133,10 +182,7 @@ pub fn router(config: &Config, state: State, more: Router<State>) -> Result<Rout
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(from_fn_with_state(key, auth::authenticate));
-    let router = Router::new()
-        .route("/healthz", get(operate::healthz))
-        .route("/readyz", get(operate::readyz))
-        .route("/metrics", get(operate::metrics))
+    let router = operate::routes(state.metrics.clone(), state.health.clone())
         .method_not_allowed_fallback(method_not_allowed)
         .nest("/api/v1", api)
         .fallback(not_found)

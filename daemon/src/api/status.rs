@@ -156,6 +156,7 @@ impl From<&GapRecord> for Missed {
             cause: match gap.cause {
                 GapCause::Discarded => "discarded",
                 GapCause::Skipped => "skipped",
+                GapCause::Replaced => "replaced",
             },
             events: gap.events,
         }

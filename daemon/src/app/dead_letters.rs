@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::Error;
 use crate::config::{Config, DeadLetterSubject};
 use crate::domain::{DeliveryId, Subject, SubscriptionId};
 use crate::ingest::{self, Nats, Outgoing};
@@ -19,12 +19,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause between two tries while nothing can be published.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// The header that names the subscription.
+const SUBSCRIPTION: &str = "Sluiced-Subscription";
+
 /// Checks that the dead letters of the subscriptions can be published, when they are to be.
-pub(super) async fn check(config: &Config, nats: &Nats, specs: &[(SubscriptionId, Spec)]) -> Result<(), Error> {
+pub(super) async fn check(config: &Config, nats: &Nats, specs: &[(SubscriptionId, Spec)]) -> Result<(), ingest::Error> {
     let Some(to) = &config.dead_letters.publish_subject else { return Ok(()) };
     // A name that is too long for a subject is told when there is something to publish.
     let subjects = specs.iter().filter_map(|(subscription, _)| to.of(subscription).ok()).collect();
-    Ok(nats.check_outgoing(subjects).await?)
+    nats.check_outgoing(subjects).await
 }
 
 /// Publishes dead letters.
@@ -103,7 +106,17 @@ impl Publisher {
         let subject = self.subject.of(&letter.subscription);
         async move {
             let subject = subject.map_err(|error| telemetry::chain(&error))?;
-            match nats.publish_outgoing(message(subject, letter)).await {
+            let mut message = message(subject, letter);
+            let mut sent = nats.publish_outgoing(&message).await;
+            if let Err(ingest::Error::TooLarge(_)) = sent {
+                warn!(
+                    delivery = %mark.1, bytes = message.body.len(),
+                    "a dead letter is larger than nats takes and is published without its body, which stays in the store"
+                );
+                leave_body(&mut message, &mark.1);
+                sent = nats.publish_outgoing(&message).await;
+            }
+            match sent {
                 Ok(()) => drop(published.inc()),
                 Err(error @ ingest::Error::TooLarge(_)) => {
                     let error = telemetry::chain(&error);
@@ -120,7 +133,7 @@ impl Publisher {
 fn message(subject: Subject, letter: DeadLetter) -> Outgoing {
     let id = format!("{}.{}", letter.delivery, letter.failed_ms);
     let mut headers = vec![
-        ("Sluiced-Subscription", letter.subscription.to_string()),
+        (SUBSCRIPTION, letter.subscription.to_string()),
         ("Sluiced-Event-Id", letter.content.event_id.into_string()),
         ("Sluiced-Event-Type", letter.content.event_type.into_string()),
         ("Sluiced-Stream", letter.position.stream.to_string()),
@@ -133,6 +146,15 @@ fn message(subject: Subject, letter: DeadLetter) -> Outgoing {
     headers.extend(letter.failure.status.map(|status| ("Sluiced-Status", status.to_string())));
     headers.extend(letter.content.content_type.map(|kind| ("Content-Type", kind.into_string())));
     Outgoing { subject, id, headers, body: letter.content.body }
+}
+
+/// Takes the body out of a message, and says how large it is and where it is to be had.
+fn leave_body(message: &mut Outgoing, delivery: &DeliveryId) {
+    let subscription = message.headers.iter().find(|(name, _)| *name == SUBSCRIPTION).map(|(_, id)| id.as_str());
+    let path = format!("/api/v1/subscriptions/{}/dead-letters/{delivery}", subscription.unwrap_or_default());
+    let bytes = message.body.len().to_string();
+    message.headers.extend([("Sluiced-Body-Omitted", bytes), ("Sluiced-Body-At", path)]);
+    message.body = Bytes::new();
 }
 
 /// Work on the store, on a thread that may block.

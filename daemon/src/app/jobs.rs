@@ -51,7 +51,7 @@ fn problem(error: &Error) -> Problem {
     let detail = error.to_string();
     match error {
         Error::NoSubscription(_) | Error::NoJob(_) => Problem::not_found(detail),
-        Error::Stream { .. } => Problem::invalid("stream", detail),
+        Error::Stream { .. } | Error::Forgetful { .. } => Problem::invalid("stream", detail),
         Error::Range { .. } => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "range", "There is nothing to replay", detail)
         }

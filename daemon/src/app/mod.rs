@@ -1,6 +1,7 @@
 //! The composition root: a valid configuration in, bound sockets and wired parts out, then run.
 //!
-//! [`App::build`] opens the store, connects to NATS, loads the plugins and binds the listener; nothing is delivered yet.
+//! [`App::build`] opens the store, loads the plugins, binds the listener and connects to NATS, for which it waits as long as
+//! that takes; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
 mod dead_letters;
@@ -9,6 +10,7 @@ mod file_size;
 mod jobs;
 pub mod managed;
 mod master_key;
+mod nats;
 mod parts;
 mod registry;
 mod reload;
@@ -19,19 +21,20 @@ mod running;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
 pub use parts::{check_endpoints, check_plugins, plugin_cache_dir, plugin_limits, reading, store_config};
 pub use reload::Reloader;
+pub use running::Ended;
 
 use self::managed::Managed;
+use self::nats::OpenStream;
 use self::registry::{Ask, Kept, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
@@ -40,22 +43,16 @@ use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Decision, Resume};
 use crate::deliver::{Lane, Secrets};
-use crate::domain::{Pattern, StreamName, SubscriptionId};
-use crate::ingest::{self, Live, Nats};
+use crate::domain::SubscriptionId;
+use crate::ingest::{self, Nats};
 use crate::pipeline::control::Control;
 use crate::pipeline::feed::Routes;
 use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
-use crate::store::{self, Recovered, Store, StreamBinding};
+use crate::store::{self, Recovered, Store};
 use crate::stream::{Hub, Named};
-use crate::telemetry;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::Metrics;
-
-/// How long the start waits for a NATS server that does not answer.
-const NATS_WAIT: Duration = Duration::from_secs(30);
-/// How long to wait between two tries.
-const NATS_RETRY: Duration = Duration::from_millis(500);
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -77,15 +74,6 @@ pub enum Error {
     /// The store cannot be opened, read or written.
     #[error("the store failed")]
     Store(#[from] store::Error),
-    /// A stream forgets what is acked, so that a subscription that was held could not read it again.
-    #[error(
-        "stream {stream} has work-queue or interest retention and forgets what is acked: sluiced needs limits retention, \
-         so that a subscription whose endpoint fails can read on later"
-    )]
-    Retention {
-        /// The stream.
-        stream: StreamName,
-    },
     /// A nats-server of the daemon's own cannot be had.
     #[error("nats-server cannot be run")]
     Managed(#[from] managed::Error),
@@ -110,16 +98,6 @@ pub enum Error {
     /// A signal handler cannot be set up.
     #[error("cannot listen for signals")]
     Signal(#[source] std::io::Error),
-}
-
-/// A stream that is ready to be read.
-struct OpenStream {
-    name: StreamName,
-    live: Live,
-    /// Nothing at or below it comes again, and above it the log is read.
-    floor: u64,
-    /// It has taken the place of an older stream of that name.
-    replaced: bool,
 }
 
 /// The daemon, built and not yet running.
@@ -157,7 +135,7 @@ impl App {
         let began = Instant::now();
         let descriptors_max = descriptors::raise();
         let metrics = Metrics::new();
-        let health = Health::new(["nats", "store"]);
+        let health = Health::new(["nats", "store", "start"]);
         make_data_dir(&config.data_dir)?;
         let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
@@ -170,24 +148,12 @@ impl App {
         let Kept { specs: of_api, idle } = registry.prepare_all()?;
         specs.extend(of_api);
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
-        let broker = match config.nats.managed {
-            true => Some(Managed::start(parts::managed(&config)).await?),
-            false => None,
-        };
-        let mut to = parts::nats(&config, &specs);
-        if let Some(broker) = &broker {
-            to.urls = vec![broker.url().to_owned()];
-            announce(&config.data_dir, "nats-url", broker.url())?;
-        }
-        let nats = connect(to).await?;
-        dead_letters::check(&config, &nats, &specs).await?;
-        let mut streams = Vec::new();
-        for stream in nats.streams() {
-            streams.push(open_stream(&nats, &store, stream, &types(&specs)).await?);
-        }
+        let mut server = Server::bind(&parts::api(&config), metrics.clone(), health.clone()).await?;
+        announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
+        let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
+        let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;
-        health.set("nats", Condition::Ready);
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
         let publisher = Arc::new(nats.clone());
         let state = api::State { publisher, hub: hub.clone(), metrics: metrics.clone(), health: health.clone() };
@@ -196,8 +162,7 @@ impl App {
         let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
         let running = Arc::new(seen);
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
-        let server = access.bind(state, registry.clone(), jobs.clone()).await?;
-        announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
+        access.complete(&mut server, state, registry.clone(), jobs.clone())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
             config: current,
@@ -232,7 +197,7 @@ impl App {
     ///
     /// # Errors
     /// When a part cannot be started, or fails for good.
-    pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
+    pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
         running::run(self, reloader, stop).await
     }
 }
@@ -247,8 +212,14 @@ struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// Binds the API with all its routes.
-    async fn bind(self, state: api::State, registry: Registry, jobs: jobs::Handle) -> Result<Server, api::Error> {
+    /// Gives the API all its routes.
+    fn complete(
+        self,
+        server: &mut Server,
+        state: api::State,
+        registry: Registry,
+        jobs: jobs::Handle,
+    ) -> Result<(), api::Error> {
         let Self { config, store, secrets, nats, running } = self;
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
@@ -261,7 +232,7 @@ impl Reach<'_> {
             .merge(api::backup::routes(backups))
             .merge(api::jobs::routes(Arc::new(jobs)))
             .merge(trace::routes(traced));
-        Server::bind(parts::api(config), state, more).await
+        server.complete(&parts::api(config), state, more)
     }
 }
 
@@ -304,14 +275,6 @@ impl trace::Subscriptions for Running {
     }
 }
 
-/// Every event type that some webhook subscription asks for.
-fn types(specs: &[(SubscriptionId, Spec)]) -> Vec<Pattern> {
-    let mut types: Vec<Pattern> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
-    types.sort();
-    types.dedup();
-    types
-}
-
 fn make_data_dir(dir: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt as _;
 
@@ -324,39 +287,4 @@ fn announce(data_dir: &Path, what: &'static str, address: &str) -> Result<(), Er
     info!(what, address, "bound");
     let written = std::fs::write(data_dir.join(what), format!("{address}\n"));
     written.map_err(|source| Error::DataDir { dir: data_dir.to_owned(), source })
-}
-
-/// Connects, and waits a while for a server that is still starting itself.
-async fn connect(config: ingest::Config) -> Result<Nats, Error> {
-    let deadline = Instant::now() + NATS_WAIT;
-    loop {
-        match Nats::connect(config.clone()).await {
-            Err(error @ ingest::Error::Connect { .. }) if Instant::now() < deadline => {
-                warn!(error = %telemetry::chain(&error), "nats does not answer, trying again");
-                tokio::time::sleep(NATS_RETRY).await;
-            }
-            result => return Ok(result?),
-        }
-    }
-}
-
-/// Opens a stream's consumer, and says from which floor on the store's log is to be read.
-async fn open_stream(
-    nats: &Nats,
-    store: &Store,
-    stream: &ingest::StreamConfig,
-    types: &[Pattern],
-) -> Result<OpenStream, Error> {
-    let facts = nats.facts(&stream.name).await?;
-    let replaced = store.bind_stream(&stream.name, facts.identity)? == StreamBinding::Replaced;
-    if replaced {
-        warn!(stream = %stream.name, "the stream was made anew, what the store knew of the old one no longer counts");
-    }
-    if !facts.keeps_acked {
-        return Err(Error::Retention { stream: stream.name.clone() });
-    }
-    let checkpoint = store.checkpoint(&stream.name)?;
-    let live = Live::open(nats.clone(), stream.clone(), types, checkpoint).await?;
-    let floor = live.floor_before().max(checkpoint.unwrap_or(0));
-    Ok(OpenStream { name: stream.name.clone(), live, floor, replaced })
 }

@@ -85,6 +85,7 @@ pub(super) fn pipeline(config: &Config) -> pipeline::Config {
     pipeline::Config {
         hold_after: config.delivery.hold_after,
         readers_max: config.delivery.readers_max,
+        overflow_parked_max: config.delivery.overflow_parked_max,
         drain_timeout: config.server.drain_timeout,
     }
 }

@@ -136,7 +136,10 @@ impl Registry {
     async fn ask(&self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Refused> {
         let (done, answer) = oneshot::channel();
         self.asks.send(Ask { specs, gone, done }).await.map_err(|_| unavailable(Stopping))?;
-        answer.await.map_err(|_| unavailable(Stopping))?.map_err(unavailable)
+        answer.await.map_err(|_| unavailable(Stopping))?.map_err(|error| match error.is_passing() {
+            true => unavailable(error),
+            false => flaw("", telemetry::chain(&error)),
+        })
     }
 
     async fn kept(&self, id: &SubscriptionId) -> Result<Definition, Refused> {
@@ -238,13 +241,27 @@ impl Webhooks for Registry {
         async move {
             let _changing = self.changing.lock().await;
             let mut kept = self.kept(id).await?;
-            let before = parse(&kept);
+            let (before, as_it_was) = (parse(&kept), kept.clone());
             kept.label = edit.name.clone().unwrap_or(kept.label);
             let mut definition = edit.apply(&before);
             let given = take_secret(&mut definition)?;
             kept.text = text(definition);
             kept.updated_ms = clock::now_ms();
-            let changed = self.put(id, kept).await?;
+            let changed = match self.put(id, kept).await {
+                Ok(changed) => changed,
+                Err(refused @ Refused::Flaws(_)) => {
+                    // It runs as it was, and is to begin so at the next start.
+                    let registry = self.clone();
+                    let (of, as_it_was) = (id.clone(), as_it_was);
+                    blocking(move || {
+                        let keyring = registry.secrets.keyring();
+                        registry.store.put_definition(keyring, &of, &as_it_was).map_err(unavailable)
+                    })
+                    .await?;
+                    return Err(refused);
+                }
+                Err(refused) => return Err(refused),
+            };
             if let Some(secret) = given {
                 self.rotate(id, secret).await?;
             }

@@ -8,11 +8,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::parts;
 use super::registry::{Ask, Kept, Registry};
 use super::reload::Watch;
+use super::{dead_letters, parts};
 use crate::config::{self, Config};
 use crate::deliver::Secrets;
+use crate::domain::SubscriptionId;
+use crate::ingest::Nats;
+use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Subscriptions};
 use crate::plugin::Host;
 use crate::stream::Hub;
@@ -28,6 +31,7 @@ pub(super) struct Reloading {
     pub(super) secrets: Secrets,
     pub(super) hub: Hub,
     pub(super) subscriptions: Subscriptions,
+    pub(super) nats: Nats,
     /// The webhooks that are made over the API.
     pub(super) registry: Registry,
 }
@@ -83,6 +87,10 @@ impl Reloading {
         self.config.store(Arc::clone(&new));
         if let Err(error) = self.put_into_effect(prepared, &old).await {
             self.config.store(old);
+            if !error.is_passing() {
+                error!(error = %chain(&error), "the changed configuration is refused, the running one stays");
+                return true;
+            }
             warn!(error = %chain(&error), "the configuration was not reloaded, trying again");
             return false;
         }
@@ -97,14 +105,26 @@ impl Reloading {
         let gone = gone.filter(|id| !prepared.webhooks.iter().any(|(other, _)| other == *id)).cloned().collect();
         let mut specs = prepared.webhooks;
         specs.extend(of_api.unwrap_or_else(|_| Ok(Kept::default()))?.specs);
-        self.subscriptions.update(specs, gone).await?;
+        self.update(specs, gone).await?;
         self.hub.update(prepared.named);
         Ok(())
     }
 
+    /// Brings the running set up to date, when the dead letters of all that are new can be published as the daemon's start
+    /// wants it.
+    async fn update(
+        &mut self,
+        specs: Vec<(SubscriptionId, Spec)>,
+        gone: Vec<SubscriptionId>,
+    ) -> Result<(), subscriptions::Error> {
+        let config = self.config.load_full();
+        dead_letters::check(&config, &self.nats, &specs).await?;
+        self.subscriptions.update(specs, gone).await
+    }
+
     /// Carries out a change of the webhooks that are made over the API.
     async fn carry_out(&mut self, ask: Ask) {
-        let result = self.subscriptions.update(ask.specs, ask.gone).await;
+        let result = self.update(ask.specs, ask.gone).await;
         // Whoever asked may have gone: the change is in effect all the same.
         let _ = ask.done.send(result);
     }

@@ -5,18 +5,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::dead_letters::Publisher;
+use super::nats::OpenStream;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
-use super::{App, Error, OpenStream, file_size, parts, retention};
+use super::{App, Error, file_size, parts, retention};
 use crate::config::DeadLetterSubject;
 use crate::deliver::{Token, lane};
-use crate::ingest::Nats;
+use crate::ingest::{Nats, live};
 use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
@@ -29,6 +32,10 @@ use crate::{api, telemetry};
 
 /// How often the parts are asked how they are.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// The name under which readiness says that a stream waits for parked deliveries,
+const OVERFLOW: &str = "overflow";
+/// and how many of their subscriptions it names.
+const OVERFLOW_NAMED_MAX: usize = 10;
 /// How much longer than the drain time the stop may take before it goes on without whoever is late.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
@@ -60,12 +67,23 @@ struct Tasks {
     broker: TaskTracker,
 }
 
+/// Why the daemon has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// A stream was deleted and made anew: only a start tells what is known of the old one from what concerns the new one.
+    StreamReplaced,
+}
+
 /// The daemon at work.
 struct Running {
     health: Health,
     gauges: StoreMetrics,
     store: Store,
     nats: Nats,
+    /// How the streams' live tails are.
+    tails: Vec<live::Status>,
     routes: Arc<ArcSwap<Routes>>,
     shared: Shared,
     recorder: Recorder<Token>,
@@ -75,16 +93,24 @@ struct Running {
     serving: tokio::task::JoinHandle<Result<(), api::Error>>,
 }
 
-pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<(), Error> {
+pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
     let watch = Watch::new(reloader)?;
     let published_to = app.config.load().dead_letters.publish_subject.clone();
     let mut running = start(app, watch).await?;
-    running.look_after_dead_letters(published_to);
+    running.look_after_store(published_to);
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
+    let tails = running.tails.clone();
+    let mut replaced: FuturesUnordered<_> = tails.iter().map(live::Status::replaced).collect();
+    let mut ended = Ended::Stopped;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            Some(()) = replaced.next() => {
+                warn!("a stream was made anew, stopping to start again");
+                ended = Ended::StreamReplaced;
+                break;
+            }
             served = &mut running.serving => {
                 if let Ok(Err(error)) = served {
                     error!(error = %telemetry::chain(&error), "the api has ended, stopping");
@@ -95,7 +121,7 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
         }
     }
     running.stop().await;
-    Ok(())
+    Ok(ended)
 }
 
 /// Starts every part's work.
@@ -131,11 +157,11 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
         tasks.workers.clone(),
         stops.workers.clone(),
     );
-    let (mut links, mut feeds) = (Vec::new(), Vec::new());
+    let (mut links, mut feeds, mut tails) = (Vec::new(), Vec::new(), Vec::new());
     for stream in app.streams {
-        let store = app.store.clone();
+        let (store, metrics) = (app.store.clone(), app.metrics.stream(stream.name.as_str()));
+        tails.push(stream.live.status());
         tasks.acks.spawn(stream.live.acks().run(move || store.writable().is_ok(), stops.acks.clone()));
-        let metrics = app.metrics.stream(stream.name.as_str());
         let (link, feed) = feed(stream, metrics, &shared, &app.routes, &room);
         links.push(link);
         feeds.push(feed);
@@ -146,20 +172,20 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
     let secrets = shared.secrets.clone();
     let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
-    let reloading = Reloading { config, host, secrets, hub, subscriptions, registry };
+    let reloading = Reloading { config, host, secrets, hub, subscriptions, nats: app.nats.clone(), registry };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
     let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
     app.jobs.set(jobs);
     feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
-    let looking = file_size::watch(app.store.clone(), app.metrics.store(), app.health.clone(), stops.front.clone());
-    tasks.front.spawn(looking);
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
+    app.health.clear("start");
     Ok(Running {
         gauges: app.metrics.store(),
         health: app.health,
         store: app.store,
         nats: app.nats,
+        tails,
         routes: app.routes,
         shared,
         recorder,
@@ -214,9 +240,10 @@ fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Toke
 }
 
 impl Running {
-    /// Starts what is done about dead letters beside deliveries.
-    fn look_after_dead_letters(&self, published_to: Option<DeadLetterSubject>) {
+    /// Starts what is done about the store's file and about dead letters beside deliveries.
+    fn look_after_store(&self, published_to: Option<DeadLetterSubject>) {
         let (tasks, stop) = (&self.tasks.front, &self.stops.front);
+        tasks.spawn(file_size::watch(self.store.clone(), self.gauges.clone(), self.health.clone(), stop.clone()));
         tasks.spawn(retention::run(self.store.clone(), self.gauges.clone(), stop.clone()));
         if let Some(subject) = published_to {
             let (store, nats, metrics) = (self.store.clone(), self.nats.clone(), self.gauges.clone());
@@ -226,15 +253,34 @@ impl Running {
 
     /// Asks the parts how they are.
     fn look_after(&self) {
-        let nats = match self.nats.is_connected() {
-            true => Condition::Ready,
-            false => Condition::Failing("not connected".to_owned()),
+        let nats = match (self.nats.is_connected(), self.tails.iter().find_map(live::Status::trouble)) {
+            (true, None) => Condition::Ready,
+            (true, Some(trouble)) => Condition::Failing(trouble.into()),
+            (false, _) => Condition::Failing("not connected".to_owned()),
         };
         self.health.set("nats", nats);
+        self.note_overflow();
         self.health.set("store", Condition::of(&self.store.writable()));
         self.gauges.dead_letters.set(i64::try_from(self.store.totals().dead).unwrap_or(i64::MAX));
         let bytes = self.store.size_on_disk().unwrap_or(0);
         self.gauges.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Says in the readiness answer which subscriptions keep a stream waiting that forgets what is acked.
+    fn note_overflow(&self) {
+        if !self.nats.streams().iter().any(|stream| self.nats.is_forgetful(&stream.name)) {
+            return;
+        }
+        let routes = self.routes.load();
+        let full = routes.lanes.iter().filter(|lane| lane.state().overflow.is_full);
+        let names: Vec<&str> = full.map(|lane| lane.id().as_str()).take(OVERFLOW_NAMED_MAX).collect();
+        match names.is_empty() {
+            true => self.health.clear(OVERFLOW),
+            false => {
+                let note = format!("as much is parked as may be, the stream waits for: {}", names.join(", "));
+                self.health.set(OVERFLOW, Condition::Noted(note));
+            }
+        }
     }
 
     /// The order of the stop: take nothing more in; end the streams; let attempts end or park them; make it durable; ack

@@ -1,11 +1,12 @@
 //! `sluiced run`: the daemon, until a signal ends it.
 
+use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{ConfigArgs, EXIT_FAILURE};
-use crate::app::{App, Reloader};
+use crate::app::{App, Ended, Reloader};
 use crate::config::{self, Config, LogFormat};
 use crate::telemetry::log;
 
@@ -17,7 +18,7 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
     let config = args.load()?;
     start_log(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let signals = stop_on_signals(stop.clone())?;
         let file = args.config.clone();
@@ -25,7 +26,7 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
         let daemon = async {
             let app = tokio::select! {
                 app = App::build(config) => app?,
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Ended::Stopped),
             };
             Box::pin(app.run(Some(reloader), stop.clone())).await
         };
@@ -33,7 +34,22 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
             result = daemon => result.map_err(into_cli_error),
             () = signals => unreachable!("the signals' task ends the process or nothing"),
         }
-    })
+    })?;
+    drop(runtime);
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::StreamReplaced => begin_again(),
+    }
+}
+
+/// The same program with the same arguments in the place of this one: the process stays, and what it starts with is what
+/// is durable. It returns only when that cannot be done.
+fn begin_again() -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    let program = std::env::current_exe()?;
+    let mut command = std::process::Command::new(program);
+    Err(command.args(std::env::args_os().skip(1)).exec()).context("cannot start again")
 }
 
 /// Starts logging as the configuration says.

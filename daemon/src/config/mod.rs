@@ -221,6 +221,8 @@ pub struct Delivery {
     pub hold_after: Duration,
     /// Held subscriptions that catch up at a time.
     pub readers_max: usize,
+    /// How many deliveries a subscription may have parked, until events of a stream that forgets what is acked wait in it.
+    pub overflow_parked_max: u64,
     /// When an endpoint without its own policy is left alone, and when its subscription is disabled.
     pub health: HealthPolicy,
     /// How long a signing secret is still signed with after another one took its place.
@@ -386,7 +388,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         let delivery = &config.delivery;
         let guard = (delivery.allow_cidrs.clone(), delivery.deny_ports.clone());
         let client = (delivery.dns_servers.clone(), delivery.proxy.clone(), delivery.connections_max);
-        (guard, client, delivery.retry_after_max, delivery.hold_after, delivery.readers_max)
+        let waits = (delivery.hold_after, delivery.readers_max, delivery.overflow_parked_max);
+        (guard, client, delivery.retry_after_max, waits)
     };
     let differs = [
         ("data_dir", old.data_dir != new.data_dir),

@@ -91,6 +91,7 @@ pub(super) struct Delivery {
     pub(super) rate_limit: Table<RateLimit>,
     pub(super) hold_after: String,
     pub(super) max_readers: i64,
+    pub(super) max_overflow: i64,
     pub(super) breaker: Table<Breaker>,
     pub(super) disable_after: String,
     pub(super) secret_overlap: String,

@@ -344,6 +344,7 @@ fn the_default_file_states_the_bounds() {
         ("retry_after_max", times(&bounds::RETRY_AFTER)),
         ("hold_after", times(&bounds::HOLD_AFTER)),
         ("max_readers", numbers(&bounds::READERS)),
+        ("max_overflow", numbers(&bounds::OVERFLOW)),
         ("disable_after", times(&bounds::DISABLE_AFTER)),
         ("cache_mib", numbers(&bounds::CACHE_MIB)),
         ("log_retention", times(&bounds::LOG_RETENTION)),

@@ -69,6 +69,8 @@ pub mod bounds {
     pub const HOLD_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     /// `delivery.max_readers`
     pub const READERS: RangeInclusive<i64> = 1..=256;
+    /// `delivery.max_overflow`
+    pub const OVERFLOW: RangeInclusive<i64> = 0..=1_000_000;
     /// `attempts_min` of a breaker
     pub const BREAKER_ATTEMPTS: RangeInclusive<i64> = 1..=1000;
     /// `window` of a breaker
@@ -451,6 +453,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let rate_limit = pace::rate_limit(&at.key("rate_limit"), &raw.rate_limit.0, report);
     let hold_after = report.duration(&at.key("hold_after"), &raw.hold_after, &bounds::HOLD_AFTER);
     let readers_max = report.int(&at.key("max_readers"), raw.max_readers, &bounds::READERS);
+    let overflow_parked_max = report.int(&at.key("max_overflow"), raw.max_overflow, &bounds::OVERFLOW);
     let breaker = health::breaker(&at.key("breaker"), &raw.breaker.0, report);
     let disable_after = health::disable_after(&at.key("disable_after"), &raw.disable_after, report);
     let secret_overlap = report.duration(&at.key("secret_overlap"), &raw.secret_overlap, &bounds::SECRET_OVERLAP);
@@ -470,6 +473,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         rate_limit: rate_limit?,
         hold_after: hold_after?,
         readers_max: readers_max?,
+        overflow_parked_max: overflow_parked_max?,
         health: HealthPolicy { breaker: breaker?, disable_after: disable_after? },
         secret_overlap: secret_overlap?,
     })

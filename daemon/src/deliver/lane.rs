@@ -4,6 +4,7 @@
 //! A slot is taken when an attempt begins and given back when its outcome is durable, so that a crash can repeat no more
 //! than `in_flight_max` deliveries of a subscription.
 
+mod overflow;
 mod record;
 mod state;
 mod token;
@@ -16,12 +17,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Offer, Shares};
-use crate::domain::{AckShare, Event, Position, RateLimit, SubscriptionId};
+use crate::domain::{AckShare, Event, RateLimit, SubscriptionId};
 use crate::failpoint::{self, Place};
 use crate::store::{Change, Store};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::SubscriptionMetrics;
 
+pub use overflow::Overflow;
 pub use record::{Count, Ended, Record, position_change};
 pub use state::State;
 pub use token::{Token, completed, concluded};
@@ -140,7 +142,7 @@ impl Lane {
     /// held a short while ago, is given a part of that time only; the former a very small one when the feed is `hurried`.
     pub fn is_stuck(&self, hold_after: Duration, hurried: bool) -> bool {
         let state = self.state.lock();
-        let Some(since) = state.full_since else { return false };
+        let Some(since) = state.full_since.filter(|_| !state.overflow.is_full) else { return false };
         let idle = state.progress_at.is_none_or(|at| at < since);
         let again = state.rejoined_at.is_some_and(|at| at.elapsed() < HOLD_AGAIN);
         let patience = match (idle, again) {
@@ -190,7 +192,7 @@ impl Lane {
         if !state.ledgers.iter().any(Ledger::is_held) {
             state.unread_ms = Some(state.queue.front().map_or_else(clock::now_ms, |event| event.time_ms));
         }
-        let queued: Vec<Position> = state.queue.drain(..).map(|event| event.position.clone()).collect();
+        let queued = state.give_back_queue();
         for ledger in &mut state.ledgers {
             let own = queued.iter().filter(|p| p.stream == *ledger.stream()).map(|p| p.sequence).collect::<Vec<_>>();
             ledger.hold(own);
@@ -249,6 +251,7 @@ impl Lane {
             replay.recorded(*mark);
         }
         let wake = was_full || record.due_ms.is_some() || is_ordered || state.in_flight == 0 || state.has_position();
+        let wake = wake || state.overflow.is_full;
         drop(state);
         self.count(record.count);
         if wake {

@@ -72,6 +72,9 @@ pub struct Ledger {
     stream: StreamName,
     /// The subscription keeps an order: rule 4 holds.
     ordered: bool,
+    /// The stream forgets what is acked, so that no reader could come to it: the ledger is never held, and an event is in
+    /// hand until it is on record.
+    forgetful: bool,
     /// Done with: on record, or dropped by a filter.
     done: RangeSet,
     /// Events with several parts of which some, not all, are on record.
@@ -136,6 +139,7 @@ impl Ledger {
         Self {
             stream,
             ordered: false,
+            forgetful: false,
             done: RangeSet::new(),
             partial: BTreeMap::new(),
             in_hand: BTreeMap::new(),
@@ -175,6 +179,16 @@ impl Ledger {
     /// Does its subscription keep an order?
     pub fn set_ordered(&mut self, ordered: bool) {
         self.ordered = ordered;
+    }
+
+    /// Its stream forgets what is acked.
+    pub fn set_forgetful(&mut self) {
+        self.forgetful = true;
+    }
+
+    /// Does its stream forget what is acked?
+    pub fn is_forgetful(&self) -> bool {
+        self.forgetful
     }
 
     /// Is it held, or catching up?
@@ -321,7 +335,7 @@ impl Ledger {
     /// An event in hand will wait for long. From now on it is as if the reader had brought it: the position stays before it
     /// until it is on record, and its acknowledgements wait only for that position.
     pub fn defer(&mut self, sequence: u64) {
-        let Some(in_hand) = self.in_hand.get_mut(&sequence) else { return };
+        let Some(in_hand) = self.in_hand.get_mut(&sequence).filter(|_| !self.forgetful) else { return };
         in_hand.source = Source::Reader;
         let shares = std::mem::take(&mut in_hand.shares);
         self.resave |= !shares.is_empty();
@@ -341,6 +355,9 @@ impl Ledger {
 
     /// Holds the subscription where the live tail stands, or at the oldest event of `queued` that it gives back unworked.
     pub fn hold(&mut self, queued: impl IntoIterator<Item = u64>) {
+        if self.forgetful {
+            return;
+        }
         let mut cursor = self.offered + 1;
         for sequence in queued {
             cursor = cursor.min(sequence);
@@ -356,7 +373,7 @@ impl Ledger {
     /// An ordered subscription that is not held begins with what was offered to the daemon before this one above `acked`: its
     /// reader brings that, before anything of the live tail.
     pub fn begin_above(&mut self, acked: u64) {
-        if self.ordered && self.held.is_none() && acked < self.offered {
+        if self.ordered && !self.forgetful && self.held.is_none() && acked < self.offered {
             self.held = Some(Held { cursor: acked + 1, skipped: self.offered, to_end: false });
             self.rewound = true;
         }

@@ -38,6 +38,8 @@ struct State {
     settled: Vec<(Subject, Settlement)>,
     /// The highest sequence received.
     routed: u64,
+    /// The stream is no more: nothing is sent.
+    discarded: bool,
 }
 
 /// The ledger of one consumer's messages: which are open, and which are to be acked.
@@ -51,7 +53,7 @@ impl AckSink for Acks {
     fn settle(&self, sequence: u64, settlement: Settlement) {
         let mut state = self.state.lock();
         // A message that came twice while it was open is settled once, under its newest reply.
-        if let Some(open) = state.open.remove(&sequence) {
+        if let Some(open) = state.open.remove(&sequence).filter(|_| !state.discarded) {
             state.settled.push((open.reply, settlement));
         }
         drop(state);
@@ -79,6 +81,14 @@ impl Acks {
     pub(super) fn start_at(&self, routed: u64) {
         let mut state = self.state.lock();
         state.routed = state.routed.max(routed);
+    }
+
+    /// The stream and its consumer are no more. What is settled from now on, or was and has not been sent, is not sent.
+    pub(super) fn discard(&self) {
+        let mut state = self.state.lock();
+        state.discarded = true;
+        state.settled.clear();
+        state.open.clear();
     }
 
     /// How many messages are open.

@@ -106,6 +106,8 @@ pub struct Nats {
     pub(super) jetstream: jetstream::Context,
     pub(super) client: async_nats::Client,
     pub(super) config: Arc<Config>,
+    /// The streams that forget what is acked.
+    forgetful: Arc<[StreamName]>,
 }
 
 impl Nats {
@@ -132,11 +134,16 @@ impl Nats {
         info!(url, version, "connected to nats");
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(API_TIMEOUT);
-        let nats = Self { jetstream, client, config: Arc::new(config) };
+        let mut nats = Self { jetstream, client, config: Arc::new(config), forgetful: Arc::default() };
         nats.jetstream.query_account().await.map_err(|e| Error::JetStream(e.into()))?;
+        let mut forgetful = Vec::new();
         for stream in &nats.config.streams {
             nats.ensure_stream(stream).await?;
+            if !nats.facts(&stream.name).await?.keeps_acked {
+                forgetful.push(stream.name.clone());
+            }
         }
+        nats.forgetful = forgetful.into();
         Ok(nats)
     }
 
@@ -148,6 +155,12 @@ impl Nats {
     /// The configured stream of that name.
     pub fn stream(&self, name: &StreamName) -> Option<&StreamConfig> {
         self.config.streams.iter().find(|s| s.name == *name)
+    }
+
+    /// Did the stream forget what is acked when the daemon connected? It has work-queue or interest retention, and nothing
+    /// that was acked can be read again.
+    pub fn is_forgetful(&self, name: &StreamName) -> bool {
+        self.forgetful.contains(name)
     }
 
     /// Is the connection up at this moment?
@@ -166,7 +179,7 @@ impl Nats {
         Ok(StreamFacts {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
-            identity: u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
+            identity: identity(info),
             messages: info.state.messages,
             keeps_acked: info.config.retention == RetentionPolicy::Limits,
             age_max: (!info.config.max_age.is_zero()).then_some(info.config.max_age),
@@ -219,6 +232,11 @@ impl Nats {
             },
         }
     }
+}
+
+/// What tells a stream from another one of its name: when it was made, in nanoseconds since the Unix epoch.
+pub(super) fn identity(info: &jetstream::stream::Info) -> u64 {
+    u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default()
 }
 
 fn check_subjects(config: &StreamConfig, has: &[String]) -> Result<(), Error> {

@@ -11,11 +11,12 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Stream;
 use futures_util::{FutureExt as _, StreamExt as _};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::acks::Acks;
-use super::connect::{Nats, StreamConfig};
+use super::connect::{Nats, StreamConfig, identity};
 use super::{Error, decode};
 use crate::domain::subject::cover;
 use crate::domain::{AckSink, AckToken, Event, Pattern, StreamName};
@@ -49,10 +50,33 @@ pub struct Received {
     pub after_loss: bool,
 }
 
+/// How a live tail is, for whoever looks after the daemon. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Status {
+    replaced: CancellationToken,
+    trouble: Arc<Mutex<Option<Box<str>>>>,
+}
+
+impl Status {
+    /// Waits until another stream has taken the place of the one that was opened. Nothing more comes from the tail then:
+    /// what is known of the old one's events does not hold for the new one's, and a start is what tells them apart.
+    pub async fn replaced(&self) {
+        self.replaced.cancelled().await;
+    }
+
+    /// Why nothing comes, when the consumer cannot be opened.
+    pub fn trouble(&self) -> Option<Box<str>> {
+        self.trouble.lock().clone()
+    }
+}
+
 /// A stream's live tail.
 pub struct Live {
     nats: Nats,
     stream: StreamConfig,
+    /// Tells the stream from another one of its name.
+    identity: u64,
+    status: Status,
     filter: Vec<Pattern>,
     acks: Arc<Acks>,
     messages: Option<Messages>,
@@ -68,13 +92,15 @@ pub struct Live {
 
 impl Live {
     /// Opens the durable consumer for the subjects of `types`, or makes it. A new one begins after `resume_after` (the ack
-    /// floor on record, when there is one) or else with the next event that is published.
+    /// floor on record, when there is one) or else with the next event that is published. `identity` is the stream's as it
+    /// was seen last.
     ///
     /// # Errors
-    /// When the consumer can neither be found nor made.
+    /// When the consumer can neither be found nor made, or the stream is another one by now.
     pub async fn open(
         nats: Nats,
         stream: StreamConfig,
+        identity: u64,
         types: &[Pattern],
         resume_after: Option<u64>,
     ) -> Result<Self, Error> {
@@ -82,6 +108,8 @@ impl Live {
         let mut live = Self {
             nats,
             stream,
+            identity,
+            status: Status::default(),
             filter,
             acks: Arc::default(),
             messages: None,
@@ -118,6 +146,11 @@ impl Live {
     /// The consumer's ack floor when the tail was opened: nothing at or below it comes again.
     pub fn floor_before(&self) -> u64 {
         self.floor
+    }
+
+    /// A handle on how it is.
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 
     /// The most messages that JetStream hands out unacknowledged.
@@ -257,6 +290,9 @@ impl Live {
     }
 
     async fn reopen(&mut self) {
+        if self.status.replaced.is_cancelled() {
+            return std::future::pending().await;
+        }
         // Everything above our own floor comes again from a consumer that was made anew; what is in flight or on record is
         // recognised.
         let resume_after = self.acks.floor();
@@ -267,10 +303,19 @@ impl Live {
         match opened {
             Ok(messages) => {
                 info!(stream = %self.stream.name, "consumer is open");
+                self.status.trouble.lock().take();
                 self.messages = Some(messages);
             }
+            Err(Error::Replaced { .. }) => {
+                warn!(stream = %self.stream.name, "the stream was deleted and made anew");
+                // By its old place a message of the new stream would be acked.
+                self.acks.discard();
+                self.status.replaced.cancel();
+            }
             Err(error) => {
-                warn!(stream = %self.stream.name, error = %crate::telemetry::chain(&error), "could not open the consumer, trying again");
+                let error = crate::telemetry::chain(&error);
+                warn!(stream = %self.stream.name, error, "could not open the consumer, trying again");
+                *self.status.trouble.lock() = Some(error.into());
                 tokio::time::sleep(REOPEN_DELAY).await;
             }
         }
@@ -305,6 +350,9 @@ impl Live {
     async fn consumer(&self, resume_after: Option<u64>) -> Result<PullConsumer, Error> {
         let name = self.stream.name.as_str();
         let stream = self.nats.jetstream.get_stream(name).await.map_err(|e| self.fail("look for", e))?;
+        if identity(stream.cached_info()) != self.identity {
+            return Err(Error::Replaced { stream: self.stream.name.clone() });
+        }
         let found = match stream.consumer_info(&self.nats.config.consumer_name).await {
             Ok(info) => Some(info.config.deliver_policy),
             Err(error) => match error.kind() {
@@ -315,6 +363,8 @@ impl Live {
         };
         // The deliver policy of a consumer that exists cannot be changed: it is repeated as it stands.
         let deliver_policy = found.unwrap_or(match resume_after {
+            // What such a stream has is what nobody has acked, and it takes no other policy.
+            _ if self.nats.is_forgetful(&self.stream.name) => DeliverPolicy::All,
             Some(floor) => DeliverPolicy::ByStartSequence { start_sequence: floor + 1 },
             None => DeliverPolicy::New,
         });

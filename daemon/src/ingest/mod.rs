@@ -7,6 +7,7 @@
 //! - [`lookup`]: one event by its place, or by its id among the newest.
 //! - [`publish`]: putting an event into a stream.
 //! - [`outgoing`]: the daemon's own messages into streams that it does not read.
+//! - `passing`: which failures pass by themselves.
 //! - `decode`: what a NATS message says, CloudEvents included.
 
 mod acks;
@@ -15,6 +16,7 @@ mod decode;
 pub mod live;
 pub mod lookup;
 pub mod outgoing;
+mod passing;
 pub mod publish;
 pub mod reader;
 pub mod tail;
@@ -64,6 +66,12 @@ pub enum Error {
     /// The stream does not exist and `create` is off.
     #[error("stream {stream} does not exist: create it, or set `create = true` for it")]
     NoStream {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// The stream is not the one that it was: one of the same name has taken its place.
+    #[error("stream {stream} was deleted and made anew")]
+    Replaced {
         /// The stream.
         stream: StreamName,
     },

@@ -27,12 +27,12 @@ impl Nats {
     ///
     /// # Errors
     /// When JetStream does not acknowledge it; [`Error::TooLarge`] when it never will.
-    pub async fn publish_outgoing(&self, message: Outgoing) -> Result<(), Error> {
+    pub async fn publish_outgoing(&self, message: &Outgoing) -> Result<(), Error> {
         let mut headers = HeaderMap::new();
-        for (name, value) in message.headers {
-            headers.insert(name, value.replace(|c: char| c.is_control(), " ").as_str());
+        for (name, value) in &message.headers {
+            headers.insert(*name, value.replace(|c: char| c.is_control(), " ").as_str());
         }
-        let payload = PublishMessage::build().payload(message.body).headers(headers).message_id(message.id);
+        let payload = PublishMessage::build().payload(message.body.clone()).headers(headers).message_id(&message.id);
         let sent =
             self.jetstream.send_publish(message.subject.to_string(), payload).await.map_err(|error| {
                 match error.kind() {

@@ -52,6 +52,12 @@ pub enum Error {
         /// Those that there are.
         known: Vec<String>,
     },
+    /// The stream forgets what is acked.
+    #[error("stream {stream} has work-queue or interest retention: it has no history to replay")]
+    Forgetful {
+        /// The stream.
+        stream: StreamName,
+    },
     /// The stream has no event in the range.
     #[error("there is nothing to replay from {from} to {to}: {stream} has the sequences {first} to {last}")]
     Range {
@@ -229,6 +235,9 @@ impl Jobs {
             (None, [only]) => only.name.clone(),
             _ => return Err(Error::Stream { known: known() }),
         };
+        if nats.is_forgetful(&stream) {
+            return Err(Error::Forgetful { stream });
+        }
         let facts = nats.facts(&stream).await?;
         let (first, last) = (facts.first_sequence.max(1), facts.last_sequence);
         let from = match from {

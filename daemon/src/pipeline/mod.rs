@@ -43,6 +43,8 @@ pub struct Config {
     pub hold_after: Duration,
     /// How many subscriptions catch up at a time.
     pub readers_max: usize,
+    /// How many deliveries a subscription may have parked, until events of a stream that forgets what is acked wait in it.
+    pub overflow_parked_max: u64,
     /// How long attempts under way may take to end when the daemon stops.
     pub drain_timeout: Duration,
 }

@@ -173,8 +173,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_waits_while_another_has_more_than_two_turns(
-            permits in 1usize..4, ages in prop::collection::vec(0u64..5, 4..20),
+        fn nobody_waits_while_another_has_more_than_two_turns_or_three_where_most_have_a_permit(
+            permits in 1usize..6, ages in prop::collection::vec(0u64..5, 6..20),
         ) {
             let readers = Readers::new(permits);
             let mut waiting: Vec<_> = ages.iter().map(|age| Some(readers.acquire(*age, None))).collect();
@@ -196,8 +196,11 @@ mod tests {
                     waiting[index] = Some(readers.acquire(ages[index], Some(permit.round())));
                     drop(permit);
                 }
-                let most = passed_by.iter().flatten().max().expect("some");
-                prop_assert!(*most <= 2, "{:?}", passed_by);
+                let most = *passed_by.iter().flatten().max().expect("some");
+                // With more than two permits, and most of those who want one having it, the rest of a round goes out
+                // together with the beginning of the next.
+                let turns_max = if permits > 2 && ages.len() < permits * 2 { 3 } else { 2 };
+                prop_assert!(most <= turns_max, "{:?}", passed_by);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! state.
 
 mod idle;
+mod register;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,14 +23,13 @@ use crate::deliver::lane::{Lane, Limits, Token};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
-use crate::domain::{Begin, Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
+use crate::domain::{Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::failpoint::{self, Place};
-use crate::ingest::{Nats, StreamFacts};
 use crate::plugin::{self, Chain, Host};
 use crate::route::Table;
-use crate::store::{Change, Disabled, Recovered, Registration};
+use crate::store::{Change, Disabled, GapCause, GapRecord, Recovered, Registration};
+use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::{self, clock};
 use crate::{ingest, store};
 
 /// The fewest live events that a lane lets wait.
@@ -54,6 +54,21 @@ pub enum Error {
         /// What is wrong.
         source: prepared::Error,
     },
+    /// It wants of a stream what that cannot do.
+    #[error(
+        "subscription {subscription} has `{key}` and reads stream {stream}, which has work-queue or interest retention and \
+         forgets what is acked: {reason}"
+    )]
+    Forgetful {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The stream.
+        stream: StreamName,
+        /// What it has.
+        key: &'static str,
+        /// Why that cannot be.
+        reason: &'static str,
+    },
     /// The store could not be read or written.
     #[error("cannot read or write what is known of the subscriptions")]
     Store(#[from] store::Error),
@@ -69,6 +84,17 @@ pub enum Error {
     /// A stream's facts or consumer could not be had.
     #[error("cannot bring the streams up to date")]
     Ingest(#[from] ingest::Error),
+}
+
+impl Error {
+    /// May the same succeed later, with nothing changed in the configuration?
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Plugin { .. } | Self::Endpoint { .. } | Self::Forgetful { .. } => false,
+            Self::Store(_) | Self::Enable(_) | Self::NotDurable | Self::Ending => true,
+            Self::Ingest(error) => error.is_passing(),
+        }
+    }
 }
 
 /// A subscription that is ready to run.
@@ -144,21 +170,6 @@ struct Begun {
     last_sequence: u64,
 }
 
-/// What the streams hold, asked once for all subscriptions that begin together.
-#[derive(Default)]
-struct Facts(Vec<(StreamName, StreamFacts)>);
-
-impl Facts {
-    async fn of(&mut self, nats: &Nats, stream: &StreamName) -> Result<StreamFacts, Error> {
-        if let Some((_, facts)) = self.0.iter().find(|(name, _)| name == stream) {
-            return Ok(facts.clone());
-        }
-        let facts = nats.facts(stream).await?;
-        self.0.push((stream.clone(), facts.clone()));
-        Ok(facts)
-    }
-}
-
 struct Running {
     lane: Arc<Lane>,
     spec: Arc<ArcSwap<Spec>>,
@@ -215,6 +226,7 @@ impl Subscriptions {
         recovered: Vec<Recovered>,
     ) -> Result<(), Error> {
         self.streams = streams;
+        self.check_streams(&specs)?;
         self.forget_unknown(&specs.iter().map(|(id, _)| id).chain(idle.iter().map(|(id, _)| id)).collect())?;
         let mut on_record: HashMap<SubscriptionId, Vec<Recovered>> = HashMap::new();
         for entry in recovered {
@@ -226,10 +238,10 @@ impl Subscriptions {
             self.idle.insert(id.clone(), idle);
         }
         self.settle_secrets(&specs).await?;
-        let mut facts = Facts::default();
         let mut workers = Vec::with_capacity(specs.len());
-        for (id, spec) in specs {
-            let registered = self.register(&id, &spec, Joins::AtStart, &mut facts).await?;
+        let all: Vec<_> = specs.iter().collect();
+        let registered = self.register(&all, Joins::AtStart).await?;
+        for ((id, spec), registered) in specs.into_iter().zip(registered) {
             let recovered = on_record.remove(&id).unwrap_or_default();
             let ledgers = self.ledgers(&registered, &recovered, &spec.order);
             workers.push(self.add(&id, spec, ledgers, &registered.registration));
@@ -246,16 +258,19 @@ impl Subscriptions {
     /// # Errors
     /// When JetStream does not take the new event types or the store not a new subscription: the set is then as before.
     pub async fn update(&mut self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Error> {
+        self.check_streams(&specs)?;
         self.retarget(&specs, &gone).await?;
-        let (mut new, mut facts) = (HashMap::new(), Facts::default());
-        for (id, spec) in specs.iter().filter(|(id, _)| !self.running.contains_key(id)) {
+        let added: Vec<_> = specs.iter().filter(|(id, _)| !self.running.contains_key(id)).collect();
+        for (id, _) in &added {
             // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
             if !self.idle.contains_key(id) && self.shared.store.registration(id)?.is_some() {
                 let (store, id) = (self.shared.store.clone(), id.clone());
                 away(move || store.remove_registration(&id)).await?;
             }
-            new.insert(id.clone(), self.register(id, spec, Joins::Later, &mut facts).await?);
         }
+        let registered = self.register(&added, Joins::Later).await?;
+        let ids: Vec<_> = added.into_iter().map(|(id, _)| id.clone()).collect();
+        let mut new: HashMap<_, _> = ids.into_iter().zip(registered).collect();
         self.settle_secrets(&specs).await?;
         for id in &gone {
             self.idle.remove(id);
@@ -375,58 +390,6 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// What is known of a subscription. In each stream in which it is new it is settled where it begins; where its reader
-    /// is to begin with history, its position is made durable in the same write: a daemon that ends at any instant after
-    /// it leaves one that begins there.
-    async fn register(
-        &self,
-        id: &SubscriptionId,
-        spec: &Spec,
-        joins: Joins,
-        facts: &mut Facts,
-    ) -> Result<Registered, Error> {
-        let known = self.shared.store.registration(id)?;
-        let now_ms = clock::now_ms();
-        let new = || Registration { first_seen_ms: now_ms, updated_ms: now_ms, ..Registration::default() };
-        let mut registration = known.clone().unwrap_or_else(new);
-        let mut begun = Vec::new();
-        for stream in &self.streams {
-            if starts_after(&registration, &stream.name).is_some() {
-                continue;
-            }
-            // All of a stream that took the place of one that the subscription read is after its time.
-            let begin =
-                if known.is_some() && stream.replaced { Begin::All } else { spec.deliver_from.of(&stream.name) };
-            let nats = &self.shared.nats;
-            let now = facts.of(nats, &stream.name).await?;
-            let first = match begin {
-                Begin::Now => now.last_sequence + 1,
-                Begin::All => now.first_sequence.max(1),
-                Begin::Sequence(sequence) => sequence.max(1),
-                Begin::Time(at_ms) => nats.sequence_at(&stream.name, at_ms).await?,
-            };
-            registration.starts_after.push((stream.name.clone(), first - 1));
-            if begin != Begin::Now || joins == Joins::Later {
-                let position = Position { stream: stream.name.clone(), sequence: first };
-                begun.push(Begun { position, last_sequence: now.last_sequence });
-            }
-        }
-        // What disabled it was another endpoint than the one that it has now.
-        if registration.disabled.take_if(|disabled| is_lifted(disabled, spec)).is_some() {
-            info!(subscription = %id, "another endpoint takes the place of the one that was disabled");
-            registration.failing_since_ms = None;
-        }
-        if known.as_ref() != Some(&registration) {
-            registration.updated_ms = now_ms;
-            let positions: Vec<Position> = begun.iter().map(|begun| begun.position.clone()).collect();
-            let (store, id, registration) = (self.shared.store.clone(), id.clone(), registration.clone());
-            failpoint::pass(Place::Registering);
-            away(move || store.register(&id, &registration, &positions.iter().collect::<Vec<_>>())).await?;
-            failpoint::pass(Place::Registered);
-        }
-        Ok(Registered { registration, begun })
-    }
-
     fn ledgers(&self, registered: &Registered, recovered: &[Recovered], order: &Order) -> Vec<Ledger> {
         let ledger = |stream: &StreamLink| {
             let name = &stream.name;
@@ -434,7 +397,9 @@ impl Subscriptions {
             let record = recovered.iter().find(|r| r.stream == *name);
             let begun = registered.begun.iter().find(|begun| begun.position.stream == *name);
             let held = record.and_then(|r| r.position.as_ref());
+            let forgetful = self.shared.nats.is_forgetful(name);
             let mut ledger = match (begun, held) {
+                _ if forgetful => Ledger::live(name.clone(), offered),
                 (Some(begun), _) => {
                     let offered = offered.max(begun.last_sequence);
                     Ledger::held_at(name.clone(), begun.position.sequence, RangeSet::new(), offered)
@@ -445,6 +410,9 @@ impl Subscriptions {
                 }
                 (None, None) => Ledger::live(name.clone(), offered),
             };
+            if forgetful {
+                ledger.set_forgetful();
+            }
             // It may have begun with history that the live tail had no reason to offer.
             ledger.read_to_end();
             if let Some(after) = starts_after(&registered.registration, name).filter(|after| *after > 0) {
@@ -491,7 +459,11 @@ impl Subscriptions {
         }
         let spec = Arc::new(ArcSwap::from_pointee(spec));
         let stop = self.stop.child_token();
-        let worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
+        let mut worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
+        let is_new = |gap: &&GapRecord| self.streams.iter().any(|s| s.replaced && s.name == gap.stream);
+        if let Some(gap) = registration.gaps.last().filter(|gap| gap.cause == GapCause::Replaced).filter(is_new) {
+            worker.tell_of(gap.clone());
+        }
         self.running.insert(id.clone(), Running { lane, spec, stop: stop.clone() });
         (worker, stop)
     }

@@ -8,6 +8,7 @@ mod health;
 mod next;
 mod order;
 mod outcome;
+mod overflow;
 mod replay;
 
 use std::collections::{HashSet, VecDeque};
@@ -162,6 +163,19 @@ impl Worker {
         if !self.resubmit() || !self.keep_order().await {
             return;
         }
+        // A probe waits until nothing is under way, also not to the store: it comes before what would be parked next.
+        let probes = self.in_air.is_empty() && self.breaker.permit(Instant::now()) == Permit::One;
+        if !probes || self.lane.state().disabled.is_some() {
+            self.park_overflow().await;
+        }
+        self.begin_work().await;
+        if probes && !self.in_air.is_empty() {
+            self.park_overflow().await;
+        }
+    }
+
+    /// Begins attempts.
+    async fn begin_work(&mut self) {
         loop {
             let permit = self.breaker.permit(Instant::now());
             let (free, in_flight) = {
@@ -188,6 +202,7 @@ impl Worker {
                 Some(Next::Job(job)) => self.launch(*job),
                 Some(Next::Event(taken)) => self.carry(taken).await,
                 Some(Next::Replayed(replayed)) => self.carry_replayed(replayed).await,
+                None if permit == Permit::All => return self.end_overflow(),
                 None => return,
             }
         }

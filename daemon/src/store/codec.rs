@@ -80,6 +80,7 @@ pub(super) fn write_registration(registration: &Registration) -> Vec<u8> {
         w.number(match gap.cause {
             GapCause::Discarded => 0,
             GapCause::Skipped => 1,
+            GapCause::Replaced => 2,
         });
         w.number(gap.events);
     }
@@ -112,6 +113,7 @@ pub(super) fn read_registration(record: &[u8]) -> Result<Registration, Error> {
             let cause = match r.number()? {
                 0 => GapCause::Discarded,
                 1 => GapCause::Skipped,
+                2 => GapCause::Replaced,
                 _ => return None,
             };
             registration.gaps.push(GapRecord { stream, from, available, at_ms, cause, events: r.number()? });

@@ -103,7 +103,7 @@ pub use recorder::Recorder;
 pub use records::{
     Attempt, Change, Content, DeadKey, DeadLetter, DeliveryPage, Detail, Disabled, Disposition, GAPS_MAX, GapCause,
     GapRecord, HISTORY_ATTEMPTS_MAX, HISTORY_RESPONSE_BYTES_MAX, LastFailure, LogEntry, LogKey, Parked, ParkedKey,
-    PositionRecord, Recorded, Recovered, Registration, StreamBinding, add_attempt, add_gap,
+    PositionRecord, Recorded, Recovered, Registering, Registration, StreamBinding, add_attempt, add_gap,
 };
 pub use retention::{EXPIRE_LETTERS_MAX, Expired};
 pub use search::{EventLog, SEARCH_FLUSHES_MAX, STRETCH_FLUSHES_MAX};
@@ -250,24 +250,20 @@ impl Store {
         })
     }
 
-    /// Records what is known of a subscription together with the positions where its reader begins, in one write; durable
-    /// when it returns.
+    /// Records what is known of subscriptions together with the positions where their readers begin, in one write for all;
+    /// durable when it returns.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn register(
-        &self,
-        subscription: &SubscriptionId,
-        registration: &Registration,
-        begins: &[&Position],
-    ) -> Result<(), Error> {
+    pub fn register(&self, all: &[Registering]) -> Result<(), Error> {
         self.write_directly(|_, _, batch| {
-            let key = keys::of_subscription(kind::REGISTRATION, subscription);
-            batch.insert(key, codec::write_registration(registration));
-            for position in begins {
-                let (recorded_above, partly_above) = Default::default();
-                let record = PositionRecord { position: (*position).clone(), recorded_above, partly_above };
-                batch.insert(keys::held(subscription, &position.stream), codec::write_position(&record));
+            for Registering { subscription, registration, begins } in all {
+                let key = keys::of_subscription(kind::REGISTRATION, subscription);
+                batch.insert(key, codec::write_registration(registration));
+                for position in begins {
+                    let record = PositionRecord::beginning(position.clone());
+                    batch.insert(keys::held(subscription, &position.stream), codec::write_position(&record));
+                }
             }
             Ok(())
         })
@@ -291,8 +287,8 @@ impl Store {
     /// Tells the store which stream bears a name: `identity` is what changes when a stream is deleted and made anew (its
     /// time of creation). To be called for each stream before [`Store::recover`]: sequences start again in a new stream,
     /// and without this the old one's records would pass for the new one's. When the stream is another one, its
-    /// positions, its checkpoint and all `starts_after` of it are removed and the log's entries of it no longer count.
-    /// Durable when it returns.
+    /// checkpoint is removed, the log's entries of it no longer count, and every subscription that had begun in the old one
+    /// is held at the beginning of the new one, with a gap on record. All of that is one write, durable when it returns.
     ///
     /// # Errors
     /// When it cannot be read or written.
@@ -467,23 +463,33 @@ impl Store {
     }
 }
 
-/// Takes out what the store knows of a stream that is no more.
+/// Takes out what the store knows of a stream that is no more. Whoever had begun in it begins with its successor.
 fn forget_stream(engine: &Engine, ledger: &mut Ledger, stream: &StreamName, batch: &mut Batch) -> Result<(), Error> {
     batch.insert(keys::of_stream(kind::VOID, stream), codec::write_number(ledger.next_flush.saturating_sub(1)));
-    batch.remove(keys::of_stream(kind::CHECKPOINT, stream));
+    let checkpoint = keys::of_stream(kind::CHECKPOINT, stream);
+    let acked = match engine.state.get(&checkpoint).map_err(Error::read)? {
+        Some(record) => codec::read_number("checkpoint", &record)?,
+        None => 0,
+    };
+    batch.remove(checkpoint);
+    let mut held = HashMap::new();
     for (subscription, position) in recover::positions(engine)? {
         if position.position.stream == *stream {
             batch.remove(keys::held(&subscription, stream));
+            held.insert(subscription, position.position.sequence);
         }
     }
-    for pair in engine.state.scan_prefix([kind::REGISTRATION]) {
-        let (key, value) = pair.map_err(Error::read)?;
-        let mut registration = codec::read_registration(&value)?;
-        let streams = registration.starts_after.len();
-        registration.starts_after.retain(|(s, _)| s != stream);
-        if registration.starts_after.len() < streams {
-            batch.insert(key, codec::write_registration(&registration));
-        }
+    let position = Position { stream: stream.clone(), sequence: 1 };
+    let beginning = codec::write_position(&PositionRecord::beginning(position));
+    for (subscription, mut registration) in read::registrations(engine)? {
+        let Some((_, after)) = registration.starts_after.iter_mut().find(|(s, _)| s == stream) else { continue };
+        let from = held.get(&subscription).copied().unwrap_or_else(|| acked.max(*after) + 1);
+        *after = 0;
+        let (available, cause, events) = (1, GapCause::Replaced, 0);
+        registration.add_gap(GapRecord { stream: stream.clone(), from, available, at_ms: now_ms(), cause, events });
+        let key = keys::of_subscription(kind::REGISTRATION, &subscription);
+        batch.insert(key, codec::write_registration(&registration));
+        batch.insert(keys::held(&subscription, stream), beginning.clone());
     }
     // Safe before the write is durable: maxima only ever stop a search early, and the void mark written with this stops
     // it earlier still. Should the write fail, the ledger is loaded anew.

@@ -35,13 +35,7 @@ impl Store {
     /// # Errors
     /// When one cannot be read.
     pub fn registrations(&self) -> Result<Vec<(SubscriptionId, Registration)>, Error> {
-        let mut all = Vec::new();
-        for pair in self.engine()?.state.scan_prefix([kind::REGISTRATION]) {
-            let (key, value) = pair.map_err(Error::read)?;
-            let (subscription, _) = keys::parse_subscription(&key).ok_or(Error::Record { what: "registration" })?;
-            all.push((subscription, codec::read_registration(&value)?));
-        }
-        Ok(all)
+        registrations(&*self.engine()?)
     }
 
     /// A stream's ack floor as it was last recorded.
@@ -280,4 +274,15 @@ fn entries_of(value: &[u8], subscription: &SubscriptionId) -> Result<Vec<LogEntr
         }
     }
     Ok(entries)
+}
+
+/// What is known of every subscription.
+pub(super) fn registrations(engine: &Engine) -> Result<Vec<(SubscriptionId, Registration)>, Error> {
+    let mut all = Vec::new();
+    for pair in engine.state.scan_prefix([kind::REGISTRATION]) {
+        let (key, value) = pair.map_err(Error::read)?;
+        let (subscription, _) = keys::parse_subscription(&key).ok_or(Error::Record { what: "registration" })?;
+        all.push((subscription, codec::read_registration(&value)?));
+    }
+    Ok(all)
 }

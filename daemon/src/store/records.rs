@@ -26,6 +26,17 @@ pub struct Registration {
     pub gaps: Vec<GapRecord>,
 }
 
+/// A subscription that is to be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registering {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// What is known of it.
+    pub registration: Registration,
+    /// Where its readers begin.
+    pub begins: Vec<Position>,
+}
+
 /// How many gaps a registration keeps.
 pub const GAPS_MAX: usize = 16;
 
@@ -62,6 +73,8 @@ pub enum GapCause {
     Discarded,
     /// An operator asked for it to be passed over.
     Skipped,
+    /// The stream was deleted, and another one of its name was made.
+    Replaced,
 }
 
 /// History that a subscription did not read.
@@ -71,14 +84,14 @@ pub struct GapRecord {
     pub stream: StreamName,
     /// The first sequence that was to be read.
     pub from: u64,
-    /// The first sequence after it.
+    /// The first sequence after it; of the new stream, when the old one was replaced.
     pub available: u64,
     /// When it was noticed, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// Why it was not read.
     pub cause: GapCause,
     /// How many of its events were the subscription's: at most so many when it was discarded, since nobody can tell any
-    /// more; counted when it was passed over.
+    /// more; counted when it was passed over; 0 when the stream was replaced, since nobody knows what the old one had.
     pub events: u64,
 }
 
@@ -91,6 +104,13 @@ pub struct PositionRecord {
     pub recorded_above: RangeSet,
     /// Of events at or above the position of which some parts are on record, and others not: which are.
     pub partly_above: BTreeMap<u64, RangeSet>,
+}
+
+impl PositionRecord {
+    /// A place from which on nothing is on record.
+    pub fn beginning(position: Position) -> Self {
+        Self { position, recorded_above: RangeSet::default(), partly_above: BTreeMap::default() }
+    }
 }
 
 /// Where a parked delivery lies. Within one subscription keys are ordered by due time.

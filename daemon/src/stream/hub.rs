@@ -201,8 +201,13 @@ impl Hub {
         {
             return Err(Error::UnknownStream { stream: unknown.clone() });
         }
-        let seen: Vec<&StreamConfig> =
-            shared.log.streams().iter().filter(|s| !s.subjects_for(&types).is_empty()).collect();
+        let has_types = |stream: &&StreamConfig| !stream.subjects_for(&types).is_empty();
+        // A stream that forgets what is acked has no second reader, or none that could come back to what it missed.
+        let (forgetful, seen): (Vec<&StreamConfig>, Vec<_>) =
+            shared.log.streams().iter().filter(has_types).partition(|stream| shared.log.is_forgetful(&stream.name));
+        if let (Some(stream), []) = (forgetful.first(), &*seen) {
+            return Err(Error::Forgetful { stream: stream.name.clone() });
+        }
         if seen.is_empty() {
             return Err(Error::NoStreamForTypes);
         }

@@ -31,6 +31,11 @@ pub(super) trait Log: Send + Sync + 'static {
     /// The streams.
     fn streams(&self) -> &[StreamConfig];
 
+    /// Does the stream forget what is acked?
+    fn is_forgetful(&self, _stream: &StreamName) -> bool {
+        false
+    }
+
     /// What a stream holds now.
     fn facts<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<StreamFacts, Error>>;
 
@@ -80,6 +85,10 @@ impl Follow for Tail {
 impl Log for Nats {
     fn streams(&self) -> &[StreamConfig] {
         Self::streams(self)
+    }
+
+    fn is_forgetful(&self, stream: &StreamName) -> bool {
+        Self::is_forgetful(self, stream)
     }
 
     fn facts<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<StreamFacts, Error>> {

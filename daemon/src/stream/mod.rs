@@ -111,6 +111,12 @@ pub enum Error {
     /// No configured stream has events of those types.
     #[error("no stream has events of these types")]
     NoStreamForTypes,
+    /// The only stream with events of those types forgets what is acked.
+    #[error("stream {stream} has work-queue or interest retention: its events are delivered to webhooks only")]
+    Forgetful {
+        /// The stream.
+        stream: StreamName,
+    },
     /// The cursor names a stream that is not configured.
     #[error("the cursor names the stream {stream}, which this daemon does not read")]
     UnknownStream {

@@ -82,6 +82,7 @@ struct Inner {
     held: Family<BySubscription, Gauge>,
     disabled: Family<BySubscription, Gauge>,
     failing: Family<BySubscription, Gauge>,
+    overflow_full: Family<BySubscription, Gauge>,
     quarantined: Family<BySubscription, Gauge>,
     lag_events: Family<BySubscription, Gauge>,
     lag_seconds: Family<BySubscription, Gauge>,
@@ -125,6 +126,8 @@ pub struct SubscriptionMetrics {
     pub disabled: Gauge,
     /// 1 while the endpoint counts as failing.
     pub failing: Gauge,
+    /// 1 while as much is parked as may be, so that a stream that forgets what is acked waits.
+    pub overflow_full: Gauge,
     /// Plugins that are set aside.
     pub quarantined: Gauge,
     /// Events that wait: exact while it reads live, and at most so many while it is held.
@@ -246,6 +249,7 @@ impl Metrics {
             held: Family::default(),
             disabled: Family::default(),
             failing: Family::default(),
+            overflow_full: Family::default(),
             quarantined: Family::default(),
             lag_events: Family::default(),
             lag_seconds: Family::default(),
@@ -283,6 +287,7 @@ impl Metrics {
             held: m.held.get_or_create_owned(&by),
             disabled: m.disabled.get_or_create_owned(&by),
             failing: m.failing.get_or_create_owned(&by),
+            overflow_full: m.overflow_full.get_or_create_owned(&by),
             quarantined: m.quarantined.get_or_create_owned(&by),
             lag_events: m.lag_events.get_or_create_owned(&by),
             lag_seconds: m.lag_seconds.get_or_create_owned(&by),
@@ -307,7 +312,7 @@ impl Metrics {
         for family in counters {
             family.remove(&by);
         }
-        let health = [&m.held, &m.disabled, &m.failing, &m.quarantined];
+        let health = [&m.held, &m.disabled, &m.failing, &m.quarantined, &m.overflow_full];
         let load = [&m.parked, &m.in_flight, &m.lag_events, &m.lag_seconds];
         for family in health.into_iter().chain(load) {
             family.remove(&by);
@@ -384,6 +389,11 @@ impl Inner {
         r.register("held", "1 while a subscription is held or catching up", self.held.clone());
         r.register("disabled", "1 while a subscription is disabled", self.disabled.clone());
         r.register("failing", "1 while an endpoint counts as failing", self.failing.clone());
+        r.register(
+            "overflow_full",
+            "1 while a stream waits for a subscription's parked deliveries",
+            self.overflow_full.clone(),
+        );
         r.register("plugins_quarantined", "Plugins that are set aside", self.quarantined.clone());
         r.register("lag_events", "Events that wait, at most", self.lag_events.clone());
         r.register("lag_seconds", "The age of the oldest event that waits", self.lag_seconds.clone());

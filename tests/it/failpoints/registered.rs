@@ -38,6 +38,18 @@ async fn a_crash_while_a_subscription_is_added_loses_nothing_of_the_others_nor_o
     }
 }
 
+#[tokio::test]
+async fn all_subscriptions_of_a_start_are_registered_by_one_write() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let hooks: Vec<_> = (0..50).map(|number| Webhook::new(&format!("hook-{number}"), &receiver)).collect();
+    let mut daemon = TestDaemon::builder(&nats, &config("", &hooks)).failpoints().start().await;
+    assert!(daemon.terminate().await.success());
+    let more: Vec<_> = (50..100).map(|number| Webhook::new(&format!("hook-{number}"), &receiver)).collect();
+    daemon.write_config(&config("", &more));
+    daemon.arm(&format!("{} = abort @ 2\n", Place::Registering.name()));
+    daemon.restart().await;
+}
+
 async fn wait_for_all(nats: &TestNats, receiver: &TestReceiver, published: u64) {
     receiver.wait_for_numbers(0..published, SOON).await;
     nats.wait_drained("EVENTS", "sluiced", SOON).await;

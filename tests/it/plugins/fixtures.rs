@@ -1,5 +1,6 @@
 //! The fixtures of the standard plugins, run on the built components. The format is in `sdk/FIXTURES.md`.
 
+use std::path::Path;
 use std::process::Command;
 
 use sluiced_tests::paths::{author_cache, sluiced_binary, workspace};
@@ -51,10 +52,13 @@ fn fixtures_of_schema() {
     run("schema");
 }
 
-/// Runs a plugin's fixtures as its author does.
+/// Runs a standard plugin's fixtures.
 fn run(plugin: &str) {
-    let (file, fixtures) =
-        (built(&format!("{plugin}.wasm")), workspace().join("plugins").join(plugin).join("fixtures"));
+    run_in(&built(&format!("{plugin}.wasm")), &workspace().join("plugins").join(plugin).join("fixtures"));
+}
+
+/// Runs the fixtures of a folder on a component, as an author does.
+pub(super) fn run_in(file: &Path, fixtures: &Path) {
     let mut test = Command::new(sluiced_binary());
     test.args(["plugin", "test"]).arg(file).arg("--fixtures").arg(fixtures).env("SLUICED_CACHE_DIR", author_cache());
     let output = test.output().expect("sluiced can be started");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Limits;
 use super::record::{Ended, Record};
+use super::{Limits, Overflow};
 use crate::deliver::health::Health;
 use crate::deliver::ledger::Ledger;
 use crate::deliver::replay::Replay;
@@ -55,6 +55,8 @@ pub struct State {
     pub health: Health,
     /// The subscription's event types.
     pub types: Vec<Pattern>,
+    /// What becomes of events of streams that forget what is acked.
+    pub overflow: Overflow,
     /// The subscription is gone: its position is no longer written, since another lane of that name may follow.
     pub removed: bool,
 }
@@ -86,6 +88,7 @@ impl State {
             health: Health::default(),
             types: Vec::new(),
             lost_changes: Vec::new(),
+            overflow: Overflow::default(),
             removed: false,
         }
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::{AckSink, AckToken, DeliveryId, Settlement, StreamName};
+use crate::domain::{AckSink, AckToken, DeliveryId, Position, Settlement, StreamName};
 use crate::store::{self, Content, DeadLetter, Disposition, LastFailure, LogEntry, Recorder, Resent};
 use crate::telemetry::metrics::Metrics;
 

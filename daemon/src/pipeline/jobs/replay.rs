@@ -50,7 +50,7 @@ pub(super) async fn run(
             }
         }
     };
-    work.end().await;
+    Box::pin(work.end()).await;
     end
 }
 

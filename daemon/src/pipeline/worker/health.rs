@@ -219,6 +219,11 @@ impl Worker {
         }
     }
 
+    /// A gap of the time before this worker, which is on record, and still to be announced.
+    pub fn tell_of(&mut self, gap: GapRecord) {
+        self.course.gap = Some(gap);
+    }
+
     /// History that was gone before it was read.
     pub(super) fn note_gap(&mut self, gap: Gap) {
         let events = gap.available - gap.from;
@@ -244,11 +249,11 @@ impl Worker {
         }
         let Some(gap) = self.course.gap.take() else { return };
         self.course.gap_announced_at = Some(Instant::now());
-        let details = Details {
-            reason: Some("the stream discarded events before they were read"),
-            since_ms: Some(gap.at_ms),
-            gap: Some(&gap),
+        let reason = match gap.cause {
+            GapCause::Replaced => "the stream was deleted and made anew, what it had and was not read is gone",
+            GapCause::Discarded | GapCause::Skipped => "the stream discarded events before they were read",
         };
+        let details = Details { reason: Some(reason), since_ms: Some(gap.at_ms), gap: Some(&gap) };
         self.shared.announcer.announce(Kind::Gap, &self.lane, &details);
     }
 

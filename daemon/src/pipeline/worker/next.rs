@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::{Next, Worker};
+use crate::deliver::breaker::Permit;
 use crate::domain::{DeliveryId, Event};
 use crate::failpoint::{self, Place};
 use crate::pipeline::catchup::{Ask, Brought};
@@ -50,6 +52,10 @@ impl Worker {
     }
 
     pub(super) fn next_live(&mut self) -> Option<Arc<Event>> {
+        // What a probe failed with would be parked beyond the bound.
+        if self.lane.state().overflow.is_full && self.breaker.permit(Instant::now()) != Permit::All {
+            return None;
+        }
         let (event, relieved) = self.lane.state().pop()?;
         if relieved {
             self.room.notify_waiters();

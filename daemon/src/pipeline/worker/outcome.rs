@@ -41,8 +41,9 @@ impl Worker {
         let was_probe = self.breaker.permit(Instant::now()) == Permit::One;
         self.judge(&job, &outcome);
         let landed = Landed { job, outcome, took };
-        let may_go_back =
-            landed.job.ledger.is_some() && landed.job.parts == 1 && matches!(landed.outcome, Outcome::Retry(_));
+        let may_go_back = landed.job.parts == 1
+            && matches!(landed.outcome, Outcome::Retry(_))
+            && landed.job.ledger.is_some_and(|ledger| !self.lane.state().ledgers[ledger].is_forgetful());
         // Where an order is kept, only a probe waits in its place.
         let is_ordered = landed.job.order_key.is_some();
         // An endpoint that is left alone costs a position and no bodies: what fails goes back to the stream.

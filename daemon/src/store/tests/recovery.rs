@@ -1,5 +1,6 @@
 //! What is on record at start, pages of the log, partitions and their end.
 
+use super::super::GapCause;
 use super::super::recover::recover;
 use super::*;
 
@@ -94,9 +95,14 @@ fn a_stream_made_anew_leaves_its_past_behind() {
     assert_eq!(store.bind_stream(&events, 1).expect("bind"), StreamBinding::Known);
     assert_eq!(recorded(&store, &[(events.clone(), 0)]), [("crm".to_owned(), vec![500])]);
     assert_eq!(store.bind_stream(&events, 2).expect("bind"), StreamBinding::Replaced);
-    assert_eq!(recorded(&store, &[(events.clone(), 0)]), []);
+    assert_eq!(recorded(&store, &[(events.clone(), 0)]), [("crm".to_owned(), vec![])]);
     assert_eq!(store.checkpoint(&events).expect("read"), None);
-    assert_eq!(store.registration(&sub("crm")).expect("read"), Some(Registration::default()));
+    let crm = store.registration(&sub("crm")).expect("read").expect("it stays");
+    assert_eq!(crm.starts_after, [(events.clone(), 0)]);
+    let gap = &crm.gaps[0];
+    assert_eq!((gap.from, gap.available, gap.cause, gap.events), (8, 1, GapCause::Replaced, 0));
+    let recovered = store.recover(&[(events.clone(), 0)]).expect("recover");
+    assert_eq!(recovered[0].position.as_ref().map(|p| p.position.clone()), Some(at(1)), "it begins with the new one");
     store.commit(&[finished("crm", 2)]).expect("commit");
     drop(store);
     assert_eq!(recorded(&open(&dir), &[(events, 0)]), [("crm".to_owned(), vec![2])]);

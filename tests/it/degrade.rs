@@ -65,14 +65,7 @@ async fn nats_and_the_daemon_killed_together_lose_nothing_and_repeat_only_what_w
     wait_until("it waits for nats", SOON, waits).await;
     case.nats.restart().await;
     case.daemon.wait_ready().await;
-    case.refusing.wait_for_numbers(0..EVENTS, SOON).await;
-    case.taking.wait_for(2 * EVENTS, SOON).await;
-    case.nats.wait_drained("EVENTS", "sluiced", SOON).await;
-    case.daemon.wait_metric("sluiced_dead_letters", &[], EVENTS as f64).await;
-    case.daemon.wait_metric("sluiced_parked", &[], 0.0).await;
-    let (taking, refusing) = (case.taking.counts().requests, case.refusing.counts().requests);
-    assert!(taking <= 2 * EVENTS + IN_FLIGHT_MAX, "{taking} requests");
-    assert!(refusing <= EVENTS + IN_FLIGHT_MAX, "{refusing} requests");
+    case.assert_all_ends_after_a_kill().await;
 }
 
 impl Case {
@@ -137,6 +130,19 @@ impl Case {
             assert!(books.balances() && books.received == EVENTS && books.parked == 0, "{name}: {books:?}");
             assert_eq!(receiver.counts().unverified, 0);
         }
+    }
+
+    /// Waits until everything has ended after a kill: nothing is lost, and repeated is only what was in flight.
+    async fn assert_all_ends_after_a_kill(&self) {
+        self.refusing.wait_for_numbers(0..EVENTS, SOON).await;
+        // A lane that is full is held, and the stream is drained before it has everything.
+        self.taking.wait_for(2 * EVENTS, SOON).await;
+        self.nats.wait_drained("EVENTS", "sluiced", SOON).await;
+        self.daemon.wait_metric("sluiced_dead_letters", &[], EVENTS as f64).await;
+        self.daemon.wait_metric("sluiced_parked", &[], 0.0).await;
+        let (taking, refusing) = (self.taking.counts().requests, self.refusing.counts().requests);
+        assert!((2 * EVENTS..=2 * EVENTS + IN_FLIGHT_MAX).contains(&taking), "{taking} requests");
+        assert!((EVENTS..=EVENTS + IN_FLIGHT_MAX).contains(&refusing), "{refusing} requests");
     }
 
     async fn ack_floor(&self) -> u64 {

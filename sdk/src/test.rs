@@ -22,11 +22,6 @@ mod build;
 mod fixture;
 mod run;
 
-/// What `fixture` is made of, by the name that it has in the daemon too.
-mod records {
-    pub(super) use crate::{Event, Header, Output, Verdict};
-}
-
 pub use build::{EventBuilder, event};
 pub use fixture::{Fixture, FixtureError, Outcome, Role};
 pub use run::Fixtures;

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Shared;
 use super::announce::{Details, Kind};
+use crate::deliver::Lane;
 use crate::deliver::health::{Error, Resume};
 use crate::deliver::ledger::Ledger;
-use crate::deliver::{Lane, Token};
 use crate::ingest::{self, Reader};
 use crate::store::{Change, Disabled, GapCause, GapRecord};
 use crate::telemetry::{chain, clock};
@@ -92,10 +91,7 @@ impl Control {
 
     /// Hands in a change, and returns when it is durable.
     async fn durable(&self, change: Change) -> Result<(), Error> {
-        let (told, answer) = oneshot::channel();
-        self.shared.recorder.submit(change, Token::Told(told));
-        self.shared.recorder.hurry();
-        if answer.await.unwrap_or(false) { Ok(()) } else { Err(Error::Store) }
+        if self.shared.written(change).await.unwrap_or(false) { Ok(()) } else { Err(Error::Store) }
     }
 
     /// Passes over what waits for a subscription in each stream. It is counted and put on record first.

@@ -25,6 +25,7 @@ pub mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot::{self, error::RecvError};
 use tokio_util::task::TaskTracker;
 
 use self::announce::Announcer;
@@ -34,7 +35,7 @@ use crate::deliver::{Client, Prepared, Secrets, Token};
 use crate::domain::{DeliverFrom, HeadOfLine, HealthPolicy, Order, Pattern, RateLimit, RetryPolicy};
 use crate::ingest::Nats;
 use crate::plugin::Chain;
-use crate::store::{Recorder, Store};
+use crate::store::{Change, Recorder, Store};
 
 /// How the webhook side behaves.
 #[derive(Debug, Clone)]
@@ -70,6 +71,19 @@ pub struct Shared {
     pub announcer: Announcer,
     /// How to behave.
     pub config: Arc<Config>,
+}
+
+impl Shared {
+    /// Hands in a change, in a hurry, and waits for the store's answer: whether it is durable.
+    ///
+    /// # Errors
+    /// When no answer comes, because the store's writer has ended.
+    async fn written(&self, change: Change) -> Result<bool, RecvError> {
+        let (tell, told) = oneshot::channel();
+        self.recorder.submit(change, Token::Told(tell));
+        self.recorder.hurry();
+        told.await
+    }
 }
 
 /// What a worker needs to know of its subscription; replaced as a whole on reload.

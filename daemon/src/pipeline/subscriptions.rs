@@ -19,7 +19,7 @@ use super::feed::{Retarget, Routes};
 use super::worker::Worker;
 use super::{Shared, Spec};
 use crate::deliver::health::{self, Resume};
-use crate::deliver::lane::{Lane, Limits, Token};
+use crate::deliver::lane::{Lane, Limits};
 use crate::deliver::ledger::Ledger;
 use crate::deliver::secrets::Wanted;
 use crate::deliver::{Prepared, Secrets, prepared};
@@ -321,11 +321,8 @@ impl Subscriptions {
         if gone.is_empty() {
             return;
         }
-        let (tell, told) = oneshot::channel();
-        self.shared.recorder.submit(Change::Barrier, Token::Told(tell));
-        self.shared.recorder.hurry();
         // When the store fails they are forgotten when they come back, or at the next start.
-        if !matches!(told.await, Ok(true)) {
+        if !matches!(self.shared.written(Change::Barrier).await, Ok(true)) {
             return;
         }
         for id in gone {

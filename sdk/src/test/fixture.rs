@@ -1,8 +1,6 @@
 //! Event fixtures: a pair of files, `NAME.in.json` with a configuration and an event, and `NAME.out.json` with what the
-//! plugin must make of them. The format is documented in `sdk/FIXTURES.md`.
-//!
-//! This file is compiled twice: here, for an author's native tests, and into the daemon, whose `sluiced plugin test` runs
-//! the same fixtures on the component. So it names nothing of its crate but the records beside it.
+//! plugin must make of them. The format is documented in `sdk/FIXTURES.md`. The daemon's `sluiced plugin test` runs the same
+//! fixtures on the component.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::records::{Event, Header, Output, Verdict};
+use crate::{Event, Header, Output, Verdict};
 
 /// What goes wrong with a fixture.
 #[derive(Debug)]

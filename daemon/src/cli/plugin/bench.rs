@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use sluiced_sdk::test::{Fixture, Role};
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, Role};
 use super::lab::{Lab, LimitArgs, Prepared};
 use super::table::{aligned, size};
-use super::{project, test};
+use super::{project, records, test};
 use crate::cli::write_out;
 use crate::domain::Event;
 use crate::plugin::{Chain, Limits, Passed};
@@ -86,7 +86,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// The figures of one fixture, `None` when it ends in an error.
 async fn figures(warm: &Lab, fresh: &Lab, fixture: &Fixture, time: Duration) -> anyhow::Result<Option<Figures>> {
-    let event = fixture.event.to_domain()?;
+    let event = records::event(&fixture.event)?;
     let (Prepared::Ready(warm), Prepared::Ready(fresh)) = (warm.prepare(fixture)?, fresh.prepare(fixture)?) else {
         return Ok(None);
     };

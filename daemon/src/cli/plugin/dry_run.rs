@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use sluiced_sdk::test::Role;
 use tokio::time::Instant;
 
-use super::fixture::Role;
 use super::lab::Lab;
 use super::table::{aligned, ms, shortened, size};
 use crate::app;

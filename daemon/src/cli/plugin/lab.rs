@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use sluiced_sdk::Verdict;
+use sluiced_sdk::test::{Fixture, Outcome, Role};
 
-use super::fixture::{Fixture, Outcome, Role};
+use super::records;
 use crate::app;
 use crate::cli::check::is_private;
 use crate::cli::environment;
@@ -136,7 +138,6 @@ impl Lab {
 /// # Errors
 /// The fault, when the plugin did not end in an orderly way.
 pub(super) fn outcome(role: Role, passed: Passed) -> Result<Outcome, Fault> {
-    use super::records::Verdict;
     Ok(match (role, passed) {
         (_, Passed::Faulted { fault: Fault { kind: FaultKind::Reported { message }, .. }, .. }) => {
             Outcome::Error(message.into())
@@ -144,7 +145,9 @@ pub(super) fn outcome(role: Role, passed: Passed) -> Result<Outcome, Fault> {
         (_, Passed::Faulted { fault, .. }) => return Err(fault),
         (Role::Filter, Passed::Kept(_)) => Outcome::Verdict(Verdict::Keep),
         (Role::Filter, Passed::Dropped { reason, .. }) => Outcome::Verdict(Verdict::Drop(reason)),
-        (Role::Transform, Passed::Kept(outputs)) => Outcome::Outputs(outputs.into_iter().map(Into::into).collect()),
+        (Role::Transform, Passed::Kept(outputs)) => {
+            Outcome::Outputs(outputs.into_iter().map(records::output).collect())
+        }
         (Role::Transform, Passed::Dropped { .. }) => Outcome::Outputs(Vec::new()),
     })
 }

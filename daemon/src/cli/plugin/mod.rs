@@ -6,13 +6,11 @@ mod bench;
 mod build;
 mod diff;
 mod dry_run;
-#[path = "../../../../sdk/src/test/fixture.rs"]
-pub mod fixture;
 mod inspect;
 mod lab;
 mod new;
 mod project;
-pub mod records;
+mod records;
 mod table;
 mod test;
 mod tools;

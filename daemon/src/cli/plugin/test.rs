@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
+use sluiced_sdk::Verdict;
+use sluiced_sdk::test::{Fixture, FixtureError, Outcome};
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, FixtureError, Outcome};
 use super::lab::{Lab, LimitArgs, Prepared, outcome};
-use super::records::Verdict;
 use super::table::{aligned, ms, shortened, size};
-use super::{diff, dry_run, project};
+use super::{diff, dry_run, project, records};
 use crate::cli::write_out;
 use crate::plugin::Fault;
 
@@ -130,7 +130,7 @@ async fn played(lab: &Lab, fixture: &Fixture) -> Result<Played, Failure> {
         }
         Prepared::Refused { message, .. } => return Ok(Played::Made(Outcome::Error(message), None)),
     };
-    let event = fixture.event.to_domain().map_err(Failure::Unusable)?;
+    let event = records::event(&fixture.event).map_err(Failure::Unusable)?;
     let started = Instant::now();
     let ran = chain.run(&event).await;
     let took = started.elapsed();

@@ -45,11 +45,7 @@ impl State {
     pub fn pop_overflow(&mut self) -> Option<(Arc<Event>, bool)> {
         let at = self.queue.iter().position(|event| self.forgets(event))?;
         let event = self.queue.remove(at)?;
-        let relieved = self.full_since.is_some() && self.queue.len() <= self.limits.queue_events_max / 2;
-        if relieved {
-            self.full_since = None;
-        }
-        Some((event, relieved))
+        Some((event, self.relieved()))
     }
 
     /// How many outcomes are on their way to the store.

@@ -102,11 +102,12 @@ impl State {
     /// been full: then the ingest is to be told.
     pub fn pop(&mut self) -> Option<(Arc<Event>, bool)> {
         let event = self.queue.pop_front()?;
-        let relieved = self.full_since.is_some() && self.queue.len() <= self.limits.queue_events_max / 2;
-        if relieved {
-            self.full_since = None;
-        }
-        Some((event, relieved))
+        Some((event, self.relieved()))
+    }
+
+    /// Has the queue, of which one was just taken, fallen to half after it had been full?
+    pub(super) fn relieved(&mut self) -> bool {
+        self.full_since.take_if(|_| self.queue.len() <= self.limits.queue_events_max / 2).is_some()
     }
 
     /// Puts a live event in the queue. In an ordered subscription one that came back goes before later ones.

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tracing::info;
 
 use super::{Error, Registered, Subscriptions, starts_after};
-use crate::deliver::lane::{Token, position_change};
+use crate::deliver::lane::position_change;
 use crate::deliver::ledger::Ledger;
 use crate::domain::{Order, SubscriptionId};
 use crate::store::{Change, Recovered};
@@ -62,10 +61,7 @@ impl Subscriptions {
     }
 
     async fn durable(&self, change: Change) -> Result<(), Error> {
-        let (told, answer) = oneshot::channel();
-        self.shared.recorder.submit(change, Token::Told(told));
-        self.shared.recorder.hurry();
-        match answer.await {
+        match self.shared.written(change).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.shared.store.writable().err().map_or(Error::NotDurable, Error::Store)),
             Err(_) => Err(Error::Ending),

@@ -64,7 +64,8 @@ pub struct Stats {
 /// What all plugins and their instances share.
 pub(super) struct Shared {
     pub(super) engine: Engine,
-    pub(super) limits: Limits,
+    /// What a plugin may cost, where its use has no limits of its own.
+    pub(super) limits: Arc<Limits>,
     pub(super) ticker: Ticker,
     pub(super) slots: Slots,
     dir: PathBuf,
@@ -101,7 +102,7 @@ impl Host {
             slots: Slots::new(limits.instances_max),
             cache: Cache::new(cache_dir, &engine),
             engine,
-            limits,
+            limits: Arc::new(limits),
             dir,
             linker,
             log_lines_dropped: Arc::default(),
@@ -178,14 +179,13 @@ impl Host {
         let transforms = self.loaded(transforms, |plugin| {
             if plugin.is_transform() { Ok(()) } else { Err(Error::NotTransform { plugin: plugin.name.clone() }) }
         })?;
-        let limits = self.shared.limits.clone();
         if filters.is_empty() && transforms.is_empty() {
-            return Ok(Chain::new(Vec::new(), Vec::new(), on_error, limits));
+            return Ok(Chain::new(Vec::new(), Vec::new(), on_error));
         }
         block_on(async {
             let filters = self.prepared(filters, subscription).await?;
             let transforms = self.prepared(transforms, subscription).await?;
-            Ok(Chain::new(filters, transforms, on_error, limits))
+            Ok(Chain::new(filters, transforms, on_error))
         })?
     }
 
@@ -205,23 +205,23 @@ impl Host {
         &self,
         refs: &'a [PluginRef],
         check: impl Fn(&Plugin) -> Result<(), Error>,
-    ) -> Result<Vec<(Arc<Plugin>, &'a str)>, Error> {
+    ) -> Result<Vec<(Arc<Plugin>, &'a PluginRef)>, Error> {
         let load = |used: &'a PluginRef| {
             let plugin = self.load(&used.plugin)?;
             check(&plugin)?;
-            Ok((plugin, &*used.config))
+            Ok((plugin, used))
         };
         refs.iter().map(load).collect()
     }
 
     async fn prepared(
         &self,
-        plugins: Vec<(Arc<Plugin>, &str)>,
+        plugins: Vec<(Arc<Plugin>, &PluginRef)>,
         subscription: &SubscriptionId,
     ) -> Result<Vec<Arc<Usage>>, Error> {
         let mut uses = Vec::with_capacity(plugins.len());
-        for (plugin, config) in plugins {
-            uses.push(Usage::prepare(&self.shared, plugin, config, subscription).await?);
+        for (plugin, used) in plugins {
+            uses.push(Usage::prepare(&self.shared, plugin, used, subscription).await?);
         }
         Ok(uses)
     }
@@ -296,7 +296,7 @@ impl Plugin {
         let described = block_on(async {
             let permit = shared.slots.acquire(shared.ticker.begun()).await;
             let log = Arc::new(shared.log_gate(name, ""));
-            Instance::new(shared, &linked, log, permit).await?.describe(shared).await
+            Instance::new(shared, &linked, &shared.limits, log, permit).await?.describe(shared).await
         })?;
         let description = described.map_err(|kind: FaultKind| Error::Describe(kind.of(name)))?;
         let config = ConfigCheck::new(name, &description.config_schema)?;

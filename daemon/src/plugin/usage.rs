@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::Limits;
 use super::bindings::v1::sluiced::plugin::types as guest;
 use super::error::Error;
 use super::fault::{Fault, FaultKind};
@@ -15,10 +16,7 @@ use super::instance::Instance;
 use super::quarantine::{Quarantine, Turn};
 use super::state::LogGate;
 use super::view::View;
-use crate::domain::{SubscriptionId, Verdict};
-
-/// The instances of one use that stay warm. One is enough unless events of one subscription are worked on side by side.
-const WARM_PER_USE_MAX: usize = 2;
+use crate::domain::{PluginRef, SubscriptionId, Verdict};
 
 /// A plugin with its configuration, for one subscription.
 pub(super) struct Usage {
@@ -26,6 +24,7 @@ pub(super) struct Usage {
     plugin: Arc<Plugin>,
     subscription: SubscriptionId,
     config: Box<str>,
+    limits: Arc<Limits>,
     log: Arc<LogGate>,
     idle: Mutex<Vec<Instance>>,
     /// When an instance was last wanted, as the ticker counts.
@@ -36,24 +35,26 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Checks the configuration against the plugin's schema and configures a first instance with it.
+    /// Checks the configuration against the plugin's schema and configures a first instance with it, under the use's limits.
     ///
     /// # Errors
-    /// When schema or plugin refuse the configuration, or the plugin fails.
+    /// When schema or plugin refuse the configuration, a limit makes no sense, or the plugin fails.
     pub(super) async fn prepare(
         shared: &Arc<Shared>,
         plugin: Arc<Plugin>,
-        config: &str,
+        used: &PluginRef,
         subscription: &SubscriptionId,
     ) -> Result<Arc<Self>, Error> {
-        plugin.check_config(config)?;
+        plugin.check_config(&used.config)?;
+        let limits = Arc::new(shared.limits.of_use(&used.limits)?);
         let usage = Arc::new(Self {
             shared: Arc::clone(shared),
-            config: config.into(),
+            config: used.config.clone(),
             log: Arc::new(shared.log_gate(plugin.name(), subscription.as_str())),
             plugin,
             subscription: subscription.clone(),
-            quarantine: Quarantine::new(&shared.limits),
+            quarantine: Quarantine::new(&limits),
+            limits,
             idle: Mutex::default(),
             used: AtomicU32::new(0),
             memory_bytes: AtomicUsize::new(0),
@@ -124,6 +125,11 @@ impl Usage {
         &self.plugin.description().version
     }
 
+    /// What it may cost.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// The memory of the instance that served the last call, in bytes; 0 before the first.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
@@ -160,7 +166,7 @@ impl Usage {
     async fn make(&self) -> Result<Instance, FaultKind> {
         let permit = self.shared.slots.acquire(self.shared.ticker.begun()).await;
         let log = Arc::clone(&self.log);
-        let mut instance = Instance::new(&self.shared, self.plugin.linked(), log, permit).await?;
+        let mut instance = Instance::new(&self.shared, self.plugin.linked(), &self.limits, log, permit).await?;
         instance.configure(&self.shared, &self.config).await?;
         Ok(instance)
     }
@@ -170,7 +176,7 @@ impl Usage {
     fn settle<T>(&self, instance: Instance, result: &Result<T, FaultKind>) {
         self.memory_bytes.store(instance.memory_bytes(), Ordering::Relaxed);
         let sound = matches!(result, Ok(_) | Err(FaultKind::Reported { .. }));
-        if sound && instance.calls() < self.shared.limits.calls_per_instance_max {
+        if sound && instance.calls() < self.limits.calls_per_instance_max {
             self.put(instance);
         }
     }
@@ -178,7 +184,7 @@ impl Usage {
     fn put(&self, instance: Instance) {
         let surplus = {
             let mut idle = self.idle.lock();
-            let surplus = (idle.len() >= WARM_PER_USE_MAX).then(|| idle.pop()).flatten();
+            let surplus = (idle.len() >= self.limits.warm_instances_max).then(|| idle.pop()).flatten();
             idle.push(instance);
             surplus
         };

@@ -94,6 +94,11 @@
 //!
 //! The [`mod@test`] module builds events and runs event fixtures, pairs of files with an event in and what is expected out.
 //! `sluiced plugin test` runs the same files on the component, in the daemon's engine and limits.
+//!
+//! # Receivers
+//!
+//! With the feature `verify`, the module `verify` checks the signatures of webhooks, for those who receive them. It is off by
+//! default, and no part of a plugin.
 
 #![cfg_attr(not(target_family = "wasm"), forbid(unsafe_code))]
 
@@ -122,3 +127,5 @@ pub mod log;
 mod plugin;
 #[cfg(not(target_family = "wasm"))]
 pub mod test;
+#[cfg(all(feature = "verify", not(target_family = "wasm")))]
+pub mod verify;

@@ -24,6 +24,7 @@ mod ordering;
 mod plugins;
 mod promises;
 mod rate;
+mod receiving;
 mod redrive;
 mod reload;
 mod replay;

@@ -32,6 +32,11 @@ pub fn nats_server_binary() -> PathBuf {
     if installed.is_file() { installed } else { on_path("nats-server") }
 }
 
+/// An example of the workspace, as it lies beside what is built for tests.
+pub fn example_binary(name: &str) -> PathBuf {
+    existing(profile_dir().join("examples").join(name))
+}
+
 /// The folder of the standard plugins, `NAME.wasm`.
 pub fn plugin_dir() -> PathBuf {
     existing(target().join("plugins"))

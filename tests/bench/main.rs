@@ -15,6 +15,7 @@ mod idle;
 mod machine;
 mod many;
 mod neighbour;
+mod plugins;
 mod receiver;
 mod report;
 mod setup;
@@ -45,6 +46,8 @@ enum Command {
     Dead,
     /// Latency of 4,500 live endpoints, alone and beside 500 dead ones
     Many,
+    /// Latency of healthy subscriptions, alone and beside others whose plugins loop or are slow
+    Plugins,
     /// Memory at rest, with three plugins and two subscriptions
     Idle,
     /// Time from exec to ready, with a warm plugin cache
@@ -65,7 +68,7 @@ struct Options {
     /// Events in each round of `main`
     #[arg(long, global = true, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     events: u64,
-    /// Rounds of `main`, `neighbour` and `many`; the median counts
+    /// Rounds of `main`, `neighbour`, `many` and `plugins`; the median counts
     #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
     /// Threads of the bare loop's runtime; the daemon's data plane has one
@@ -124,6 +127,7 @@ async fn run(case: &Command, options: Options) -> Result<Report> {
         Command::Neighbour => neighbour::run(options.rounds).await,
         Command::Dead => dead::run().await,
         Command::Many => many::run(options.rounds).await,
+        Command::Plugins => plugins::run(options.rounds).await,
         Command::Idle => idle::run().await,
         Command::Start => start::run().await,
         Command::Receiver | Command::Bare(_) => unreachable!("the parts are no cases"),

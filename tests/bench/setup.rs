@@ -7,8 +7,10 @@ use bytes::Bytes;
 use serde_json::Value;
 use sluiced_tests::events::order;
 use sluiced_tests::{SECRET, TestDaemon, TestNats};
+use tokio::time::interval;
 
 use crate::clock::now_us;
+use crate::stats::percentile;
 
 /// The stream of every case.
 pub(crate) const STREAM: &str = "BENCH";
@@ -88,6 +90,22 @@ pub(crate) fn stamped(number: u64) -> Bytes {
     let mut order: Value = serde_json::from_slice(&order(number)).expect("an order is JSON");
     order["sent_us"] = now_us().into();
     Bytes::from(order.to_string())
+}
+
+/// Publishes stamped orders, one each `pace`; what is late is caught up at once. Returns the p99 of its own lateness in
+/// microseconds, which has nothing to do with the daemon: it tells how far the machine can be trusted.
+pub(crate) async fn publish(nats: &TestNats, subject: &'static str, events: u64, pace: Duration) -> Result<u64> {
+    let client = nats.client().await;
+    let mut pace = interval(pace);
+    let mut late_us = Vec::new();
+    for number in 0..events {
+        let meant = pace.tick().await;
+        late_us.push(u64::try_from(meant.elapsed().as_micros()).unwrap_or(u64::MAX));
+        client.publish(subject, stamped(number)).await?;
+    }
+    client.flush().await?;
+    late_us.sort_unstable();
+    Ok(percentile(&late_us, 990))
 }
 
 /// A bound that is never met on a machine that works.

@@ -17,6 +17,7 @@ mod fixtures;
 mod hostile;
 mod limits;
 mod shipped;
+mod turns;
 
 /// A plugin directory with some built plugins in it, and a host on it.
 struct Lab {

@@ -26,6 +26,7 @@ use super::slots::Slots;
 use super::stamp::Stamp;
 use super::state::{LogGate, State};
 use super::ticker::Ticker;
+use super::turns::Turns;
 use super::usage::Usage;
 use super::{Config, Limits, is_name};
 use crate::domain::{OnPluginError, PluginRef, SubscriptionId};
@@ -68,6 +69,7 @@ pub(super) struct Shared {
     pub(super) limits: Arc<Limits>,
     pub(super) ticker: Ticker,
     pub(super) slots: Slots,
+    pub(super) turns: Arc<Turns>,
     dir: PathBuf,
     linker: Linker<State>,
     cache: Cache,
@@ -100,6 +102,7 @@ impl Host {
         let shared = Shared {
             ticker,
             slots: Slots::new(limits.instances_max),
+            turns: Arc::new(Turns::new()),
             cache: Cache::new(cache_dir, &engine),
             engine,
             limits: Arc::new(limits),

@@ -42,7 +42,7 @@ impl Instance {
         log: Arc<LogGate>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, FaultKind> {
-        let mut store = State::store(&shared.engine, limits, log);
+        let mut store = State::store(&shared.engine, limits, Arc::clone(&shared.turns), log);
         State::begin(&mut store, limits.configure_deadline_ms);
         let made = within(shared, limits, linked.pre.instantiate_async(&mut store)).await;
         let instance = settle(limits, limits.configure_deadline_ms, &store, made).map_err(|fault| match fault {

@@ -24,6 +24,7 @@ mod slots;
 mod stamp;
 mod state;
 mod ticker;
+mod turns;
 mod usage;
 mod view;
 

@@ -14,6 +14,7 @@ use super::Limits;
 use super::bindings::v1::sluiced::plugin::{log, types};
 use super::fault::cut;
 use super::ticker::SLICE_MS;
+use super::turns::Turns;
 
 /// The host resources (streams, pollables) that one instance may hold.
 const RESOURCES_MAX: usize = 1_024;
@@ -36,6 +37,7 @@ pub(super) struct State {
     table_entries_max: usize,
     memory_refused: bool,
     slices_left: u64,
+    turns: Arc<Turns>,
     log: Arc<LogGate>,
 }
 
@@ -62,8 +64,8 @@ struct Window {
 }
 
 impl State {
-    /// A store for one instance, under the limits.
-    pub(super) fn store(engine: &Engine, limits: &Limits, log: Arc<LogGate>) -> Store<Self> {
+    /// A store for one instance, under the limits. Its calls take turns with those of others.
+    pub(super) fn store(engine: &Engine, limits: &Limits, turns: Arc<Turns>, log: Arc<LogGate>) -> Store<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let state = Self {
@@ -74,6 +76,7 @@ impl State {
             table_entries_max: limits.table_entries_max,
             memory_refused: false,
             slices_left: 0,
+            turns,
             log,
         };
         let mut store = Store::new(engine, state);
@@ -111,14 +114,15 @@ fn empty_wasi() -> WasiCtx {
         .build()
 }
 
-/// Called when a slice is used up: the call is put aside until its neighbours have run, or ended when it was the last.
+/// Called when a slice is used up: the call is put aside until it is its turn again, or ended when it was the last.
 fn next_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
     let Some(left) = state.slices_left.checked_sub(1) else {
         return Err(wasmtime::Error::new(DeadlineReached));
     };
     state.slices_left = left;
-    Ok(UpdateDeadline::Yield(1))
+    let turns = Arc::clone(&state.turns);
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turns.next().await })))
 }
 
 impl ResourceLimiter for State {

@@ -1,7 +1,8 @@
 //! A plugin as one subscription uses it: its configuration, and a few warm instances.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use super::host::{Plugin, Shared};
 use super::instance::Instance;
 use super::quarantine::{Quarantine, Turn};
 use super::state::LogGate;
+use super::ticker::SLICE_MS;
 use super::view::View;
 use crate::domain::{PluginRef, SubscriptionId, Verdict};
 
@@ -29,6 +31,8 @@ pub(super) struct Usage {
     idle: Mutex<Vec<Instance>>,
     /// When an instance was last wanted, as the ticker counts.
     used: AtomicU32,
+    /// How long its calls took since it last waited for a turn, in nanoseconds.
+    spent_ns: AtomicU64,
     quarantine: Quarantine,
     /// The memory of the instance that was used last, in bytes.
     memory_bytes: AtomicUsize,
@@ -57,6 +61,7 @@ impl Usage {
             limits,
             idle: Mutex::default(),
             used: AtomicU32::new(0),
+            spent_ns: AtomicU64::new(0),
             memory_bytes: AtomicUsize::new(0),
         });
         let instance = usage.make().await.map_err(|kind| match kind {
@@ -89,7 +94,8 @@ impl Usage {
 
     /// Calls an instance, unless the plugin is set aside.
     async fn call<T>(&self, call: impl AsyncFnOnce(&mut Instance) -> Result<T, FaultKind>) -> Result<T, Fault> {
-        self.quarantine.permit(Instant::now()).map_err(|kind| self.fault(kind))?;
+        let began = Instant::now();
+        self.quarantine.permit(began).map_err(|kind| self.fault(kind))?;
         let result = match self.take().await {
             Ok(mut instance) => {
                 let result = call(&mut instance).await;
@@ -98,7 +104,8 @@ impl Usage {
             }
             Err(kind) => Err(kind),
         };
-        let turn = self.quarantine.ended(&result, Instant::now());
+        let ended = Instant::now();
+        let turn = self.quarantine.ended(&result, ended);
         let (subscription, plugin) = (&self.subscription, self.name());
         match (turn, &result) {
             (Turn::Aside, Err(fault)) => {
@@ -107,7 +114,19 @@ impl Usage {
             (Turn::Back, _) => info!(%subscription, plugin, "the plugin works again"),
             _ => {}
         }
+        self.rest(ended - began).await;
         result.map_err(|kind| self.fault(kind))
+    }
+
+    /// Lets others go on when its calls have taken a slice since it last did: many short calls in a row would keep them
+    /// waiting as a long one would.
+    async fn rest(&self, took: Duration) {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let spent_ns = self.spent_ns.fetch_add(took_ns, Ordering::Relaxed).saturating_add(took_ns);
+        if spent_ns >= SLICE_MS * 1_000_000 {
+            self.spent_ns.store(0, Ordering::Relaxed);
+            self.shared.turns.next().await;
+        }
     }
 
     /// How many faults in a row the plugin had, when it is set aside.

@@ -17,7 +17,9 @@ use tokio::time::Instant;
 
 mod fixtures;
 mod hostile;
+mod loading;
 mod shipped;
+mod trial;
 
 /// A plugin directory with some built plugins in it, and a host on it.
 struct Lab {

@@ -15,6 +15,7 @@ use sluiced_tests::paths::{plugin_cache, plugin_dir, test_plugin_dir};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+mod calls;
 mod fixtures;
 mod hostile;
 mod loading;

@@ -1,8 +1,10 @@
 //! Plugins in their sandbox: the standard ones do what they say, and hostile ones harm nobody but themselves.
 
 use std::cell::Cell;
+use std::env;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,10 +15,13 @@ use sluiced_tests::paths::{plugin_cache, plugin_dir, test_plugin_dir};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+mod calls;
 mod fixtures;
 mod hostile;
 mod limits;
+mod loading;
 mod shipped;
+mod trial;
 mod turns;
 
 /// A plugin directory with some built plugins in it, and a host on it.
@@ -54,6 +59,17 @@ impl Lab {
     fn chain(&self, filters: &[PluginRef], transforms: &[PluginRef]) -> Chain {
         self.try_chain(filters, transforms, OnPluginError::DeadLetter).expect("a chain")
     }
+}
+
+/// Measures memory in a process of its own, which runs nothing but this test, named as libtest names it.
+fn alone(test: &str, measure: impl FnOnce()) {
+    const ALONE: &str = "SLUICED_TEST_ALONE";
+    if env::var_os(ALONE).is_some() {
+        return measure();
+    }
+    let mut process = Command::new(env::current_exe().expect("an executable knows its path"));
+    let status = process.args(["--exact", test, "--nocapture"]).env(ALONE, "1").status().expect("it can be started");
+    assert!(status.success(), "{status}: what was measured stands above");
 }
 
 /// A built plugin's file: a standard one, or one of the tests' own.

@@ -5,6 +5,7 @@
 //! Every process is ended by its id when its handle is dropped.
 
 pub mod accounting;
+pub mod component;
 pub mod daemon;
 pub mod dns;
 pub mod events;

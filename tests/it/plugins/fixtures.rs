@@ -1,7 +1,6 @@
 //! The fixtures of the standard plugins, run on the built components. The format is in `sdk/FIXTURES.md`.
 
 use std::path::Path;
-use std::process::Command;
 
 use sluiced_tests::paths::{author_cache, sluiced_binary, workspace};
 

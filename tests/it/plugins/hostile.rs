@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod list;
+
 const DEADLINE_MS: u64 = 100;
 /// How long a call that is cut off at its deadline may take on a machine that does a lot besides.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,8 +1,9 @@
 //! `hostile`: a filter and a transform that misbehave as their configuration says, for the tests of the host's limits.
-//!
-//! With the feature `describe-loops`, `describe` never returns.
 
+use std::env;
+use std::fs;
 use std::hint::black_box;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,15 +12,14 @@ use sluiced_sdk::{Error, Event, Filter, Output, Plugin, Transform, Verdict};
 /// What to do wrong, and when.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "describe-loops", schemars(transform = never_described))]
 pub struct Config {
     /// What to do.
     #[serde(rename = "do")]
     misdeed: Misdeed,
     /// Only for events of this type; to all others it behaves: keeps them, and passes them on as they are.
     when_type: Option<String>,
-    /// The size of "big-output" and "log-flood", in bytes and lines, the number of outputs of "many-outputs", and the
-    /// number of rounds of "slow". Default 64 MiB for "big-output", else 100,000.
+    /// The size of "big-output" and "log-flood", in bytes and lines, the number of outputs of "many-outputs", the number
+    /// of rounds of "slow", and the port of loopback that "reach" tries. Default 64 MiB for "big-output", else 100,000.
     amount: Option<usize>,
 }
 
@@ -51,6 +51,8 @@ pub enum Misdeed {
     LogFlood,
     /// Sleeps for an hour: no time of its own passes, and no slice is ever used up.
     Sleep,
+    /// Tries every way out of the sandbox, and fails with what it found: files, sockets, names, environment, arguments.
+    Reach,
     /// Computes for `amount` thousand rounds, then behaves.
     Slow,
     /// Counts its calls and reports the count: shows whether an instance is fresh.
@@ -139,6 +141,7 @@ impl Hostile {
             Misdeed::BadHeaders => return Ok(Answer::BadHeaders),
             Misdeed::LogFlood => (0..amount.unwrap_or(MANY)).for_each(|i| sluiced_sdk::warn!("line {i}")),
             Misdeed::Sleep => std::thread::sleep(std::time::Duration::from_secs(3_600)),
+            Misdeed::Reach => return Err(reach(amount.unwrap_or(0))),
             Misdeed::Slow => {
                 (0..amount.unwrap_or(MANY).saturating_mul(1000)).for_each(|i| {
                     black_box(i);
@@ -154,15 +157,31 @@ impl Hostile {
 const BIG_BYTES: usize = 64 * 1024 * 1024;
 const MANY: usize = 100_000;
 
-#[cfg(feature = "describe-loops")]
-fn never_described(_: &mut schemars::Schema) {
-    forever();
-}
-
 fn forever() -> ! {
     loop {
         black_box(0);
     }
+}
+
+/// What it could reach of the world, as an error; "nothing" in a sandbox without a hole.
+fn reach(port: usize) -> Error {
+    let port = u16::try_from(port).unwrap_or_default();
+    let mut reached = Vec::new();
+    let mut tried = |what: &str, found: bool| {
+        if found {
+            reached.push(what.to_owned());
+        }
+    };
+    tried("a file", fs::read("/etc/hostname").is_ok());
+    tried("a folder", fs::read_dir("/").is_ok() || fs::read_dir(".").is_ok());
+    tried("a new file", fs::write("/tmp/hostile", b"x").is_ok() || fs::write("hostile", b"x").is_ok());
+    tried("a connection", TcpStream::connect(("127.0.0.1", port)).is_ok());
+    tried("a port", TcpListener::bind("127.0.0.1:0").is_ok());
+    tried("a datagram", UdpSocket::bind("127.0.0.1:0").is_ok_and(|udp| udp.send_to(b"x", ("127.0.0.1", port)).is_ok()));
+    tried("a name", ("localhost", port).to_socket_addrs().is_ok());
+    tried("the environment", env::vars().next().is_some());
+    tried("arguments", env::args().next().is_some());
+    if reached.is_empty() { Error::new("nothing") } else { Error::new(reached.join(", ")) }
 }
 
 fn allocate() -> ! {

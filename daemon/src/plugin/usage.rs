@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -17,15 +18,18 @@ use super::instance::Instance;
 use super::quarantine::{Quarantine, Turn};
 use super::state::LogGate;
 use super::ticker::SLICE_MS;
-use super::view::View;
-use crate::domain::{PluginRef, SubscriptionId, Verdict};
+use super::trial::Attached;
+use super::view::{Allowance, View};
+use crate::domain::{Output, PluginRef, SubscriptionId, Verdict};
 
 /// A plugin with its configuration, for one subscription.
 pub(super) struct Usage {
     shared: Arc<Shared>,
     plugin: Arc<Plugin>,
     subscription: SubscriptionId,
-    config: Box<str>,
+    /// The plugin's name, its configuration and its own limits, as the subscription says.
+    setting: PluginRef,
+    /// All limits.
     limits: Arc<Limits>,
     log: Arc<LogGate>,
     idle: Mutex<Vec<Instance>>,
@@ -36,6 +40,8 @@ pub(super) struct Usage {
     quarantine: Quarantine,
     /// The memory of the instance that was used last, in bytes.
     memory_bytes: AtomicUsize,
+    /// A candidate for the plugin's place, in shadow mode.
+    candidate: ArcSwapOption<Attached>,
 }
 
 impl Usage {
@@ -48,13 +54,14 @@ impl Usage {
         plugin: Arc<Plugin>,
         used: &PluginRef,
         subscription: &SubscriptionId,
+        log: LogGate,
     ) -> Result<Arc<Self>, Error> {
         plugin.check_config(&used.config)?;
         let limits = Arc::new(shared.limits.of_use(&used.limits)?);
         let usage = Arc::new(Self {
             shared: Arc::clone(shared),
-            config: used.config.clone(),
-            log: Arc::new(shared.log_gate(plugin.name(), subscription.as_str())),
+            setting: used.clone(),
+            log: Arc::new(log),
             plugin,
             subscription: subscription.clone(),
             quarantine: Quarantine::new(&limits),
@@ -63,6 +70,7 @@ impl Usage {
             used: AtomicU32::new(0),
             spent_ns: AtomicU64::new(0),
             memory_bytes: AtomicUsize::new(0),
+            candidate: ArcSwapOption::empty(),
         });
         let instance = usage.make().await.map_err(|kind| match kind {
             FaultKind::Reported { message } => Error::Refused { plugin: usage.plugin.name().into(), message },
@@ -83,6 +91,12 @@ impl Usage {
             guest::Verdict::Keep => Verdict::Keep,
             guest::Verdict::Drop(reason) => Verdict::Drop(reason.map(shortened)),
         })
+    }
+
+    /// What the plugin, a transform, makes of one event by itself.
+    pub(super) async fn outputs(&self, view: View<'_>) -> Result<Vec<Output>, Fault> {
+        let outputs = self.apply(view).await?;
+        Allowance::new(&self.limits).take(outputs).map_err(|kind| self.fault(kind))
     }
 
     /// Has the plugin, a transform, work on an event.
@@ -129,9 +143,34 @@ impl Usage {
         }
     }
 
+    /// Has a candidate for the plugin's place try itself on what the plugin is called with.
+    pub(super) fn try_out(&self, candidate: Attached) {
+        self.candidate.store(Some(Arc::new(candidate)));
+    }
+
+    /// The candidate for the plugin's place, where there is one; with the beginning of a call to compare it with.
+    pub(super) fn tried_out(&self) -> Option<(Arc<Attached>, Instant)> {
+        let candidate = self.candidate.load().as_ref().map(Arc::clone)?;
+        if candidate.is_over() {
+            self.candidate.store(None);
+            return None;
+        }
+        Some((candidate, Instant::now()))
+    }
+
     /// How many faults in a row the plugin had, when it is set aside.
     pub(super) fn quarantined(&self) -> Option<u32> {
         self.quarantine.faults()
+    }
+
+    /// Whose use it is.
+    pub(super) fn subscription(&self) -> &SubscriptionId {
+        &self.subscription
+    }
+
+    /// The plugin as the subscription names it: its configuration and its own limits.
+    pub(super) fn setting(&self) -> &PluginRef {
+        &self.setting
     }
 
     /// The plugin's name.
@@ -186,7 +225,7 @@ impl Usage {
         let permit = self.shared.slots.acquire(self.shared.ticker.begun()).await;
         let log = Arc::clone(&self.log);
         let mut instance = Instance::new(&self.shared, self.plugin.linked(), &self.limits, log, permit).await?;
-        instance.configure(&self.shared, &self.config).await?;
+        instance.configure(&self.shared, &self.setting.config).await?;
         Ok(instance)
     }
 

@@ -58,7 +58,12 @@ fn rows() -> Vec<Row> {
             "describe: memory",
             "16777216 bytes",
         ),
-        ("memory from the start", file(Component::default().memory_pages(1 << 14)), "compile", "memory"),
+        (
+            "memory from the start",
+            file(Component::default().memory_pages(1 << 14)),
+            "describe: memory",
+            "16777216 bytes",
+        ),
         ("deep recursion", told("recurse"), "fault: trap", "call stack exhausted"),
         ("trap", told("trap"), "fault: trap", "unreachable"),
         ("trap in configure", told("trap-in-configure"), "configure: trap", "unreachable"),

@@ -20,7 +20,7 @@ mod fixtures;
 mod hostile;
 mod loading;
 mod shipped;
-mod trial;
+mod sieve;
 
 /// A plugin directory with some built plugins in it, and a host on it.
 struct Lab {

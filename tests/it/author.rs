@@ -66,7 +66,7 @@ fn inspect_tells_what_a_plugin_is() {
     assert_eq!((&told["name"], &told["world"]), (&"jq".into(), &"filter-transform-plugin".into()));
     assert_eq!((&told["contract_version"], &told["needs_payload"]), (&"1.0.0".into(), &true.into()));
     assert_eq!(told["bytes"].as_u64(), Some(fs::metadata(&file).expect("it is there").len()));
-    assert_eq!(told["sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(told["digest"].as_str().map(str::len), Some(64));
     assert!(told["config_schema"]["properties"]["expr"]["type"].is_string(), "{told}");
     let imports = told["imports"].as_array().expect("a list");
     assert!(imports.iter().any(|name| name == "sluiced:plugin/log@1.0.0"), "{imports:?}");

@@ -3,6 +3,7 @@
 mod anew;
 mod author;
 mod backup;
+mod catalogue;
 mod config;
 mod crash;
 mod dead_letters;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::accounting::Accounting;
-use crate::http::{Answer, try_request};
+use crate::http::{Answer, send, try_request};
 use crate::metrics::Metrics;
 use crate::nats::TestNats;
 use crate::paths::{link_all_plugins, plugin_cache, plugin_dir, sluiced_binary};
@@ -208,6 +208,17 @@ impl TestDaemon {
     pub async fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let answer = try_request(method, &self.url(path), Some(ADMIN_KEY), body).await;
         answer.unwrap_or_else(|| panic!("no answer to {method} {path}"))
+    }
+
+    /// Sends a plugin with the admin key, to that path below `/api/v1/plugins/`.
+    ///
+    /// # Panics
+    /// When the daemon does not answer.
+    pub async fn send_plugin(&self, path: &str, wasm: Vec<u8>, prefer: &str) -> Answer {
+        let url = self.url(&format!("/api/v1/plugins/{path}"));
+        let headers = [("content-type", "application/wasm"), ("prefer", prefer)];
+        let answer = send("PUT", &url, Some(ADMIN_KEY), &headers, wasm).await;
+        answer.unwrap_or_else(|| panic!("no answer to PUT {url}"))
     }
 
     /// The metrics right now.

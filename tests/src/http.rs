@@ -39,13 +39,27 @@ impl Answer {
 /// Sends a request, with a JSON body where one is given, and reads the whole answer. `None` when the server cannot be
 /// reached.
 pub async fn try_request(method: &str, url: &str, key: Option<&str>, body: Option<&Value>) -> Option<Answer> {
+    match body {
+        Some(body) => send(method, url, key, &[("content-type", "application/json")], body.to_string().into()).await,
+        None => send(method, url, key, &[], Vec::new()).await,
+    }
+}
+
+/// Sends a request with any body, and reads the whole answer. `None` when the server cannot be reached.
+pub async fn send(
+    method: &str,
+    url: &str,
+    key: Option<&str>,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Option<Answer> {
     let method = method.parse().expect("a known method");
     let mut request = client().request(method, url).timeout(REQUEST_TIMEOUT);
-    if let Some(key) = key {
-        request = request.header("x-api-key", key);
+    for (name, value) in key.iter().map(|key| ("x-api-key", *key)).chain(headers.iter().copied()) {
+        request = request.header(name, value);
     }
-    if let Some(body) = body {
-        request = request.header("content-type", "application/json").body(body.to_string());
+    if !body.is_empty() {
+        request = request.body(body);
     }
     let response = request.send().await.ok()?;
     Some(Answer { status: response.status().as_u16(), body: read(response).await? })

@@ -11,6 +11,7 @@ mod dead_letters;
 mod events;
 pub mod jobs;
 mod operate;
+pub mod plugins;
 pub mod problem;
 pub mod secrets;
 pub mod server;

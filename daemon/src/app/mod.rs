@@ -12,6 +12,7 @@ pub mod managed;
 mod master_key;
 mod nats;
 mod parts;
+mod plugins;
 mod registry;
 mod reload;
 mod reloading;
@@ -26,6 +27,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 pub use master_key::{MasterKeyFileError, master_key_of, read_master_key, write_master_key};
@@ -35,7 +37,8 @@ pub use running::Ended;
 
 use self::managed::Managed;
 use self::nats::OpenStream;
-use self::registry::{Ask, Kept, Registry};
+use self::plugins::{Catalogue, Serve};
+use self::registry::{Ask, Registry};
 
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server, trace, webhooks};
@@ -92,12 +95,24 @@ pub enum Error {
     /// The subscriptions cannot be started.
     #[error("the subscriptions cannot be started")]
     Subscriptions(#[from] pipeline::subscriptions::Error),
+    /// What is known of plugins cannot be read.
+    #[error("the plugins cannot be loaded")]
+    Catalogue(#[source] store::Error),
     /// The configuration file cannot be watched.
     #[error("cannot watch the configuration file")]
     Watch(#[source] notify::Error),
     /// A signal handler cannot be set up.
     #[error("cannot listen for signals")]
     Signal(#[source] std::io::Error),
+}
+
+impl From<plugins::Error> for Error {
+    fn from(error: plugins::Error) -> Self {
+        match error {
+            plugins::Error::Config(error) => Self::Config(error),
+            plugins::Error::Store(error) => Self::Catalogue(error),
+        }
+    }
 }
 
 /// The daemon, built and not yet running.
@@ -107,7 +122,6 @@ pub struct App {
     health: Health,
     store: Store,
     nats: Nats,
-    host: Host,
     client: crate::deliver::Client,
     secrets: Secrets,
     specs: Vec<(SubscriptionId, Spec)>,
@@ -122,6 +136,7 @@ pub struct App {
     /// Changes of the webhooks that are made over the API.
     asked: mpsc::Receiver<Ask>,
     registry: Registry,
+    plugins: Serve,
     /// Webhooks that no longer fit the configuration.
     idle: Vec<(SubscriptionId, Box<str>)>,
 }
@@ -141,15 +156,16 @@ impl App {
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
-        let parts::Prepared { webhooks: mut specs, named } = parts::prepare(&host, &secrets, &config)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
         registry.sweep();
-        let Kept { specs: of_api, idle } = registry.prepare_all()?;
-        specs.extend(of_api);
+        let catalogue = Catalogue::open(host, store.clone())?;
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let mut server = Server::bind(&parts::api(&config), metrics.clone(), health.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
+        health.set("start", Condition::Failing("loading plugins".to_owned()));
+        let preparing = prepare(&catalogue, &registry, &secrets, &config);
+        let (parts::Prepared { webhooks: specs, named }, idle) = server.answer_during(preparing).await?;
         let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
         let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
@@ -161,8 +177,15 @@ impl App {
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
         let running = Arc::new(seen);
+        let plugins = Serve {
+            catalogue,
+            changing: Arc::clone(&registry.changing),
+            asks: registry.asks.clone(),
+            running: Arc::clone(&running),
+            jobs: TaskTracker::new(),
+        };
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
-        access.complete(&mut server, state, registry.clone(), jobs.clone())?;
+        access.complete(&mut server, state, registry.clone(), jobs.clone(), plugins.clone())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
             config: current,
@@ -170,7 +193,6 @@ impl App {
             health,
             store,
             nats,
-            host,
             client,
             secrets,
             specs,
@@ -184,6 +206,7 @@ impl App {
             broker,
             asked,
             registry,
+            plugins,
             idle,
         })
     }
@@ -199,6 +222,26 @@ impl App {
     /// When a part cannot be started, or fails for good.
     pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
         running::run(self, reloader, stop).await
+    }
+}
+
+/// All subscriptions, ready to run, and those that cannot, with the reason.
+async fn prepare(
+    catalogue: &Catalogue,
+    registry: &Registry,
+    secrets: &Secrets,
+    config: &Config,
+) -> Result<(parts::Prepared, Vec<(SubscriptionId, Box<str>)>), Error> {
+    let (catalogue, registry, secrets, config) = (catalogue.clone(), registry.clone(), secrets.clone(), config.clone());
+    let prepare = move || -> Result<_, plugins::Error> {
+        let plugins::Prepared { mut of_file, of_api, arrivals } = catalogue.prepare(&registry, &secrets, &config)?;
+        of_file.webhooks.extend(of_api.specs);
+        catalogue.adopt_all(&arrivals);
+        Ok((of_file, of_api.idle))
+    };
+    match tokio::task::spawn_blocking(prepare).await {
+        Ok(prepared) => Ok(prepared?),
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
     }
 }
 
@@ -219,6 +262,7 @@ impl Reach<'_> {
         state: api::State,
         registry: Registry,
         jobs: jobs::Handle,
+        plugins: Serve,
     ) -> Result<(), api::Error> {
         let Self { config, store, secrets, nats, running } = self;
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
@@ -231,6 +275,11 @@ impl Reach<'_> {
             .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
             .merge(api::jobs::routes(Arc::new(jobs)))
+            .merge(api::plugins::routes(api::plugins::Access {
+                plugins: Arc::new(plugins),
+                events: Arc::new(nats.clone()),
+                file_bytes_max: usize::try_from(plugin_limits(config).file_bytes_max).unwrap_or(usize::MAX),
+            }))
             .merge(trace::routes(traced));
         server.complete(&parts::api(config), state, more)
     }

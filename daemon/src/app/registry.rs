@@ -9,11 +9,13 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::plugins::Change;
+use crate::api::plugins;
 use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
 use crate::config::Config;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
-use crate::domain::{SubscriptionId, WebhookSecret};
+use crate::domain::{Subscription, SubscriptionId, WebhookSecret};
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::plugin::Host;
@@ -27,14 +29,24 @@ const ID_PREFIX: &str = "wh_";
 /// The key of the signing secret in a definition.
 const SECRET: &str = "secret";
 
-/// A change of the running set, for the daemon's loop.
-pub(super) struct Ask {
-    /// What is to run, new or changed.
-    pub(super) specs: Vec<(SubscriptionId, Spec)>,
-    /// What is to end.
-    pub(super) gone: Vec<SubscriptionId>,
-    /// Told how it went.
-    pub(super) done: oneshot::Sender<Result<(), subscriptions::Error>>,
+/// A change of what runs, for the daemon's loop.
+pub(super) enum Ask {
+    /// Of the webhooks that are made over the API.
+    Webhooks {
+        /// What is to run, new or changed.
+        specs: Vec<(SubscriptionId, Spec)>,
+        /// What is to end.
+        gone: Vec<SubscriptionId>,
+        /// Told how it went.
+        done: oneshot::Sender<Result<(), subscriptions::Error>>,
+    },
+    /// Of a plugin.
+    Plugin {
+        /// What is to change.
+        change: Change,
+        /// Told how it went.
+        done: oneshot::Sender<Result<(), plugins::Refused>>,
+    },
 }
 
 /// The webhooks that are kept.
@@ -53,15 +65,15 @@ pub(super) struct Registry {
     host: Host,
     secrets: Secrets,
     config: Arc<ArcSwap<Config>>,
-    asks: mpsc::Sender<Ask>,
-    /// Held during a change: one at a time.
-    changing: Arc<Mutex<()>>,
+    pub(super) asks: mpsc::Sender<Ask>,
+    /// Held during a change of webhooks or plugins: one at a time.
+    pub(super) changing: Arc<Mutex<()>>,
 }
 
 /// The daemon is stopping, or does not get on.
 #[derive(Debug, thiserror::Error)]
 #[error("the daemon is stopping")]
-struct Stopping;
+pub(super) struct Stopping;
 
 impl Registry {
     /// A registry, and where the daemon's loop is asked.
@@ -80,10 +92,10 @@ impl Registry {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn prepare_all(&self) -> Result<Kept, crate::store::Error> {
+    pub(super) fn prepare_all(&self, host: &Host, config: &Config) -> Result<Kept, crate::store::Error> {
         let mut kept = Kept::default();
         for (id, definition) in self.store.definitions(self.secrets.keyring())? {
-            match self.prepare(&id, &parse(&definition)) {
+            match self.prepare(host, config, &id, &parse(&definition)) {
                 Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
@@ -95,12 +107,26 @@ impl Registry {
         Ok(kept)
     }
 
-    fn prepare(&self, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Spec, Vec<Flaw>> {
-        let config = self.config.load();
+    /// Those that fit the configuration, whether their plugins do or not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) fn subscriptions(&self, config: &Config) -> Result<Vec<Subscription>, crate::store::Error> {
+        let all = self.store.definitions(self.secrets.keyring())?;
+        Ok(all.iter().filter_map(|(id, definition)| config.define(id, &parse(definition)).ok()).collect())
+    }
+
+    fn prepare(
+        &self,
+        host: &Host,
+        config: &Config,
+        id: &SubscriptionId,
+        definition: &Map<String, Value>,
+    ) -> Result<Spec, Vec<Flaw>> {
         let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
         let subscription =
             config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect::<Vec<_>>())?;
-        match subscriptions::prepare(&self.host, &self.secrets, &subscription) {
+        match subscriptions::prepare(host, &self.secrets, &subscription) {
             Ok(Ready::Webhook(spec)) => Ok(*spec),
             Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
             Err(error) => Err(vec![Flaw { key: String::new(), reason: telemetry::chain(&error) }]),
@@ -125,7 +151,8 @@ impl Registry {
     async fn put(&self, id: &SubscriptionId, kept: Definition) -> Result<Webhook, Refused> {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
         let spec = blocking(move || {
-            let spec = registry.prepare(&of, &parse(&kept)).map_err(Refused::Flaws)?;
+            let config = registry.config.load();
+            let spec = registry.prepare(&registry.host, &config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
             registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
             Ok(spec)
         });
@@ -135,7 +162,7 @@ impl Registry {
 
     async fn ask(&self, specs: Vec<(SubscriptionId, Spec)>, gone: Vec<SubscriptionId>) -> Result<(), Refused> {
         let (done, answer) = oneshot::channel();
-        self.asks.send(Ask { specs, gone, done }).await.map_err(|_| unavailable(Stopping))?;
+        self.asks.send(Ask::Webhooks { specs, gone, done }).await.map_err(|_| unavailable(Stopping))?;
         answer.await.map_err(|_| unavailable(Stopping))?.map_err(|error| match error.is_passing() {
             true => unavailable(error),
             false => flaw("", telemetry::chain(&error)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::Error;
 use crate::config::{self, Config};
@@ -27,6 +28,8 @@ pub(super) struct Watch {
     reloader: Option<Reloader>,
     hangup: tokio::signal::unix::Signal,
     changed: Arc<Notify>,
+    /// When a file that has changed is to be read, unless it changes again.
+    settles_at: Option<Instant>,
     /// Watches as long as it lives.
     _watcher: Option<notify::RecommendedWatcher>,
 }
@@ -36,18 +39,22 @@ impl Watch {
         let changed = Arc::new(Notify::new());
         let watcher = reloader.as_ref().map(|r| watch(&r.file, Arc::clone(&changed))).transpose();
         let hangup = signal(SignalKind::hangup()).map_err(Error::Signal)?;
-        Ok(Self { reloader, hangup, changed, _watcher: watcher.map_err(Error::Watch)? })
+        Ok(Self { reloader, hangup, changed, settles_at: None, _watcher: watcher.map_err(Error::Watch)? })
     }
 
-    /// The configuration, when there is a reason to read it again. Pends for ever when there is nothing to read.
+    /// The configuration, when there is a reason to read it again. Pends for ever when there is nothing to read. Dropping the
+    /// future loses no reason.
     pub(super) async fn next(&mut self) -> Result<Config, config::Error> {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {}
                 () = self.changed.notified() => {
-                    tokio::time::sleep(SETTLE).await;
+                    self.settles_at = Some(Instant::now() + SETTLE);
+                    continue;
                 }
+                () = sleep_until(self.settles_at.unwrap_or_else(Instant::now)), if self.settles_at.is_some() => {}
             }
+            self.settles_at = None;
             if let Some(loaded) = self.load() {
                 return loaded;
             }

@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::registry::{Ask, Kept, Registry};
+use super::plugins::Catalogue;
+use super::registry::{Ask, Registry};
 use super::reload::Watch;
-use super::{dead_letters, parts};
+use super::{dead_letters, plugins};
 use crate::config::{self, Config};
 use crate::deliver::Secrets;
 use crate::domain::SubscriptionId;
 use crate::ingest::Nats;
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Subscriptions};
-use crate::plugin::Host;
 use crate::stream::Hub;
 use crate::telemetry::chain;
 
@@ -27,7 +27,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// What a reload changes.
 pub(super) struct Reloading {
     pub(super) config: Arc<ArcSwap<Config>>,
-    pub(super) host: Host,
+    /// The plugins.
+    pub(super) catalogue: Catalogue,
     pub(super) secrets: Secrets,
     pub(super) hub: Hub,
     pub(super) subscriptions: Subscriptions,
@@ -72,11 +73,16 @@ impl Reloading {
                 "this section has changed and is read only at start, restart the daemon to put it into effect"
             );
         }
-        let (compiler, secrets, checked) = (self.host.clone(), self.secrets.clone(), new.clone());
-        let prepared = tokio::task::spawn_blocking(move || parts::prepare(&compiler, &secrets, &checked)).await;
-        let prepared = match prepared {
+        let (catalogue, registry) = (self.catalogue.clone(), self.registry.clone());
+        let (secrets, checked) = (self.secrets.clone(), new.clone());
+        let prepare = move || catalogue.prepare(&registry, &secrets, &checked);
+        let prepared = match tokio::task::spawn_blocking(prepare).await {
             Ok(Ok(prepared)) => prepared,
-            Ok(Err(error)) => return refuse(&error),
+            Ok(Err(plugins::Error::Config(error))) => return refuse(&error),
+            Ok(Err(plugins::Error::Store(error))) => {
+                warn!(error = %chain(&error), "the configuration was not reloaded, trying again");
+                return false;
+            }
             Err(panic) => {
                 error!(%panic, "the configuration was not reloaded");
                 return true;
@@ -98,21 +104,23 @@ impl Reloading {
         true
     }
 
-    async fn put_into_effect(&mut self, prepared: parts::Prepared, old: &Config) -> Result<(), subscriptions::Error> {
-        let registry = self.registry.clone();
-        let of_api = tokio::task::spawn_blocking(move || registry.prepare_all()).await;
+    async fn put_into_effect(&mut self, prepared: plugins::Prepared, old: &Config) -> Result<(), subscriptions::Error> {
+        let plugins::Prepared { of_file, of_api, arrivals } = prepared;
         let gone = old.subscriptions.iter().map(|subscription| &subscription.id);
-        let gone = gone.filter(|id| !prepared.webhooks.iter().any(|(other, _)| other == *id)).cloned().collect();
-        let mut specs = prepared.webhooks;
-        specs.extend(of_api.unwrap_or_else(|_| Ok(Kept::default()))?.specs);
+        let gone = gone.filter(|id| !of_file.webhooks.iter().any(|(other, _)| other == *id)).cloned().collect();
+        let mut specs = of_file.webhooks;
+        specs.extend(of_api.specs);
         self.update(specs, gone).await?;
-        self.hub.update(prepared.named);
+        self.hub.update(of_file.named);
+        let catalogue = self.catalogue.clone();
+        // A panic was told of.
+        drop(tokio::task::spawn_blocking(move || catalogue.adopt_all(&arrivals)).await);
         Ok(())
     }
 
     /// Brings the running set up to date, when the dead letters of all that are new can be published as the daemon's start
     /// wants it.
-    async fn update(
+    pub(super) async fn update(
         &mut self,
         specs: Vec<(SubscriptionId, Spec)>,
         gone: Vec<SubscriptionId>,
@@ -122,11 +130,13 @@ impl Reloading {
         self.subscriptions.update(specs, gone).await
     }
 
-    /// Carries out a change of the webhooks that are made over the API.
+    /// Carries out what was asked for over the API.
     async fn carry_out(&mut self, ask: Ask) {
-        let result = self.update(ask.specs, ask.gone).await;
         // Whoever asked may have gone: the change is in effect all the same.
-        let _ = ask.done.send(result);
+        match ask {
+            Ask::Webhooks { specs, gone, done } => drop(done.send(self.update(specs, gone).await)),
+            Ask::Plugin { change, done } => drop(done.send(self.change_plugin(change).await)),
+        }
     }
 }
 

@@ -16,10 +16,11 @@ use super::dead_letters::Publisher;
 use super::nats::OpenStream;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
-use super::{App, Error, file_size, parts, retention};
+use super::{App, Error, file_size, parts, plugins, retention};
 use crate::config::DeadLetterSubject;
 use crate::deliver::{Token, lane};
 use crate::ingest::{Nats, live};
+use crate::pipeline::announce::Announcer;
 use crate::pipeline::feed::{Feed, Routes};
 use crate::pipeline::jobs::Jobs;
 use crate::pipeline::readers::Readers;
@@ -125,18 +126,14 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
 }
 
 /// Starts every part's work.
-async fn start(app: App, watch: Watch) -> Result<Running, Error> {
+async fn start(mut app: App, watch: Watch) -> Result<Running, Error> {
     let (stops, tasks) = (Stops::default(), Tasks::default());
-    if let Some(broker) = app.broker {
+    if let Some(broker) = app.broker.take() {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
     }
     let (recorder, writer) = start_recorder(&app.store, app.metrics.store())?;
     let pipeline = parts::pipeline(&app.config.load());
-    let prefix = app.config.load().operational_events.subject_prefix.clone();
-    let (announcer, publisher) = announce::channel(prefix, app.nats.clone(), app.metrics.clone());
-    if let Some(publisher) = publisher {
-        tasks.announcer.spawn(publisher.run(stops.announcer.clone()));
-    }
+    let announcer = start_announcer(&app, &tasks, &stops);
     let shared = Shared {
         client: app.client,
         recorder: recorder.clone(),
@@ -170,14 +167,15 @@ async fn start(app: App, watch: Watch) -> Result<Running, Error> {
     // It is set here only.
     let _ = app.control.set(subscriptions.control());
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
-    let secrets = shared.secrets.clone();
-    let (config, host, hub, registry) = (app.config, app.host, app.hub.clone(), app.registry);
-    let reloading = Reloading { config, host, secrets, hub, subscriptions, nats: app.nats.clone(), registry };
+    let (secrets, catalogue) = (shared.secrets.clone(), app.plugins.catalogue.clone());
+    let (config, nats, hub, registry) = (app.config, app.nats.clone(), app.hub.clone(), app.registry);
+    let reloading = Reloading { config, catalogue, secrets, hub, subscriptions, nats, registry };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
     let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
     app.jobs.set(jobs);
     feeds.into_iter().for_each(|feed| drop(tasks.feeds.spawn(feed.run(stops.ingest.clone()))));
     tasks.front.spawn(app.hub.clone().run(stops.front.clone()));
+    tasks.front.spawn(plugins::watch(app.plugins, stops.ingest.clone()));
     let serving = tasks.front.spawn(app.server.run(stops.front.clone()));
     app.health.clear("start");
     Ok(Running {
@@ -222,6 +220,15 @@ fn feed(
         retarget: asked,
     };
     (link, feed)
+}
+
+fn start_announcer(app: &App, tasks: &Tasks, stops: &Stops) -> Announcer {
+    let prefix = app.config.load().operational_events.subject_prefix.clone();
+    let (announcer, publisher) = announce::channel(prefix, app.nats.clone(), app.metrics.clone());
+    if let Some(publisher) = publisher {
+        tasks.announcer.spawn(publisher.run(stops.announcer.clone()));
+    }
+    announcer
 }
 
 fn start_recorder(store: &Store, metrics: StoreMetrics) -> Result<(Recorder<Token>, JoinHandle<()>), store::Error> {

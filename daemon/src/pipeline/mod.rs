@@ -87,6 +87,7 @@ impl Shared {
 }
 
 /// What a worker needs to know of its subscription; replaced as a whole on reload.
+#[derive(Clone)]
 pub struct Spec {
     /// The event types.
     pub types: Vec<Pattern>,

@@ -315,6 +315,19 @@ impl Subscriptions {
         Ok(())
     }
 
+    /// The plugins of all that run.
+    pub fn chains(&self) -> Vec<Arc<Chain>> {
+        self.running.values().map(|running| Arc::clone(&running.spec.load().chain)).collect()
+    }
+
+    /// Gives a subscription other plugins; events under way end on those that they began with. False when it does not run.
+    pub fn replace_plugins(&self, id: &SubscriptionId, chain: Arc<Chain>) -> bool {
+        let Some(running) = self.running.get(id) else { return false };
+        let spec = running.spec.load_full();
+        running.spec.store(Arc::new(Spec { chain, ..(*spec).clone() }));
+        true
+    }
+
     /// Takes out of the store where subscriptions that are gone stood, so that each is new when it comes back, also after
     /// a restart. What they had handed in before is waited for: a position among it would come after.
     async fn forget(&self, gone: Vec<SubscriptionId>) {

@@ -18,7 +18,11 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// The compiled plugins that are kept; beyond them the oldest go.
-const FILES_MAX: usize = 128;
+pub const CACHE_FILES_MAX: usize = 128;
+/// The bytes of compiled plugins that are kept; beyond them the oldest go.
+pub const CACHE_BYTES_MAX: u64 = 2 << 30;
+/// How much a compilation stands back for the daemon's other threads where processors are scarce, as nice(1) counts.
+const COMPILE_NICENESS: i32 = 10;
 
 /// The cache, in one directory and for one engine.
 pub(super) struct Cache {
@@ -49,7 +53,7 @@ impl Cache {
             self.loaded.fetch_add(1, Ordering::Relaxed);
             return Ok(component);
         }
-        let code = engine.precompile_component(wasm)?;
+        let code = precompile(engine, wasm)?;
         self.compiled.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = self.store(&path, &code) {
             tracing::warn!(path = %path.display(), %error, "cannot keep a compiled plugin, it will be compiled again");
@@ -90,29 +94,48 @@ impl Cache {
     fn store(&self, path: &Path, code: &[u8]) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))?;
-        self.prune()?;
+        self.prune(code.len() as u64)?;
         // The digest first: between the two renames, an older file of that name counts as broken, not as whole.
         replace(&digest_path(path), hex::encode(Sha256::digest(code)).as_bytes())?;
         replace(path, code)
     }
 
-    /// Makes room for one more file.
-    fn prune(&self) -> io::Result<()> {
+    /// Makes room for one more file, of that many bytes.
+    fn prune(&self, mut bytes: u64) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             if entry.path().extension().is_some_and(|extension| extension == "cwasm") {
-                files.push((entry.metadata()?.modified()?, entry.path()));
+                let data = entry.metadata()?;
+                files.push((data.modified()?, data.len(), entry.path()));
             }
         }
         files.sort();
-        for (_, path) in files.iter().rev().skip(FILES_MAX - 1) {
+        for (kept, (_, length, path)) in (1..).zip(files.iter().rev()) {
+            bytes += length;
+            if kept < CACHE_FILES_MAX && bytes <= CACHE_BYTES_MAX {
+                continue;
+            }
             fs::remove_file(path)?;
             // It may be missing, and without its code it does no harm.
             let _ = fs::remove_file(digest_path(path));
         }
         Ok(())
     }
+}
+
+/// Compiles on a thread that gives way to the others: deliveries go on meanwhile. The compiler's own threads, which the first
+/// compilation starts, are as patient as the one that starts them.
+fn precompile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    std::thread::scope(|scope| {
+        let compile = || {
+            // Where it is not allowed, compiling is as urgent as the rest.
+            let _ = rustix::process::nice(COMPILE_NICENESS);
+            engine.precompile_component(wasm)
+        };
+        let thread = std::thread::Builder::new().name("plugin-compile".into()).spawn_scoped(scope, compile)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn digest_path(path: &Path) -> PathBuf {

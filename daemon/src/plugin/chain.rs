@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::Limits;
 use super::fault::Fault;
+use super::host::Role;
+use super::trial::Said;
 use super::usage::Usage;
 use super::view::{Allowance, View, laid_over, whole};
 use crate::domain::{Event, OnPluginError, Output, Verdict};
@@ -64,6 +66,11 @@ impl Chain {
         self.filters.is_empty() && self.transforms.is_empty()
     }
 
+    pub(super) fn uses(&self) -> impl Iterator<Item = (Role, &Arc<Usage>)> {
+        let filters = self.filters.iter().map(|usage| (Role::Filter, usage));
+        filters.chain(self.transforms.iter().map(|usage| (Role::Transform, usage)))
+    }
+
     /// The plugins in order: what each is (`filter` or `transform`), its name, and its version.
     pub fn plugins(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
         let filters = self.filters.iter().map(|usage| ("filter", usage));
@@ -97,7 +104,12 @@ impl Chain {
     async fn stages(&self, event: &Event, passed_over: &mut Vec<Fault>) -> Result<Passed, Fault> {
         let original = whole(event);
         for filter in &self.filters {
-            match filter.keep(View::new(event, &original)).await {
+            let tried_out = filter.tried_out();
+            let verdict = filter.keep(View::new(event, &original)).await;
+            if let Some((candidate, began)) = tried_out {
+                candidate.compare(event, &original, Said::of_filter(&verdict), began.elapsed());
+            }
+            match verdict {
                 Ok(Verdict::Keep) => {}
                 Ok(Verdict::Drop(reason)) => return Ok(Passed::Dropped { plugin: filter.name().into(), reason }),
                 Err(fault) => passed_over.push(self.tolerated(fault)?),
@@ -124,8 +136,13 @@ impl Chain {
         let mut allowance = Allowance::new(&self.limits);
         let mut made = Vec::with_capacity(parts.len());
         for part in parts {
+            let tried_out = transform.tried_out();
             let outputs = transform.apply(View::new(event, &part)).await;
-            match outputs.and_then(|outputs| allowance.take(outputs).map_err(|kind| transform.fault(kind))) {
+            let outputs = outputs.and_then(|outputs| allowance.take(outputs).map_err(|kind| transform.fault(kind)));
+            if let Some((candidate, began)) = tried_out {
+                candidate.compare(event, &part, Said::of_transform(&outputs), began.elapsed());
+            }
+            match outputs {
                 Ok(outputs) => made.extend(outputs.into_iter().map(|output| laid_over(&part, output))),
                 Err(fault) => {
                     passed_over.push(self.tolerated(fault)?);

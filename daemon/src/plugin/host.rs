@@ -24,16 +24,28 @@ use super::fault::FaultKind;
 use super::instance::Instance;
 use super::slots::Slots;
 use super::stamp::Stamp;
-use super::state::{LogGate, State};
+use super::state::{Heard, LogGate, State};
 use super::ticker::Ticker;
+use super::trial::{Attached, Trial};
 use super::usage::Usage;
 use super::{Config, Limits, is_name};
 use crate::domain::{OnPluginError, PluginRef, SubscriptionId};
+use crate::telemetry::chain;
 
 /// The plugins of one directory and the engine that runs them. Cloning it is cheap.
 #[derive(Clone)]
 pub struct Host {
     shared: Arc<Shared>,
+    /// Plugins that take the place of those of the same name, for who has this handle.
+    instead: Vec<Arc<Plugin>>,
+    /// Where the plugins' log lines go instead of the log.
+    heard: Option<Heard>,
+}
+
+/// The bytes of a WebAssembly file, and their digest.
+pub struct Wasm {
+    bytes: Vec<u8>,
+    digest: Box<str>,
 }
 
 /// A plugin, compiled and linked, whose description is known.
@@ -72,6 +84,8 @@ pub(super) struct Shared {
     cache: Cache,
     log_lines_dropped: Arc<AtomicU64>,
     plugins: Mutex<HashMap<Box<str>, Slot>>,
+    /// Candidates in shadow mode, by the name of the plugin whose place they may take.
+    trials: Mutex<HashMap<Box<str>, Arc<Trial>>>,
 }
 
 /// The place of one plugin, with a lock of its own: one that compiles for long does not keep the others waiting.
@@ -81,6 +95,26 @@ type Slot = Arc<Mutex<Option<Loaded>>>;
 struct Loaded {
     stamp: Option<Stamp>,
     plugin: Arc<Plugin>,
+    /// It stays, whatever its file holds.
+    fixed: bool,
+}
+
+impl Wasm {
+    /// Those bytes, with their SHA-256.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let digest = hex::encode(Sha256::digest(&bytes)).into();
+        Self { bytes, digest }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Their SHA-256, in hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
 }
 
 impl Host {
@@ -106,8 +140,111 @@ impl Host {
             linker,
             log_lines_dropped: Arc::default(),
             plugins: Mutex::default(),
+            trials: Mutex::default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), instead: Vec::new(), heard: None })
+    }
+
+    /// A handle on the same host, for which those plugins take the place of the ones of the same name.
+    pub fn with(&self, instead: Vec<Arc<Plugin>>) -> Self {
+        Self { instead, ..self.clone() }
+    }
+
+    /// A handle on the same host, for which the log lines of the chains that it makes go there, and not to the log.
+    pub fn heard_by(&self, heard: Heard) -> Self {
+        Self { heard: Some(heard), ..self.clone() }
+    }
+
+    /// The plugin directory.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// The file of that name in the directory.
+    ///
+    /// # Errors
+    /// When the text is no name, or the file cannot be read or is too large.
+    pub fn read(&self, name: &str) -> Result<Wasm, Error> {
+        let path = self.path(name)?;
+        Ok(Wasm::new(read(name, &path, self.shared.limits.file_bytes_max)?))
+    }
+
+    /// A plugin of that name made of those bytes; [`Host::load`] does not know it. It blocks: it compiles, unless the result
+    /// is in the cache.
+    ///
+    /// # Errors
+    /// When it is not a plugin that this host can run.
+    pub fn compile(&self, name: &str, wasm: &Wasm) -> Result<Arc<Plugin>, Error> {
+        if !is_name(name) {
+            return Err(Error::Name { name: name.into() });
+        }
+        let bytes_max = self.shared.limits.file_bytes_max;
+        if wasm.bytes.len() as u64 > bytes_max {
+            return Err(Error::TooLarge { plugin: name.into(), bytes_max });
+        }
+        Ok(Arc::new(Plugin::load(&self.shared, name, wasm.digest.clone(), &wasm.bytes)?))
+    }
+
+    /// Makes that plugin the one of its name, whatever its file holds.
+    pub fn fix(&self, plugin: Arc<Plugin>) {
+        let slot = Arc::clone(self.shared.plugins.lock().entry(plugin.name.clone()).or_default());
+        *slot.lock() = Some(Loaded { stamp: None, plugin, fixed: true });
+    }
+
+    /// Undoes [`Host::fix`]: the plugin of that name is again what its file holds.
+    pub fn loosen(&self, name: &str) {
+        self.shared.plugins.lock().remove(name);
+    }
+
+    /// Has a candidate run beside the plugin of its name, on the same events and without effect: in the chains that are made
+    /// from now on, and in those that it is [attached](Host::attach) to.
+    pub fn begin_trial(&self, candidate: Arc<Plugin>) -> Arc<Trial> {
+        let name = candidate.name.clone();
+        let trial = Arc::new(Trial::new(candidate));
+        if let Some(before) = self.shared.trials.lock().insert(name, Arc::clone(&trial)) {
+            before.end();
+        }
+        trial
+    }
+
+    /// Ends the trial of a candidate for that plugin's place.
+    pub fn end_trial(&self, name: &str) {
+        if let Some(trial) = self.shared.trials.lock().remove(name) {
+            trial.end();
+        }
+    }
+
+    /// The trial of a candidate for that plugin's place.
+    pub fn trial(&self, name: &str) -> Option<Arc<Trial>> {
+        self.shared.trials.lock().get(name).cloned()
+    }
+
+    /// Has a candidate run in a chain that was made before its trial. Where it cannot, the trial says so. Blocks.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn attach(&self, chain: &Chain, trial: &Arc<Trial>) -> Result<(), Error> {
+        block_on(async {
+            for (role, usage) in chain.uses().filter(|(_, usage)| usage.name() == trial.candidate().name()) {
+                self.try_out(trial, role, usage).await;
+            }
+        })
+    }
+
+    async fn try_out(&self, trial: &Arc<Trial>, role: Role, usage: &Usage) {
+        let (shared, candidate) = (&self.shared, Arc::clone(trial.candidate()));
+        let subscription = usage.subscription();
+        let prepared = match role.check(&candidate) {
+            Ok(()) => {
+                let log = shared.log_gate(&format!("{} (shadow)", candidate.name), subscription.as_str(), None);
+                Usage::prepare(shared, candidate, usage.config(), subscription, log).await
+            }
+            Err(error) => Err(error),
+        };
+        match prepared {
+            Ok(candidate) => usage.try_out(Attached::new(Arc::clone(trial), role, candidate)),
+            Err(error) => trial.unfit(subscription, chain(&error).into()),
+        }
     }
 
     /// The plugin of that name. It blocks: it reads the file, and compiles it unless it is in the cache. A plugin that is
@@ -116,30 +253,39 @@ impl Host {
     /// # Errors
     /// When there is no such plugin, or the file is not a plugin that this host can run.
     pub fn load(&self, name: &str) -> Result<Arc<Plugin>, Error> {
-        if !is_name(name) {
-            return Err(Error::Name { name: name.into() });
+        if let Some(plugin) = self.instead.iter().find(|plugin| *plugin.name == *name) {
+            return Ok(Arc::clone(plugin));
         }
-        let path = self.shared.dir.join(format!("{name}.wasm"));
-        let stamp = Stamp::of(&path).map_err(|source| unreadable(name, &path, source))?;
+        let path = self.path(name)?;
         let slot = Arc::clone(self.shared.plugins.lock().entry(name.into()).or_default());
         let mut slot = slot.lock();
+        if let Some(loaded) = slot.as_ref().filter(|loaded| loaded.fixed) {
+            return Ok(Arc::clone(&loaded.plugin));
+        }
+        let stamp = Stamp::of(&path).map_err(|source| unreadable(name, &path, source))?;
         if let Some(loaded) = &*slot
             && stamp.is_some()
             && loaded.stamp == stamp
         {
             return Ok(Arc::clone(&loaded.plugin));
         }
-        let wasm = read(name, &path, self.shared.limits.file_bytes_max)?;
-        let digest = hex::encode(Sha256::digest(&wasm));
+        let wasm = self.read(name)?;
         if let Some(loaded) = &mut *slot
-            && *loaded.plugin.digest == *digest
+            && loaded.plugin.digest == wasm.digest
         {
             loaded.stamp = stamp;
             return Ok(Arc::clone(&loaded.plugin));
         }
-        let plugin = Arc::new(Plugin::load(&self.shared, name, digest.into(), &wasm)?);
-        *slot = Some(Loaded { stamp, plugin: Arc::clone(&plugin) });
+        let plugin = self.compile(name, &wasm)?;
+        *slot = Some(Loaded { stamp, plugin: Arc::clone(&plugin), fixed: false });
         Ok(plugin)
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, Error> {
+        match is_name(name) {
+            true => Ok(self.shared.dir.join(format!("{name}.wasm"))),
+            false => Err(Error::Name { name: name.into() }),
+        }
     }
 
     /// The names of all plugins in the directory, in order, whether they can be loaded or not.
@@ -172,19 +318,15 @@ impl Host {
         transforms: &[PluginRef],
         on_error: OnPluginError,
     ) -> Result<Chain, Error> {
-        let filters = self.loaded(filters, |plugin| {
-            if plugin.is_filter() { Ok(()) } else { Err(Error::NotFilter { plugin: plugin.name.clone() }) }
-        })?;
-        let transforms = self.loaded(transforms, |plugin| {
-            if plugin.is_transform() { Ok(()) } else { Err(Error::NotTransform { plugin: plugin.name.clone() }) }
-        })?;
+        let filters = self.loaded(filters, Role::Filter)?;
+        let transforms = self.loaded(transforms, Role::Transform)?;
         let limits = self.shared.limits.clone();
         if filters.is_empty() && transforms.is_empty() {
             return Ok(Chain::new(Vec::new(), Vec::new(), on_error, limits));
         }
         block_on(async {
-            let filters = self.prepared(filters, subscription).await?;
-            let transforms = self.prepared(transforms, subscription).await?;
+            let filters = self.prepared(filters, Role::Filter, subscription).await?;
+            let transforms = self.prepared(transforms, Role::Transform, subscription).await?;
             Ok(Chain::new(filters, transforms, on_error, limits))
         })?
     }
@@ -201,14 +343,10 @@ impl Host {
         }
     }
 
-    fn loaded<'a>(
-        &self,
-        refs: &'a [PluginRef],
-        check: impl Fn(&Plugin) -> Result<(), Error>,
-    ) -> Result<Vec<(Arc<Plugin>, &'a str)>, Error> {
+    fn loaded<'a>(&self, refs: &'a [PluginRef], role: Role) -> Result<Vec<(Arc<Plugin>, &'a str)>, Error> {
         let load = |used: &'a PluginRef| {
             let plugin = self.load(&used.plugin)?;
-            check(&plugin)?;
+            role.check(&plugin)?;
             Ok((plugin, &*used.config))
         };
         refs.iter().map(load).collect()
@@ -217,11 +355,18 @@ impl Host {
     async fn prepared(
         &self,
         plugins: Vec<(Arc<Plugin>, &str)>,
+        role: Role,
         subscription: &SubscriptionId,
     ) -> Result<Vec<Arc<Usage>>, Error> {
         let mut uses = Vec::with_capacity(plugins.len());
         for (plugin, config) in plugins {
-            uses.push(Usage::prepare(&self.shared, plugin, config, subscription).await?);
+            let log = self.shared.log_gate(plugin.name(), subscription.as_str(), self.heard.clone());
+            let usage = Usage::prepare(&self.shared, plugin, config, subscription, log).await?;
+            // Who looks at what one event becomes is no part of the trial.
+            if let Some(trial) = self.trial(usage.name()).filter(|_| self.heard.is_none()) {
+                self.try_out(&trial, role, &usage).await;
+            }
+            uses.push(usage);
         }
         Ok(uses)
     }
@@ -246,6 +391,16 @@ impl Plugin {
     /// The version of the contract `sluiced:plugin` that it was made for.
     pub fn contract_version(&self) -> &'static str {
         contract::KNOWN
+    }
+
+    /// The world of the contract that it fits.
+    pub fn world(&self) -> &'static str {
+        match (self.is_filter(), self.is_transform()) {
+            (true, true) => "filter-transform-plugin",
+            (true, false) => "filter-plugin",
+            // What has neither role is not loaded.
+            (false, _) => "transform-plugin",
+        }
     }
 
     /// The interfaces that it imports: of the contract and of WASI, nothing else.
@@ -295,7 +450,7 @@ impl Plugin {
         let linked = contract::link(name, &shared.engine, &shared.linker, &component)?;
         let described = block_on(async {
             let permit = shared.slots.acquire(shared.ticker.begun()).await;
-            let log = Arc::new(shared.log_gate(name, ""));
+            let log = Arc::new(shared.log_gate(name, "", None));
             Instance::new(shared, &linked, log, permit).await?.describe(shared).await
         })?;
         let description = described.map_err(|kind: FaultKind| Error::Describe(kind.of(name)))?;
@@ -304,9 +459,27 @@ impl Plugin {
     }
 }
 
+/// What a plugin is used as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Filter,
+    Transform,
+}
+
+impl Role {
+    fn check(self, plugin: &Plugin) -> Result<(), Error> {
+        let plugin_name = || plugin.name.clone();
+        match self {
+            Self::Filter if !plugin.is_filter() => Err(Error::NotFilter { plugin: plugin_name() }),
+            Self::Transform if !plugin.is_transform() => Err(Error::NotTransform { plugin: plugin_name() }),
+            Self::Filter | Self::Transform => Ok(()),
+        }
+    }
+}
+
 impl Shared {
-    pub(super) fn log_gate(&self, plugin: &str, subscription: &str) -> LogGate {
-        LogGate::new(plugin, subscription, &self.limits, Arc::clone(&self.log_lines_dropped))
+    pub(super) fn log_gate(&self, plugin: &str, subscription: &str, heard: Option<Heard>) -> LogGate {
+        LogGate::new(plugin, subscription, &self.limits, Arc::clone(&self.log_lines_dropped), heard)
     }
 }
 

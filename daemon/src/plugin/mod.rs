@@ -24,14 +24,18 @@ mod slots;
 mod stamp;
 mod state;
 mod ticker;
+mod trial;
 mod usage;
 mod view;
 
+pub use cache::{CACHE_BYTES_MAX, CACHE_FILES_MAX};
 pub use chain::{Chain, Passed, Ran};
 pub use description::{Description, HeaderNeeds};
 pub use error::Error;
 pub use fault::{Fault, FaultKind};
-pub use host::{Host, Plugin, Stats};
+pub use host::{Host, Plugin, Stats, Wasm};
+pub use state::{Heard, Line};
+pub use trial::{Difference, SAMPLE_BYTES_MAX, SAMPLES_MAX, Said, Tally, Trial, UNDER_WAY_MAX};
 
 /// What the host needs to know.
 #[derive(Debug, Clone)]

@@ -49,6 +49,42 @@ pub(super) enum Refused {
     Table,
 }
 
+/// The log lines of plugins that are run to be looked at. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Heard(Arc<Mutex<Vec<Line>>>);
+
+/// A log line of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: &'static str,
+    /// The line, cut when long.
+    pub text: Box<str>,
+}
+
+impl Heard {
+    /// The most lines that are kept: the first ones.
+    pub const LINES_MAX: usize = 100;
+
+    /// The lines so far; they are then no longer here.
+    pub fn take(&self) -> Vec<Line> {
+        std::mem::take(&mut self.0.lock())
+    }
+
+    fn hear(&self, level: log::Level, line: &str) {
+        let level = match level {
+            log::Level::Debug => "debug",
+            log::Level::Info => "info",
+            log::Level::Warn => "warn",
+            log::Level::Error => "error",
+        };
+        let mut lines = self.0.lock();
+        if lines.len() < Self::LINES_MAX {
+            lines.push(Line { level, text: line.into() });
+        }
+    }
+}
+
 /// The end of a call that used up its slices.
 #[derive(Debug, thiserror::Error)]
 #[error("the deadline is reached")]
@@ -63,6 +99,8 @@ pub(super) struct LogGate {
     window: Mutex<Window>,
     /// The lines that the whole host has dropped.
     dropped_total: Arc<AtomicU64>,
+    /// Who gets the lines instead of the log.
+    heard: Option<Heard>,
 }
 
 struct Window {
@@ -180,7 +218,13 @@ impl log::Host for State {
 
 impl LogGate {
     /// A gate for the lines of that plugin, used by that subscription (empty while the plugin is loaded).
-    pub(super) fn new(plugin: &str, subscription: &str, limits: &Limits, dropped_total: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(
+        plugin: &str,
+        subscription: &str,
+        limits: &Limits,
+        dropped_total: Arc<AtomicU64>,
+        heard: Option<Heard>,
+    ) -> Self {
         Self {
             plugin: plugin.into(),
             subscription: subscription.into(),
@@ -188,10 +232,14 @@ impl LogGate {
             lines_per_second_max: limits.log_lines_per_second_max,
             window: Mutex::new(Window { since: Instant::now(), lines: 0, dropped: 0 }),
             dropped_total,
+            heard,
         }
     }
 
     fn write(&self, level: log::Level, message: &str) {
+        if let Some(heard) = &self.heard {
+            return heard.hear(level, cut(message, self.line_bytes_max));
+        }
         let Some(dropped) = self.admit(Instant::now()) else { return };
         let line = cut(message, self.line_bytes_max);
         let (plugin, subscription) = (&*self.plugin, &*self.subscription);
@@ -229,7 +277,7 @@ mod tests {
     fn lines_beyond_the_rate_are_dropped_and_counted() {
         let total = Arc::new(AtomicU64::new(0));
         let limits = Limits { log_lines_per_second_max: 2, ..Limits::default() };
-        let gate = LogGate::new("p", "s", &limits, Arc::clone(&total));
+        let gate = LogGate::new("p", "s", &limits, Arc::clone(&total), None);
         let start = Instant::now();
         let admitted: Vec<_> = (0..5).map(|_| gate.admit(start)).collect();
         assert_eq!(admitted, [Some(0), Some(0), None, None, None]);

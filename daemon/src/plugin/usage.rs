@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -14,8 +15,9 @@ use super::host::{Plugin, Shared};
 use super::instance::Instance;
 use super::quarantine::{Quarantine, Turn};
 use super::state::LogGate;
-use super::view::View;
-use crate::domain::{SubscriptionId, Verdict};
+use super::trial::Attached;
+use super::view::{Allowance, View};
+use crate::domain::{Output, SubscriptionId, Verdict};
 
 /// The instances of one use that stay warm. One is enough unless events of one subscription are worked on side by side.
 const WARM_PER_USE_MAX: usize = 2;
@@ -33,6 +35,8 @@ pub(super) struct Usage {
     quarantine: Quarantine,
     /// The memory of the instance that was used last, in bytes.
     memory_bytes: AtomicUsize,
+    /// A candidate for the plugin's place, in shadow mode.
+    candidate: ArcSwapOption<Attached>,
 }
 
 impl Usage {
@@ -45,18 +49,20 @@ impl Usage {
         plugin: Arc<Plugin>,
         config: &str,
         subscription: &SubscriptionId,
+        log: LogGate,
     ) -> Result<Arc<Self>, Error> {
         plugin.check_config(config)?;
         let usage = Arc::new(Self {
             shared: Arc::clone(shared),
             config: config.into(),
-            log: Arc::new(shared.log_gate(plugin.name(), subscription.as_str())),
+            log: Arc::new(log),
             plugin,
             subscription: subscription.clone(),
             quarantine: Quarantine::new(&shared.limits),
             idle: Mutex::default(),
             used: AtomicU32::new(0),
             memory_bytes: AtomicUsize::new(0),
+            candidate: ArcSwapOption::empty(),
         });
         let instance = usage.make().await.map_err(|kind| match kind {
             FaultKind::Reported { message } => Error::Refused { plugin: usage.plugin.name().into(), message },
@@ -77,6 +83,12 @@ impl Usage {
             guest::Verdict::Keep => Verdict::Keep,
             guest::Verdict::Drop(reason) => Verdict::Drop(reason.map(shortened)),
         })
+    }
+
+    /// What the plugin, a transform, makes of one event by itself.
+    pub(super) async fn outputs(&self, view: View<'_>) -> Result<Vec<Output>, Fault> {
+        let outputs = self.apply(view).await?;
+        Allowance::new(&self.shared.limits).take(outputs).map_err(|kind| self.fault(kind))
     }
 
     /// Has the plugin, a transform, work on an event.
@@ -109,9 +121,34 @@ impl Usage {
         result.map_err(|kind| self.fault(kind))
     }
 
+    /// Has a candidate for the plugin's place try itself on what the plugin is called with.
+    pub(super) fn try_out(&self, candidate: Attached) {
+        self.candidate.store(Some(Arc::new(candidate)));
+    }
+
+    /// The candidate for the plugin's place, where there is one; with the beginning of a call to compare it with.
+    pub(super) fn tried_out(&self) -> Option<(Arc<Attached>, Instant)> {
+        let candidate = self.candidate.load().as_ref().map(Arc::clone)?;
+        if candidate.is_over() {
+            self.candidate.store(None);
+            return None;
+        }
+        Some((candidate, Instant::now()))
+    }
+
     /// How many faults in a row the plugin had, when it is set aside.
     pub(super) fn quarantined(&self) -> Option<u32> {
         self.quarantine.faults()
+    }
+
+    /// Whose use it is.
+    pub(super) fn subscription(&self) -> &SubscriptionId {
+        &self.subscription
+    }
+
+    /// The configuration, a JSON text.
+    pub(super) fn config(&self) -> &str {
+        &self.config
     }
 
     /// The plugin's name.

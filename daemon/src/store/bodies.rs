@@ -1,4 +1,4 @@
-//! Files for large bodies: sled would spill them to files that it never syncs.
+//! Files for large bodies and for plugins: sled would spill them to files that it never syncs.
 //!
 //! A file is written, synced and given its name before the record that points to it is written, and removed after the
 //! record is durably gone. So a crash can leave a file without a record, which the next start sweeps away, but never a
@@ -43,11 +43,16 @@ impl Bodies {
 
     /// Writes and syncs a body, unless its file is there already; true when the directory is to be synced.
     pub(super) fn write(&self, delivery: &DeliveryId, file: &BodyRef, body: &[u8]) -> io::Result<bool> {
-        let name = codec::body_file_name(delivery, file);
-        self.kept.lock().names.remove(&name);
-        let path = self.dir.join(&name);
-        // The name holds the digest and is given only to a complete, synced file.
-        if fs::metadata(&path).is_ok_and(|data| data.len() == file.length) {
+        self.write_file(&codec::body_file_name(delivery, file), body)
+    }
+
+    /// Writes and syncs a file whose name holds the digest of its content, unless it is there already; true when the
+    /// directory is to be synced.
+    pub(super) fn write_file(&self, name: &str, body: &[u8]) -> io::Result<bool> {
+        self.kept.lock().names.remove(name);
+        let path = self.dir.join(name);
+        // The name is given only to a complete, synced file.
+        if fs::metadata(&path).is_ok_and(|data| data.len() == body.len() as u64) {
             return Ok(false);
         }
         let new = self.dir.join(format!("{name}.new"));
@@ -73,11 +78,17 @@ impl Bodies {
     /// Reads a body and checks that it is the right one.
     pub(super) fn read(&self, delivery: &DeliveryId, file: &BodyRef) -> Result<Bytes, Error> {
         let name = codec::body_file_name(delivery, file);
-        match fs::read(self.dir.join(&name)) {
-            Ok(body) if describe(&body) == *file => Ok(body.into()),
-            Ok(_) => Err(Error::Body { file: name, source: io::ErrorKind::InvalidData.into() }),
-            Err(source) => Err(Error::Body { file: name, source }),
+        let body = self.read_file(&name)?;
+        if describe(&body) == *file {
+            Ok(body.into())
+        } else {
+            Err(Error::Body { file: name, source: io::ErrorKind::InvalidData.into() })
         }
+    }
+
+    /// Reads a file. Whether it is the right one is for the caller to check.
+    pub(super) fn read_file(&self, name: &str) -> Result<Vec<u8>, Error> {
+        fs::read(self.dir.join(name)).map_err(|source| Error::Body { file: name.to_owned(), source })
     }
 
     /// Removes a file that no record points to any more. A file that stays is swept away at the next start.
@@ -125,11 +136,11 @@ impl Bodies {
         Ok(files)
     }
 
-    /// Removes every file that no record points to.
-    pub(super) fn sweep(&self, state: &sled::Tree) -> Result<(), Error> {
+    /// Removes every file that no record points to. `also` are files that other records than those of deliveries name.
+    pub(super) fn sweep(&self, state: &sled::Tree, also: &HashSet<String>) -> Result<(), Error> {
         for entry in fs::read_dir(&self.dir).map_err(Error::Read)? {
             let name = entry.map_err(Error::Read)?.file_name().to_string_lossy().into_owned();
-            if !wanted(state, &name)? {
+            if !also.contains(&name) && !wanted(state, &name)? {
                 self.remove(&name);
             }
         }

@@ -16,7 +16,7 @@ use super::batch::Batch;
 use super::bodies::Bodies;
 use super::mark::Mark;
 use super::partition::{self, Partition, entry_bytes};
-use super::{Config, Error, codec, compact, keys, migrate};
+use super::{Config, Error, codec, compact, keys, migrate, plugins};
 use crate::failpoint::{self, Place};
 
 /// The format that this version writes, and the newest that it reads.
@@ -142,7 +142,7 @@ impl Engine {
         let (partitions, capture) = (RwLock::new(partitions), Mutex::new(None));
         let engine = Self { db, state, partitions, bodies, capture, mark, file, dir: dir.clone() };
         engine.settle_format(directory)?;
-        engine.bodies.sweep(&engine.state)?;
+        engine.bodies.sweep(&engine.state, &plugins::files(&engine)?)?;
         Ok(engine)
     }
 

@@ -17,6 +17,7 @@ pub(super) mod kind {
     pub(in crate::store) const STREAM: u8 = b'S';
     pub(in crate::store) const UNPUBLISHED: u8 = b'U';
     pub(in crate::store) const VOID: u8 = b'V';
+    pub(in crate::store) const PLUGIN: u8 = b'W';
     pub(in crate::store) const SEALED: u8 = b'X';
 }
 
@@ -121,9 +122,14 @@ pub(super) fn sealed(subscription: &SubscriptionId, purpose: u8) -> Vec<u8> {
 
 /// `kind ‖ stream`.
 pub(super) fn of_stream(kind: u8, stream: &StreamName) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + stream.as_str().len());
+    of_text(kind, stream.as_str())
+}
+
+/// `kind ‖ text`.
+pub(super) fn of_text(kind: u8, text: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + text.len());
     key.push(kind);
-    key.extend_from_slice(stream.as_str().as_bytes());
+    key.extend_from_slice(text.as_bytes());
     key
 }
 

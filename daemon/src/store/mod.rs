@@ -5,7 +5,7 @@
 //!
 //! # The directory
 //! `lock` (held while a process works here), `format` (the format's version), `sled/` (the database), `bodies/` (bodies
-//! above [`INLINE_BODY_BYTES_MAX`], each in a file of its own), `mark` (the last flush that was confirmed).
+//! above [`INLINE_BODY_BYTES_MAX`] and versions of plugins, each in a file of its own), `mark` (the last flush that was confirmed).
 //!
 //! # The keys
 //! Everything but the log lies in one tree, `state`. A subscription stands in a key as its id with the length before it
@@ -27,6 +27,7 @@
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
+//! | `W` plugin | the plugin's versions |
 //! | `X` sub, purpose | a sealed record: signing secrets, definition (see [`Keyring`]) |
 //! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
@@ -68,6 +69,7 @@ mod manifest;
 mod mark;
 mod migrate;
 mod partition;
+mod plugins;
 mod read;
 mod recorder;
 mod records;
@@ -98,6 +100,7 @@ pub use jobs::{JobCounts, JobRecord, JobTask, Mark, RedriveTask, ReplayTask};
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
+pub use plugins::{PLUGIN_VERSIONS_MAX, PluginOrigin, PluginRecord, PluginVersion};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{

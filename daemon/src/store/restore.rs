@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::backup::frame;
 use super::engine::{Directory, Engine, FORMAT};
 use super::manifest::Manifest;
-use super::{Backup, Config, Error, Store, bodies, codec, keys};
+use super::{Backup, Config, Error, Store, bodies, codec, keys, plugins};
 use crate::domain::DeliveryId;
 
 /// So many entries are written in one batch.
@@ -82,6 +82,11 @@ fn fill(from: &Path, manifest: &Manifest, config: &Config) -> Result<(), Error> 
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let body = fs::read(&path).map_err(|error| broken(&format!("the body {name}: {error}")))?;
+        if plugins::is_of(&name, &body) {
+            engine.bodies.write_file(&name, &body).map_err(failed)?;
+            copied += 1;
+            continue;
+        }
         let mut id = [0; 16];
         let delivery = name.get(..32).filter(|digits| hex::decode_to_slice(digits, &mut id).is_ok());
         let delivery = delivery.map(|_| DeliveryId::from_bytes(id));

@@ -149,6 +149,13 @@ impl Hub {
         before.into_values().for_each(|gone| gone.closing.cancel());
     }
 
+    /// Gives a named stream other plugins. Its clients notice nothing else.
+    pub fn replace_plugins(&self, id: &SubscriptionId, process: Arc<dyn Process>) {
+        if let Some(stream) = self.0.named.lock().get(id) {
+            *stream.process.lock() = process;
+        }
+    }
+
     /// The named streams, by name.
     pub fn named(&self) -> Vec<Listed> {
         let named = self.0.named.lock();

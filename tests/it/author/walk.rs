@@ -93,7 +93,7 @@ async fn walk_with_a_large_component(lang: &str) {
     assert!(imports.iter().all(|name| name.starts_with("sluiced:plugin/")), "nothing of WASI: {imports:?}");
     assert_eq!(told["config_schema"]["required"], serde_json::json!(["field", "min"]));
     project.deliver().await;
-    forget_compiled(told["sha256"].as_str().expect("a digest"));
+    forget_compiled(told["digest"].as_str().expect("a digest"));
 }
 
 /// Removes what was compiled of a component that nobody will see again: it is some thirty megabytes.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -24,6 +25,17 @@ fn times(receiver: &TestReceiver) -> (HashMap<u64, u64>, HashMap<u64, u64>) {
         times
     };
     (count(live), count(replayed))
+}
+
+/// Takes a plugin away: its file, and what the daemon, which has ended, keeps of it.
+fn lose(daemon: &TestDaemon, file: &Path) {
+    fs::remove_file(file).expect("the plugin can be removed");
+    for entry in fs::read_dir(daemon.data_dir().join("store/bodies")).expect("a folder") {
+        let path = entry.expect("a file").path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("plugin-")) {
+            fs::remove_file(path).expect("a version can be removed");
+        }
+    }
 }
 
 fn once(numbers: std::ops::Range<u64>) -> HashMap<u64, u64> {
@@ -52,7 +64,7 @@ async fn a_webhook_that_cannot_run_for_a_while_misses_nothing_and_its_job_goes_o
     wait_until("some are replayed", SOON, async || times(&receiver).1.len() >= 5).await;
     assert_eq!(daemon.terminate().await.code(), Some(0));
 
-    fs::remove_file(&file).expect("the plugin can be removed");
+    lose(&daemon, &file);
     let state = async |daemon: &TestDaemon| daemon.request("GET", &job, None).await.json();
     let waits = |state: &Value| state["reason"].as_str().is_some_and(|reason| reason.contains("jq"));
     for orders in [40..50, 50..60] {
@@ -76,7 +88,8 @@ async fn a_webhook_that_cannot_run_for_a_while_misses_nothing_and_its_job_goes_o
     // One that is deleted while it cannot run takes its job along.
     let job = daemon.request("POST", &path, Some(&json!({ "from": 1, "rate": 1 }))).await.json();
     let job = format!("/api/v1/jobs/{}", job["id"].as_str().expect("an id"));
-    fs::remove_file(&file).expect("the plugin can be removed");
+    assert_eq!(daemon.terminate().await.code(), Some(0));
+    lose(&daemon, &file);
     daemon.restart().await;
     assert_eq!(daemon.request("DELETE", &format!("/api/v1/webhooks/{id}"), None).await.status, 204);
     let cancelled = async || daemon.request("GET", &job, None).await.json()["state"] == "cancelled";

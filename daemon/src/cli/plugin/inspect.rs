@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::lab::{Lab, LimitArgs};
 use super::table::{aligned, size};
+use crate::api::plugins::described;
 use crate::cli::write_out;
 use crate::plugin::{HeaderNeeds, Plugin};
 
@@ -34,43 +35,9 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let schema: Value = serde_json::from_str(&plugin.description().config_schema)
         .context("the schema in the plugin's description is not JSON")?;
     match args.json {
-        true => write_out(&format!("{:#}\n", as_json(plugin, &schema))),
+        true => write_out(&format!("{:#}\n", Value::Object(described(plugin)))),
         false => write_out(&told(plugin, &schema)),
     }
-}
-
-/// The world of the contract that it fits.
-fn world(plugin: &Plugin) -> &'static str {
-    match (plugin.is_filter(), plugin.is_transform()) {
-        (true, true) => "filter-transform-plugin",
-        (true, false) => "filter-plugin",
-        // What has neither role is not loaded.
-        (false, _) => "transform-plugin",
-    }
-}
-
-fn as_json(plugin: &Plugin, schema: &Value) -> Value {
-    let description = plugin.description();
-    let headers = match &description.needs_headers {
-        HeaderNeeds::None => json!("none"),
-        HeaderNeeds::All => json!("all"),
-        HeaderNeeds::Named(names) => json!(names),
-    };
-    json!({
-        "name": description.name,
-        "version": description.version,
-        "summary": description.summary,
-        "contract_version": plugin.contract_version(),
-        "world": world(plugin),
-        "filter": plugin.is_filter(),
-        "transform": plugin.is_transform(),
-        "imports": plugin.imports().collect::<Vec<_>>(),
-        "bytes": plugin.file_bytes(),
-        "sha256": plugin.digest(),
-        "needs_payload": description.needs_payload,
-        "needs_headers": headers,
-        "config_schema": schema,
-    })
 }
 
 fn told(plugin: &Plugin, schema: &Value) -> String {
@@ -84,7 +51,7 @@ fn told(plugin: &Plugin, schema: &Value) -> String {
     let mut rows = vec![
         row("plugin", format!("{} {}", description.name, description.version)),
         row("summary", description.summary.to_string()),
-        row("contract", format!("sluiced:plugin/{}@{}", world(plugin), plugin.contract_version())),
+        row("contract", format!("sluiced:plugin/{}@{}", plugin.world(), plugin.contract_version())),
         row("size", format!("{} ({} bytes)", size(plugin.file_bytes()), plugin.file_bytes())),
         row("sha256", plugin.digest().to_owned()),
         row("reads", format!("payload: {}, headers: {headers}", if description.needs_payload { "yes" } else { "no" })),

@@ -39,6 +39,8 @@ impl Subscriptions {
         ledgers.retain(|ledger| starts_after(&registered.registration, ledger.stream()).is_some());
         for ledger in &mut ledgers {
             ledger.hold([]);
+            // The live tail offers it nothing meanwhile.
+            ledger.read_to_end();
             if let Some(change) = ledger.position_change() {
                 self.durable(position_change(id, ledger.stream(), change)).await?;
                 // Nothing of the live tail waits for it.

@@ -1,0 +1,121 @@
+//! The plugin directory: a file that is new or changes is a candidate, when it is left alone for a moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Catalogue;
+use super::serve::{Serve, Source};
+use crate::api::plugins::{Place, Refused};
+use crate::plugin::Wasm;
+use crate::store::PluginOrigin;
+use crate::telemetry;
+
+/// How long the directory must be left alone before it is looked at: files are written in several steps.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How long to wait before a file is looked at again whose plugin was being changed, or could not be put on record.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Brings shadow mode back, takes in what the directory holds, and then what changes in it, until `stop`.
+pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
+    let dir = serve.catalogue.host.dir().to_owned();
+    let changed = Arc::new(Notify::new());
+    let watching = watcher(&dir, Arc::clone(&changed));
+    if let Err(error) = &watching {
+        warn!(dir = %dir.display(), %error, "the plugin directory is not watched, a reload takes in what changes there");
+    }
+    let work = async {
+        serve.resume_shadows().await;
+        loop {
+            let again = !take_in(&serve).await;
+            tokio::select! {
+                () = changed.notified() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(AGAIN), if again => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+fn watcher(dir: &std::path::Path, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, notify::Error> {
+    let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+/// What a file is to its plugin.
+enum Found {
+    /// What was taken from it already, or was refused.
+    Known,
+    /// What runs and is not on record yet.
+    Unrecorded(Wasm),
+    /// A new version, or a new plugin.
+    New(Wasm),
+}
+
+/// Takes in all files; false when some are to be looked at again.
+async fn take_in(serve: &Serve) -> bool {
+    let catalogue = serve.catalogue.clone();
+    let Ok(names) = tokio::task::spawn_blocking(move || catalogue.host.names()).await else { return true };
+    let mut done = true;
+    for name in names {
+        let (catalogue, of) = (serve.catalogue.clone(), name.clone());
+        let Ok(found) = tokio::task::spawn_blocking(move || catalogue.find(&of)).await else { return true };
+        let wasm = match found {
+            Found::Known => continue,
+            Found::New(wasm) => wasm,
+            Found::Unrecorded(wasm) => {
+                let (catalogue, of) = (serve.catalogue.clone(), name.clone());
+                let recorded = tokio::task::spawn_blocking(move || catalogue.record(&of, wasm)).await;
+                if let Ok(Err(error)) = recorded {
+                    let error = telemetry::chain(&error);
+                    warn!(plugin = name, error, "a plugin is not on record yet");
+                    done = false;
+                }
+                continue;
+            }
+        };
+        match serve.bring(&name, Source::Sent(wasm, PluginOrigin::File), Place::Current).await {
+            Ok(()) => debug!(plugin = name, "taken in from its file"),
+            // It was told of already.
+            Err(Refused::Broken(_) | Refused::Unfit(_)) => {}
+            Err(refused) => {
+                debug!(plugin = name, reason = ?refused, "looking at its file again in a while");
+                done = false;
+            }
+        }
+    }
+    done
+}
+
+impl Catalogue {
+    /// What the file of that name holds. Blocks.
+    fn find(&self, name: &str) -> Found {
+        let Ok(wasm) = self.host.read(name) else { return Found::Known };
+        let entry = self.entry(name).unwrap_or_default();
+        if entry.candidate.is_some_and(|candidate| *candidate.digest == *wasm.digest()) {
+            return Found::Known;
+        }
+        match (entry.record, entry.running) {
+            (Some(record), Some(_)) if record.file.as_deref() == Some(wasm.digest()) => Found::Known,
+            // On record and used by nobody: loaded now, so that it can be looked at.
+            (Some(record), None) if record.file.as_deref() == Some(wasm.digest()) => {
+                self.load(&std::iter::once(name.into()).collect());
+                Found::Known
+            }
+            (None, Some(running)) if running.digest() == wasm.digest() => Found::Unrecorded(wasm),
+            _ => Found::New(wasm),
+        }
+    }
+}

@@ -1,16 +1,19 @@
-//! The author's path as it is walked: `plugin new`, build, test, a subscription that uses it, an event delivered transformed.
+//! The author's path as it is walked: `plugin new`, build, test, upload, a subscription that uses it, an event delivered
+//! transformed.
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluiced_tests::paths::plugin_cache;
-use sluiced_tests::setup::config;
-use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
+use sluiced_tests::setup::EVENTS;
+use sluiced_tests::{TestDaemon, TestNats, TestReceiver, wait_until};
 use tempfile::TempDir;
 
 use super::*;
 
 const SOON: Duration = Duration::from_secs(60);
+/// How long a component of another language than Rust may take to compile on a busy machine.
+const COMPILED: Duration = Duration::from_secs(180);
 
 /// A project made by `plugin new`.
 struct Project {
@@ -42,21 +45,31 @@ impl Project {
         assert!(tested.ends_with("5 passed, 0 failed\n"), "{tested}");
     }
 
-    /// A daemon's subscription filters and transforms with it.
+    /// It is uploaded to a daemon, and a subscription filters and transforms with it.
     async fn deliver(&self) {
-        let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-        let settings = "{ field = \"amount\", min = 100 }";
-        let hook = Webhook::new("crm", &receiver).filter("large-orders", settings).transform("large-orders", settings);
-        let config = config("", &[hook]);
-        let daemon = TestDaemon::builder(&nats, &config).plugins(&self.path().join("dist"), &config).start().await;
+        let (nats, receiver, empty) = (TestNats::start().await, TestReceiver::start(), tempfile::tempdir());
+        let empty = empty.expect("a folder");
+        let daemon = TestDaemon::builder(&nats, EVENTS).plugins(empty.path(), EVENTS).start().await;
+        let component = fs::read(self.path().join("dist/large-orders.wasm")).expect("it was built");
+        let uploaded = daemon.send_plugin("large-orders", component, "wait=29").await;
+        assert!(matches!(uploaded.status, 201 | 202), "{uploaded:?}");
+        let loaded =
+            async || daemon.request("GET", "/api/v1/plugins/large-orders", None).await.json()["version"] == "0.1.0";
+        wait_until("it is compiled", COMPILED, loaded).await;
+        let used = json!([{ "plugin": "large-orders", "config": { "field": "amount", "min": 100 } }]);
+        let hook =
+            json!({ "name": "crm", "url": receiver.url("/"), "types": [">"], "filters": used, "transforms": used });
+        let hook = daemon.request("POST", "/api/v1/webhooks", Some(&hook)).await;
+        assert_eq!(hook.status, 201, "{hook:?}");
+        let hook = hook.json()["id"].as_str().expect("an id").to_owned();
         for amount in [80, 120] {
             nats.publish("events.orders.created", format!(r#"{{"amount": {amount}}}"#)).await;
         }
         receiver.wait_for(1, SOON).await;
-        let books = daemon.accounted("crm", 2).await;
+        let books = daemon.accounted(&hook, 2).await;
         assert_eq!((books.delivered, books.filtered), (1, 1), "{books:?}\n{}", daemon.log());
         let body: Value = serde_json::from_slice(&receiver.received()[0].body).expect("JSON");
-        assert_eq!(body, serde_json::json!({ "amount": 120, "large": true }));
+        assert_eq!(body, json!({ "amount": 120, "large": true }));
     }
 }
 
@@ -91,7 +104,7 @@ async fn walk_with_a_large_component(lang: &str) {
     let told: Value = serde_json::from_str(&plugin(&["inspect", text(&component), "--json"]).well()).expect("JSON");
     let imports: Vec<&str> = told["imports"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
     assert!(imports.iter().all(|name| name.starts_with("sluiced:plugin/")), "nothing of WASI: {imports:?}");
-    assert_eq!(told["config_schema"]["required"], serde_json::json!(["field", "min"]));
+    assert_eq!(told["config_schema"]["required"], json!(["field", "min"]));
     project.deliver().await;
     forget_compiled(told["digest"].as_str().expect("a digest"));
 }

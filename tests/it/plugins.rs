@@ -21,7 +21,7 @@ mod hostile;
 mod limits;
 mod loading;
 mod shipped;
-mod trial;
+mod sieve;
 mod turns;
 
 /// A plugin directory with some built plugins in it, and a host on it.

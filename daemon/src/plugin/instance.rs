@@ -16,7 +16,7 @@ use super::contract::Linked;
 use super::description::Description;
 use super::fault::{FaultKind, cut};
 use super::host::Shared;
-use super::state::{DeadlineReached, LogGate, State};
+use super::state::{DeadlineReached, LogGate, Refused, State};
 
 /// The length of what a plugin says when it refuses or fails, in bytes; what is longer is cut.
 const MESSAGE_BYTES_MAX: usize = 1_024;
@@ -146,8 +146,10 @@ fn settle<T>(
     if error.is::<DeadlineReached>() {
         return Err(FaultKind::Deadline { limit_ms: deadline_ms });
     }
-    if store.data().memory_refused() {
-        return Err(FaultKind::Memory { bytes_max: limits.memory_bytes_max });
+    match store.data().refused() {
+        Some(Refused::Memory) => return Err(FaultKind::Memory { bytes_max: limits.memory_bytes_max }),
+        Some(Refused::Table) => return Err(FaultKind::Table { entries_max: limits.table_entries_max }),
+        None => {}
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return Err(FaultKind::Trap { reason: trap.to_string().into() });

@@ -35,10 +35,20 @@ pub(super) struct State {
     memory_bytes: usize,
     memory_bytes_max: usize,
     table_entries_max: usize,
-    memory_refused: bool,
+    /// Since the call began, the first time.
+    refused: Option<Refused>,
     slices_left: u64,
     turns: Arc<Turns>,
     log: Arc<LogGate>,
+}
+
+/// What an instance wanted and did not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// More memory.
+    Memory,
+    /// A larger table.
+    Table,
 }
 
 /// The log lines of plugins that are run to be looked at. Cloning shares them.
@@ -112,7 +122,7 @@ impl State {
             memory_bytes: 0,
             memory_bytes_max: limits.memory_bytes_max,
             table_entries_max: limits.table_entries_max,
-            memory_refused: false,
+            refused: None,
             slices_left: 0,
             turns,
             log,
@@ -127,7 +137,7 @@ impl State {
     /// Gives the next call its time, and forgets what the last one did.
     pub(super) fn begin(store: &mut Store<Self>, deadline_ms: u64) {
         store.data_mut().slices_left = deadline_ms.div_ceil(SLICE_MS);
-        store.data_mut().memory_refused = false;
+        store.data_mut().refused = None;
         store.set_epoch_deadline(1);
     }
 
@@ -136,9 +146,9 @@ impl State {
         self.memory_bytes
     }
 
-    /// Was memory refused since the call began?
-    pub(super) fn memory_refused(&self) -> bool {
-        self.memory_refused
+    /// What was refused since the call began.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.refused
     }
 }
 
@@ -168,7 +178,7 @@ impl ResourceLimiter for State {
         let bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if bytes > self.memory_bytes_max {
             // The guest sees its allocation fail. When it cannot live with that, the fault is put down to memory.
-            self.memory_refused = true;
+            self.refused.get_or_insert(Refused::Memory);
             return Ok(false);
         }
         self.memory_bytes = bytes;
@@ -177,7 +187,9 @@ impl ResourceLimiter for State {
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let fits = desired <= self.table_entries_max;
-        self.memory_refused |= !fits;
+        if !fits {
+            self.refused.get_or_insert(Refused::Table);
+        }
         Ok(fits)
     }
 

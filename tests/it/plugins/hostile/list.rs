@@ -51,12 +51,12 @@ fn rows() -> Vec<Row> {
         ("loop in describe", file(Component::default().describe(Act::Loop)), "describe: deadline", "200 ms"),
         ("loop in configure", told("loop-in-configure"), "configure: deadline", "200 ms"),
         ("memory bomb", told("allocate"), "fault: memory", "16777216 bytes"),
-        ("table bomb", file(Component::default().apply(Act::GrowTable)), "fault: memory", "16777216 bytes"),
+        ("table bomb", file(Component::default().apply(Act::GrowTable)), "fault: table", "100000 entries"),
         (
             "table bomb in describe",
             file(Component::default().describe(Act::GrowTable)),
-            "describe: memory",
-            "16777216 bytes",
+            "describe: table",
+            "100000 entries",
         ),
         (
             "memory from the start",

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A host whose one plugin is another one each time.
-pub(crate) struct Trial {
+pub(crate) struct Sieve {
     dir: TempDir,
     host: Host,
     runtime: tokio::runtime::Runtime,
@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
     Worked,
 }
 
-impl Default for Trial {
+impl Default for Sieve {
     fn default() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // A file where the cache should be: what is seen once need not be kept.
@@ -52,7 +52,7 @@ impl Default for Trial {
     }
 }
 
-impl Trial {
+impl Sieve {
     /// Loads that file, configures it in each of its roles, and has it work on an event.
     ///
     /// # Panics
@@ -73,7 +73,7 @@ impl Trial {
         let plugin = self.host.load("p")?;
         let limits = PluginLimits::default();
         let as_it_is = [PluginRef { plugin: "p".into(), config: "{}".into(), limits }];
-        let id = SubscriptionId::parse("trial").expect("a valid id");
+        let id = SubscriptionId::parse("sieve").expect("a valid id");
         for (there, filters, transforms) in
             [(plugin.is_filter(), &as_it_is[..], &[][..]), (plugin.is_transform(), &[], &as_it_is)]
         {

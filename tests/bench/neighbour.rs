@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sluiced_tests::TestNats;
-use tokio::time::interval;
 
 use crate::receiver::{Receiver, Seen};
 use crate::report::{Column, Report};
 use crate::say;
-use crate::setup::{SUBJECT, WARM_SUBJECT, alive, base, fresh_stream, stamped, time_max, warm_daemon, webhook};
-use crate::stats::{median, percentile};
+use crate::setup::{SUBJECT, WARM_SUBJECT, alive, base, fresh_stream, publish, time_max, warm_daemon, webhook};
+use crate::stats::median;
 
 const EVENTS: u64 = 4_000;
 const WARM_EVENTS: u64 = 200;
@@ -70,31 +69,15 @@ async fn measure(neighbour: bool) -> Result<Run> {
     let mut daemon = warm_daemon(&nats, &config).await;
     daemon.restart().await;
     receiver.watch(WARM_EVENTS, &[]).await?;
-    publish(&nats, WARM_SUBJECT, WARM_EVENTS).await?;
+    publish(&nats, WARM_SUBJECT, WARM_EVENTS, INTERVAL).await?;
     receiver.seen(time_max(WARM_EVENTS), || alive(&mut daemon)).await?;
     receiver.watch(EVENTS, &[]).await?;
-    let late_p99_us = publish(&nats, SUBJECT, EVENTS).await?;
+    let late_p99_us = publish(&nats, SUBJECT, EVENTS, INTERVAL).await?;
     let seen = receiver.seen(time_max(EVENTS), || alive(&mut daemon)).await?;
     // Not stopped in order: that would wait for the requests that hang.
     daemon.kill9();
     receiver.end().await?;
     Ok(Run { seen, late_p99_us })
-}
-
-/// Publishes at the pace of [`INTERVAL`]; what is late is caught up at once. Returns the p99 of its own lateness in
-/// microseconds, which has nothing to do with the daemon: it tells how far the machine can be trusted.
-async fn publish(nats: &TestNats, subject: &'static str, events: u64) -> Result<u64> {
-    let client = nats.client().await;
-    let mut pace = interval(INTERVAL);
-    let mut late_us = Vec::new();
-    for number in 0..events {
-        let meant = pace.tick().await;
-        late_us.push(u64::try_from(meant.elapsed().as_micros()).unwrap_or(u64::MAX));
-        client.publish(subject, stamped(number)).await?;
-    }
-    client.flush().await?;
-    late_us.sort_unstable();
-    Ok(percentile(&late_us, 990))
 }
 
 impl Run {

@@ -1,14 +1,20 @@
 //! What the cases share: the stream, the events and the daemon's configuration.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use serde_json::Value;
 use sluiced_tests::events::order;
 use sluiced_tests::{SECRET, TestDaemon, TestNats};
+use tokio::time::interval;
 
 use crate::clock::now_us;
+use crate::stats::percentile;
 
 /// The stream of every case.
 pub(crate) const STREAM: &str = "BENCH";
@@ -23,6 +29,9 @@ pub(crate) const IN_FLIGHT_MAX: usize = 64;
 /// What precedes the time of publishing in the body of a [`stamped`] event.
 pub(crate) const SENT_KEY: &str = "\"sent_us\":";
 
+/// Events that are published before their acknowledgements are waited for.
+const UNACKED_MAX: usize = 500;
+
 /// How much of the daemon's log an error shows.
 const LOG_LINES: usize = 20;
 
@@ -31,6 +40,9 @@ pub(crate) fn base() -> String {
     format!("[[stream]]\nname = {STREAM:?}\nsubjects = [\"bench.>\"]\ntype_prefix = \"bench.\"\n")
 }
 
+/// A filter that keeps every event.
+pub(crate) const FILTER: &str = r#"filters = [{ plugin = "jq", config = { expr = ".amount >= 0" } }]"#;
+
 /// A webhook subscription with a filter that keeps everything and a transform that finds something to redact.
 pub(crate) fn webhook(name: &str, types: &str, url: &str) -> String {
     format!(
@@ -38,7 +50,7 @@ pub(crate) fn webhook(name: &str, types: &str, url: &str) -> String {
 [[subscription]]
 name = {name:?}
 types = [{types:?}]
-filters = [{{ plugin = "jq", config = {{ expr = ".amount >= 0" }} }}]
+{FILTER}
 transforms = [{{ plugin = "redact", config = {{ pointers = ["/card/number"] }} }}]
 webhook = {{ url = {url:?}, secret = {SECRET:?}, max_in_flight = {IN_FLIGHT_MAX} }}
 "#
@@ -88,6 +100,52 @@ pub(crate) fn stamped(number: u64) -> Bytes {
     let mut order: Value = serde_json::from_slice(&order(number)).expect("an order is JSON");
     order["sent_us"] = now_us().into();
     Bytes::from(order.to_string())
+}
+
+/// Publishes stamped orders, one each `pace`; what is late is caught up at once. Returns the p99 of its own lateness in
+/// microseconds, which has nothing to do with the daemon: it tells how far the machine can be trusted.
+pub(crate) async fn publish(nats: &TestNats, subject: &'static str, events: u64, pace: Duration) -> Result<u64> {
+    let client = nats.client().await;
+    let mut pace = interval(pace);
+    let mut late_us = Vec::new();
+    for number in 0..events {
+        let meant = pace.tick().await;
+        late_us.push(u64::try_from(meant.elapsed().as_micros()).unwrap_or(u64::MAX));
+        client.publish(subject, stamped(number)).await?;
+    }
+    client.flush().await?;
+    late_us.sort_unstable();
+    Ok(percentile(&late_us, 990))
+}
+
+/// Publishes the events of these numbers as fast as the stream stores them, each to its subject; one without is left out.
+pub(crate) async fn fill(
+    nats: &TestNats,
+    numbers: Range<u64>,
+    subject: impl Fn(u64) -> Option<String>,
+    body: impl Fn(u64) -> Bytes,
+) -> Result<()> {
+    let jetstream = nats.jetstream().await;
+    let mut unacked = Vec::new();
+    for number in numbers {
+        let Some(subject) = subject(number) else { continue };
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, format!("order-{number}"));
+        unacked.push(jetstream.publish_with_headers(subject, headers, body(number)).await?.into_future());
+        if unacked.len() >= UNACKED_MAX {
+            try_join_all(unacked.drain(..)).await?;
+        }
+    }
+    try_join_all(unacked).await?;
+    Ok(())
+}
+
+/// A webhook subscription without plugins; `settings` are further keys of its webhook.
+pub(crate) fn plain(name: &str, types: &str, url: &str, settings: &str) -> String {
+    format!(
+        "\n[[subscription]]\nname = {name:?}\ntypes = [{types:?}]\n\
+         webhook = {{ url = {url:?}, secret = {SECRET:?}, {settings} }}\n"
+    )
 }
 
 /// A bound that is never met on a machine that works.

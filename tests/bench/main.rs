@@ -18,6 +18,7 @@ mod machine;
 mod many;
 mod neighbour;
 mod page;
+mod plugins;
 mod receiver;
 mod report;
 mod routing;
@@ -91,6 +92,8 @@ enum Case {
     Neighbour,
     /// Latency of 4,500 live endpoints, alone and beside 500 dead ones
     Many,
+    /// Latency of healthy subscriptions, alone and beside others whose plugins loop or are slow
+    Plugins,
     /// Memory at rest, with three plugins and two subscriptions
     Idle,
     /// Time from exec to ready, with a warm plugin cache
@@ -180,6 +183,7 @@ async fn run(case: Case, options: Options) -> Result<Report> {
         Case::Slow => slow::run(options).await,
         Case::Neighbour => neighbour::run(options.rounds).await,
         Case::Many => many::run(options.rounds).await,
+        Case::Plugins => plugins::run(options.rounds).await,
         Case::Idle => idle::run().await,
         Case::Start => start::run().await,
         Case::Dead => dead::run().await,

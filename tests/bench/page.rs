@@ -160,7 +160,7 @@ fn tables(figures: &[Value], has_overview: bool) -> Result<String> {
         }
     }
     if has_overview {
-        writeln!(page, "\n![CPU per delivery of the bare loop and of sluiced]({}/{OVERVIEW}.svg)", "performance")?;
+        writeln!(page, "\n![CPU per delivery of the bare loop and of sluiced](performance/{OVERVIEW}.svg)")?;
     }
     for case in figures {
         section(&mut page, case)?;

@@ -227,7 +227,7 @@ fn in_flight(max: usize) -> String {
 }
 
 fn healthy(number: u64) -> bool {
-    number % 2 == 0
+    number.is_multiple_of(2)
 }
 
 /// A subscription with a filter and no transform.

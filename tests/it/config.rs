@@ -42,7 +42,7 @@ const CASES: &[Case] = &[
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\" }", &["3: auth.jwt: unknown key (known here: admin_key)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
     Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: body_signature, breaker, capture_bytes_max, cloudevents_source, connect_timeout, disable_after, ed25519_key, fail_statuses, format, head_of_line, headers, max_in_flight, order_key, ordering, rate_limit, retry, retry_statuses, secret, secret_overlap, timeout, tls, url)"]),
-    Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: config, plugin)"]),
+    Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: call_deadline_ms, calls_per_instance_max, config, memory_mib_max, output_kib_max, plugin, warm_instances_max)"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = { heartbeat = 1 }", &["5: subscription[0].sse.heartbeat: unknown key (no keys are known here)"]),
     Case(SSE, "", &["2: subscription[0].types: is missing, and has no default"]),
     Case("", "[[stream]]\nname = \"EVENTS\"", &["1: stream[0].subjects: is missing, and has no default"]),
@@ -100,6 +100,10 @@ const CASES: &[Case] = &[
         "3: plugins.dir: must not be empty: name a path",
         "4: plugins.call_deadline_ms: must be from 1 to 60000, not 0",
     ]),
+    Case(STREAM, "[plugins]\nwarm_instances_max = 65\ncalls_per_instance_max = 0", &[
+        "3: plugins.warm_instances_max: must be from 1 to 64, not 65",
+        "4: plugins.calls_per_instance_max: must be from 1 to 1000000000, not 0",
+    ]),
     Case(STREAM, "[delivery]\nallow_cidrs = [\"10.0.0.0/8\", \"10.0.0.0/40\"]", &["3: delivery.allow_cidrs[1]: \"10.0.0.0/40\" is not a network: write one such as \"10.0.0.0/8\" or \"::1/128\""]),
     Case(STREAM, "[delivery]\nconnect_timeout = \"30s\"", &["3: delivery.connect_timeout: must not be longer than the timeout of the whole attempt, 15s"]),
     Case(STREAM, "[delivery]\nretry = { max_attempts = 101, base = \"0s\" }", &[
@@ -131,6 +135,13 @@ const CASES: &[Case] = &[
     Case("", "[[stream]]\nname = \"S\"\nsubjects = [\"e.orders.>\", \"e.sync\"]\ntype_prefix = \"e.\"\n[[subscription]]\nname = \"a\"\nsse = {}\ntypes = [\"sync\", \"e.orders.>\"]", &["8: subscription[0].types[1]: no stream has events of type \"e.orders.>\": S has \"orders.>\", \"sync\""]),
     Case(SSE, "types = [\">\"]\non_plugin_error = \"deadletter\"", &["6: subscription[0].on_plugin_error: must be one of \"dead-letter\", \"drop\", \"pass\", not \"deadletter\", did you mean \"dead-letter\"?"]),
     Case(SSE, "types = [\">\"]\ntransforms = [{ plugin = \"../evil.wasm\" }]", &["6: subscription[0].transforms[0].plugin: \"../evil.wasm\" is not a plugin name: 1 to 64 of a-z, 0-9, `-` and `_`, without folder or .wasm"]),
+    Case(SSE, "types = [\">\"]\nfilters = [\n  { plugin = \"jq\", call_deadline_ms = 60001, memory_mib_max = 1025 },\n  { plugin = \"jq\", warm_instances_max = 0, calls_per_instance_max = -1 },\n]\ntransforms = [{ plugin = \"jq\", output_kib_max = 65537 }]", &[
+        "7: subscription[0].filters[0].call_deadline_ms: must be from 1 to 60000, not 60001",
+        "7: subscription[0].filters[0].memory_mib_max: must be from 1 to 1024, not 1025",
+        "8: subscription[0].filters[1].warm_instances_max: must be from 1 to 64, not 0",
+        "8: subscription[0].filters[1].calls_per_instance_max: must be from 1 to 1000000000, not -1",
+        "10: subscription[0].transforms[0].output_kib_max: must be from 1 to 65536, not 65537",
+    ]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", config = { since = 2026-01-01 } }]", &["6: subscription[0].filters[0].config: holds a date, which JSON has no form for: write it as a text in quotes"]),
     Case(SSE, "types = [\">\"]\ndeliver_from = \"all\"", &["6: subscription[0].deliver_from: has no meaning beside `sse`: each client says where it begins, by Last-Event-ID"]),
     Case(STREAM, "[[subscription]]\nname = \"a\"\ntypes = [\">\"]\ndeliver_from = \"yesterday\"\nwebhook = { url = \"https://a.example/\", secret = \"whsec_c2x1aWNlZCBleGFtcGxlIHNlY3JldCBvbmx5ISEh\" }", &["5: subscription[0].deliver_from: must be \"now\", \"all\", a time such as \"2026-01-31T08:00:00Z\", or a stream sequence from 1 on"]),

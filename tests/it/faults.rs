@@ -149,6 +149,49 @@ async fn a_transform_that_gives_too_much_is_at_fault_and_its_event_is_kept_as_it
 }
 
 #[tokio::test]
+async fn each_use_of_a_plugin_has_limits_of_its_own_which_a_reload_and_the_api_change() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    // Each answers with 100,000 bytes: more than 64 KiB, less than 128.
+    let big = json!({ "do": "big-output", "amount": 100_000 });
+    let uses = |kib: u32| json!([{ "plugin": "hostile", "config": big, "output_kib_max": kib }]);
+    let of_file = |own: &str| {
+        let transform =
+            format!("[{{ plugin = \"hostile\", config = {{ do = \"big-output\", amount = 100_000 }}{own} }}]");
+        let narrow = Webhook::new("narrow", &receiver).subscribed_with("transforms", transform);
+        let plain = Webhook::new("plain", &receiver).transform("hostile", "{ do = \"big-output\", amount = 100_000 }");
+        config("[plugins]\ncall_deadline_ms = 5000\n", &[narrow, plain])
+    };
+    let before = of_file(", output_kib_max = 64");
+    let daemon = TestDaemon::builder(&nats, &before).hostile_plugins(&before).start().await;
+    let wanted = json!({ "name": "api", "url": receiver.url("/api"), "types": [">"], "transforms": uses(64) });
+    let made = daemon.request("POST", "/api/v1/webhooks", Some(&wanted)).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let id = made.json()["id"].as_str().expect("an id").to_owned();
+    let path = format!("/api/v1/webhooks/{id}");
+    assert_eq!(daemon.request("GET", &path, None).await.json()["transforms"], uses(64));
+
+    nats.publish("events.orders.created", order(1)).await;
+    for refused in ["narrow", &id] {
+        assert_eq!(daemon.accounted(refused, 1).await.failed, 1, "{refused}");
+        daemon.wait_metric("sluiced_plugin_faults_total", &[("subscription", refused), ("kind", "output")], 1.0).await;
+    }
+    assert_eq!(daemon.accounted("plain", 1).await.delivered, 1);
+
+    let too_much = daemon.request("PATCH", &path, Some(&json!({ "transforms": uses(65_537) }))).await;
+    let reason = too_much.json()["detail"].as_str().expect("a text").to_owned();
+    assert_eq!(too_much.status, 400);
+    assert!(reason.contains("transforms[0].output_kib_max: must be from 1 to 65536, not 65537"), "{reason}");
+    assert_eq!(daemon.request("PATCH", &path, Some(&json!({ "transforms": uses(128) }))).await.status, 200);
+    daemon.write_config(&of_file(", output_kib_max = 128"));
+    wait_until("the file is read", SOON, async || daemon.log().contains("configuration reloaded")).await;
+    nats.publish("events.orders.created", order(2)).await;
+    for allowed in ["narrow", &id] {
+        assert_eq!(daemon.accounted(allowed, 2).await.delivered, 1, "{allowed}");
+    }
+    nats.wait_drained("EVENTS", "sluiced", SOON).await;
+}
+
+#[tokio::test]
 async fn while_a_plugin_is_busy_with_its_loop_its_neighbour_receives_everything() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     let neighbour = Webhook::to("neighbour", &receiver.url("/neighbour")).filter("jq", r#"{ expr = "true" }"#);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sluiced::domain::{Event, Header, OnPluginError, PluginRef, Position, StreamName, SubscriptionId};
+use sluiced::domain::{Event, Header, OnPluginError, PluginLimits, PluginRef, Position, StreamName, SubscriptionId};
 use sluiced::plugin::{Chain, Config, Error, Fault, FaultKind, Host, Limits, Passed, Ran};
 use sluiced_tests::paths::{plugin_cache, plugin_dir, test_plugin_dir};
 use tempfile::TempDir;
@@ -18,9 +18,11 @@ use tokio::time::Instant;
 mod calls;
 mod fixtures;
 mod hostile;
+mod limits;
 mod loading;
 mod shipped;
-mod trial;
+mod sieve;
+mod turns;
 
 /// A plugin directory with some built plugins in it, and a host on it.
 struct Lab {
@@ -77,7 +79,7 @@ fn built(file: &str) -> PathBuf {
 }
 
 fn with(plugin: &str, config: &Value) -> PluginRef {
-    PluginRef { plugin: plugin.into(), config: config.to_string().into() }
+    PluginRef { plugin: plugin.into(), config: config.to_string().into(), limits: PluginLimits::default() }
 }
 
 fn jq(expr: &str) -> PluginRef {

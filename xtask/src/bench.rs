@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server. The case `parked` needs none: it
-//! measures the daemon's store by itself.
+//! measures the daemon's store by itself. The case `plugins` needs those of the tests and the one in JavaScript besides.
 
 use std::process::Command;
 
@@ -21,6 +21,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let both = ["build", "--release", "--bins", "--package", "sluiced", "--package", "sluiced-tests"];
     step("build daemon and bench", cargo().args(both))?;
     build::plugins()?;
+    if args.first().is_some_and(|case| case == "plugins") {
+        build::other_plugins(&binary("sluiced", true), build::Missing::Fails)?;
+        build::test_plugins()?;
+    }
     let mut bench = Command::new(binary("sluiced-bench", true));
     bench.current_dir(root()).args(args);
     bench.env("SLUICED_NATS_SERVER", nats_server).env("SLUICED_BIN", binary("sluiced", true));

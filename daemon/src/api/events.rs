@@ -53,13 +53,7 @@ pub(super) async fn publish(
         let (status, title) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body has the wrong type");
         return Err(Problem::new(status, "content_type", title, "send it with Content-Type: application/json"));
     }
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail = "the body is larger than this daemon accepts";
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large", detail)
-        }
-        _ => Problem::invalid("body", "the body did not come whole"),
-    })?;
+    let body = body.map_err(|rejection| Problem::of_body(&rejection))?;
     let new: NewEvent = serde_json::from_slice(&body).map_err(|error| Problem::invalid("body", error.to_string()))?;
     let event = event(new)?;
     let id = event.id.clone();

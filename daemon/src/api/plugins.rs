@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -194,8 +195,9 @@ async fn upload(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
+    let body = body.map_err(|rejection| Problem::of_body(&rejection))?;
     if !is_name(&name) {
         return Err(problem(&name, Refused::Broken(Error::Name { name: name.as_str().into() })));
     }
@@ -226,8 +228,9 @@ async fn begin_shadow(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
+    let body = body.map_err(|rejection| Problem::of_body(&rejection))?;
     let version = match body.first() {
         Some(b'{') => digest(&body)?.map(Version::Kept),
         _ => Some(Version::Sent(body)),

@@ -1,6 +1,7 @@
 //! Errors as callers see them: RFC 9457 problem details with a stable code.
 
 use axum::Json;
+use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
@@ -64,6 +65,17 @@ impl Problem {
     /// Something that the daemon needs does not work at the moment.
     pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "Not possible at the moment", detail).retry_after(2)
+    }
+
+    /// A body that did not come whole, or is larger than may be.
+    pub(super) fn of_body(rejection: &BytesRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = "the body is larger than this daemon accepts";
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large", detail)
+            }
+            _ => Self::invalid("body", "the body did not come whole"),
+        }
     }
 
     pub(super) fn internal() -> Self {

@@ -166,6 +166,7 @@ impl App {
         health.set("start", Condition::Failing("loading plugins".to_owned()));
         let preparing = prepare(&catalogue, &registry, &secrets, &config);
         let (parts::Prepared { webhooks: specs, named }, idle) = server.answer_during(preparing).await?;
+        health.set("start", Condition::Failing("not started yet".to_owned()));
         let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
         let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
@@ -182,6 +183,7 @@ impl App {
             changing: Arc::clone(&registry.changing),
             asks: registry.asks.clone(),
             running: Arc::clone(&running),
+            compiling: Arc::default(),
             jobs: TaskTracker::new(),
         };
         let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };

@@ -44,6 +44,8 @@ pub fn plugin_limits(config: &Config) -> Limits {
         call_deadline_ms: u64::try_from(config.plugins.call_deadline.as_millis()).unwrap_or(u64::MAX),
         memory_bytes_max: (config.plugins.memory_mib_max as usize) << 20,
         output_bytes_max: (config.plugins.output_kib_max as usize) << 10,
+        warm_instances_max: config.plugins.warm_instances_max,
+        calls_per_instance_max: config.plugins.calls_per_instance_max,
         quarantine_faults: config.plugins.quarantine_faults,
         quarantine_probe_ms: u64::try_from(config.plugins.quarantine_probe.as_millis()).unwrap_or(u64::MAX),
         ..Limits::default()

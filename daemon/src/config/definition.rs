@@ -117,6 +117,8 @@ mod tests {
         // What has no shape is told first, what has it is then checked.
         let shapeless = define(r#"{"url":7,"types":"orders","nonsense":1,"sse":{}}"#).expect_err("broken");
         assert_eq!(keys(&shapeless), ["nonsense", "sse", "types", "url"]);
+        let text = r#"{"url":"https://x","types":[">"],"filters":[{"plugin":"jq","memory_mib_max":1025}]}"#;
+        assert_eq!(keys(&define(text).expect_err("too much")), ["filters[0].memory_mib_max"]);
         let text = r#"{"url":"ftp://x","types":["a..b"],"retry":{"base":"soon"},"max_in_flight":0}"#;
         assert_eq!(keys(&define(text).expect_err("broken")), ["max_in_flight", "retry.base", "types[0]", "url"]);
     }

@@ -181,6 +181,10 @@ pub struct Plugins {
     pub memory_mib_max: u32,
     /// All that one call of a transform may return, in KiB.
     pub output_kib_max: u32,
+    /// The instances of one use that are kept for its next events.
+    pub warm_instances_max: usize,
+    /// The calls that an instance serves before a fresh one takes its place.
+    pub calls_per_instance_max: u64,
     /// The faults in a row after which a subscription's use of a plugin is set aside; 0 is never.
     pub quarantine_faults: u32,
     /// How long it is set aside before it is tried again.

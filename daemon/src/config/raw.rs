@@ -66,6 +66,8 @@ pub(super) struct Plugins {
     pub(super) call_deadline_ms: i64,
     pub(super) memory_mib_max: i64,
     pub(super) output_kib_max: i64,
+    pub(super) warm_instances_max: i64,
+    pub(super) calls_per_instance_max: i64,
     pub(super) quarantine_faults: i64,
     pub(super) quarantine_probe: String,
 }
@@ -260,6 +262,11 @@ pub(super) struct PluginRef {
     pub(super) plugin: String,
     #[serde(default)]
     pub(super) config: serde_json::Map<String, serde_json::Value>,
+    pub(super) call_deadline_ms: Option<i64>,
+    pub(super) memory_mib_max: Option<i64>,
+    pub(super) output_kib_max: Option<i64>,
+    pub(super) warm_instances_max: Option<i64>,
+    pub(super) calls_per_instance_max: Option<i64>,
 }
 
 #[derive(Deserialize)]

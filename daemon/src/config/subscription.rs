@@ -1,10 +1,12 @@
 //! From raw subscriptions to the domain's.
 
+use std::ops::RangeInclusive;
+
 use super::places::KeyPath;
 use super::report::Report;
 use super::valid::{all as all_of, bounds};
 use super::{Stream, begin, raw, webhook};
-use crate::domain::{OnPluginError, Pattern, PluginRef, Subscription, SubscriptionId, Target};
+use crate::domain::{OnPluginError, Pattern, PluginLimits, PluginRef, Subscription, SubscriptionId, Target};
 
 /// The longest plugin name, in bytes.
 const PLUGIN_NAME_BYTES_MAX: usize = 64;
@@ -129,10 +131,31 @@ fn plugin(at: &KeyPath, raw: raw::PluginRef, report: &mut Report<'_>) -> Option<
         report.problem(&at.key("plugin"), reason);
         return None;
     }
+    let limits = plugin_limits(at, &raw, report);
     let config = serde_json::Value::Object(raw.config).to_string();
     if config.contains(begin::DATE_KEY) {
         report.problem(&at.key("config"), "holds a date, which JSON has no form for: write it as a text in quotes");
         return None;
     }
-    Some(PluginRef { plugin: raw.plugin.into(), config: config.into() })
+    Some(PluginRef { plugin: raw.plugin.into(), config: config.into(), limits: limits? })
+}
+
+/// The limits of one use of a plugin: those that are given.
+fn plugin_limits(at: &KeyPath, raw: &raw::PluginRef, report: &mut Report<'_>) -> Option<PluginLimits> {
+    let mut given = |key: &str, n: Option<i64>, bounds: &RangeInclusive<i64>| match n {
+        None => Some(None),
+        Some(n) => report.int::<u32>(&at.key(key), n, bounds).map(Some),
+    };
+    let call_deadline_ms = given("call_deadline_ms", raw.call_deadline_ms, &bounds::CALL_DEADLINE_MS);
+    let memory_mib = given("memory_mib_max", raw.memory_mib_max, &bounds::MEMORY_MIB);
+    let output_kib = given("output_kib_max", raw.output_kib_max, &bounds::OUTPUT_KIB);
+    let warm = given("warm_instances_max", raw.warm_instances_max, &bounds::WARM_INSTANCES);
+    let calls = given("calls_per_instance_max", raw.calls_per_instance_max, &bounds::CALLS_PER_INSTANCE);
+    Some(PluginLimits {
+        call_deadline_ms: call_deadline_ms?.map(u64::from),
+        memory_bytes_max: memory_mib?.map(|mib| (mib as usize) << 20),
+        output_bytes_max: output_kib?.map(|kib| (kib as usize) << 10),
+        warm_instances_max: warm?.map(|count| count as usize),
+        calls_per_instance_max: calls?.map(u64::from),
+    })
 }

@@ -12,7 +12,8 @@ use super::problem::Source;
 use super::valid::bounds;
 use super::*;
 use crate::domain::{
-    AnswerRules, BodyFormat, BodyKey, BodySignature, BreakerPolicy, Endpoint, HealthPolicy, RequestShape, Target,
+    AnswerRules, BodyFormat, BodyKey, BodySignature, BreakerPolicy, Endpoint, HealthPolicy, PluginLimits, RequestShape,
+    Target,
 };
 
 const STREAM: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"events.>\"]\ntype_prefix = \"events.\"\n";
@@ -211,6 +212,29 @@ fn secrets_are_in_neither_dump_nor_debug() {
 }
 
 #[test]
+fn a_plugin_may_have_limits_of_its_own_where_it_is_used() {
+    let used = "filters = [{ plugin = \"a\", call_deadline_ms = 7, warm_instances_max = 3 }, { plugin = \"a\" }]\n\
+                transforms = [{ plugin = \"a\", memory_mib_max = 2, output_kib_max = 3, calls_per_instance_max = 4 }]";
+    let text = format!("{STREAM}[[subscription]]\nname = \"a\"\ntypes = [\">\"]\nsse = {{}}\n{used}\n");
+    let config = load_text(&text);
+    let Subscription { filters, transforms, .. } = &config.subscriptions[0];
+    let first = PluginLimits { call_deadline_ms: Some(7), warm_instances_max: Some(3), ..PluginLimits::default() };
+    let last = PluginLimits {
+        memory_bytes_max: Some(2 << 20),
+        output_bytes_max: Some(3 << 10),
+        calls_per_instance_max: Some(4),
+        ..PluginLimits::default()
+    };
+    assert_eq!((filters[0].limits, filters[1].limits), (first, PluginLimits::default()));
+    assert_eq!(transforms[0].limits, last);
+
+    let again = load_text(&config.dump());
+    assert_eq!(again.subscriptions, config.subscriptions, "a dump shows them");
+    let dumped: toml_edit::DocumentMut = config.dump().parse().expect("TOML");
+    assert_eq!(dumped["plugins"]["warm_instances_max"].as_integer(), Some(2), "and the defaults");
+}
+
+#[test]
 fn a_dump_without_secrets_loads_again() {
     let text = format!(
         "{STREAM}[[subscription]]\nname = \"a\"\ntypes = [\"a.*\"]\nsse = {{}}\nfilters = [{{ plugin = \"jq\" }}]\n"
@@ -336,6 +360,8 @@ fn the_default_file_states_the_bounds() {
         ("call_deadline_ms", numbers(&bounds::CALL_DEADLINE_MS)),
         ("memory_mib_max", numbers(&bounds::MEMORY_MIB)),
         ("output_kib_max", numbers(&bounds::OUTPUT_KIB)),
+        ("warm_instances_max", numbers(&bounds::WARM_INSTANCES)),
+        ("calls_per_instance_max", numbers(&bounds::CALLS_PER_INSTANCE)),
         ("quarantine_faults", numbers(&bounds::QUARANTINE_FAULTS)),
         ("quarantine_probe", times(&bounds::QUARANTINE_PROBE)),
         ("connect_timeout", times(&bounds::CONNECT_TIMEOUT)),

@@ -37,12 +37,16 @@ pub mod bounds {
     pub const BODY_BYTES: RangeInclusive<i64> = 1024..=67_108_864;
     /// `limits.sse_clients` and `limits.sse_clients_per_principal`
     pub const SSE_CLIENTS: RangeInclusive<i64> = 1..=1_000_000;
-    /// `plugins.call_deadline_ms`, in milliseconds
+    /// `call_deadline_ms` of `[plugins]` and of a plugin's use, in milliseconds
     pub const CALL_DEADLINE_MS: RangeInclusive<i64> = 1..=60_000;
-    /// `plugins.memory_mib_max`, in MiB
+    /// `memory_mib_max` of `[plugins]` and of a plugin's use, in MiB
     pub const MEMORY_MIB: RangeInclusive<i64> = 1..=1024;
-    /// `plugins.output_kib_max`, in KiB
+    /// `output_kib_max` of `[plugins]` and of a plugin's use, in KiB
     pub const OUTPUT_KIB: RangeInclusive<i64> = 1..=65_536;
+    /// `warm_instances_max` of `[plugins]` and of a plugin's use
+    pub const WARM_INSTANCES: RangeInclusive<i64> = 1..=64;
+    /// `calls_per_instance_max` of `[plugins]` and of a plugin's use
+    pub const CALLS_PER_INSTANCE: RangeInclusive<i64> = 1..=1_000_000_000;
     /// `plugins.quarantine_faults`
     pub const QUARANTINE_FAULTS: RangeInclusive<i64> = 0..=1_000_000;
     /// `plugins.quarantine_probe`
@@ -411,6 +415,9 @@ fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
     let deadline_ms = report.int(&at.key("call_deadline_ms"), raw.call_deadline_ms, &bounds::CALL_DEADLINE_MS);
     let memory_mib_max = report.int(&at.key("memory_mib_max"), raw.memory_mib_max, &bounds::MEMORY_MIB);
     let output_kib_max = report.int(&at.key("output_kib_max"), raw.output_kib_max, &bounds::OUTPUT_KIB);
+    let warm = report.int(&at.key("warm_instances_max"), raw.warm_instances_max, &bounds::WARM_INSTANCES);
+    let calls_at = at.key("calls_per_instance_max");
+    let calls_per_instance_max = report.int(&calls_at, raw.calls_per_instance_max, &bounds::CALLS_PER_INSTANCE);
     let faults = report.int(&at.key("quarantine_faults"), raw.quarantine_faults, &bounds::QUARANTINE_FAULTS);
     let probe = report.duration(&at.key("quarantine_probe"), &raw.quarantine_probe, &bounds::QUARANTINE_PROBE);
     Some(Plugins {
@@ -418,6 +425,8 @@ fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
         call_deadline: Duration::from_millis(deadline_ms?),
         memory_mib_max: memory_mib_max?,
         output_kib_max: output_kib_max?,
+        warm_instances_max: warm?,
+        calls_per_instance_max: calls_per_instance_max?,
         quarantine_faults: faults?,
         quarantine_probe: probe?,
     })

@@ -28,7 +28,7 @@ pub use rate::{RateLimit, TokenBucket};
 pub use retry::RetryPolicy;
 pub use subject::{Pattern, Subject};
 pub use subscription::{
-    ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginRef, Subscription, SubscriptionId, Target, TlsVersion,
-    WebhookSecret,
+    ClientIdentity, Endpoint, EndpointTls, OnPluginError, PluginLimits, PluginRef, Subscription, SubscriptionId,
+    Target, TlsVersion, WebhookSecret,
 };
 pub use webhook::{AnswerRules, BodyFormat, BodyKey, BodySignature, Ed25519Key, RequestShape, StatusRules};

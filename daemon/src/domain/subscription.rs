@@ -71,6 +71,23 @@ pub struct PluginRef {
     pub plugin: Box<str>,
     /// Its configuration: a JSON text.
     pub config: Box<str>,
+    /// What it may cost there.
+    pub limits: PluginLimits,
+}
+
+/// What a plugin may cost in one use of it. What is not given is as for every plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PluginLimits {
+    /// The running time of one call, in milliseconds.
+    pub call_deadline_ms: Option<u64>,
+    /// The memory of one instance, in bytes.
+    pub memory_bytes_max: Option<usize>,
+    /// The payloads and headers that one event may become, in bytes; of a transform.
+    pub output_bytes_max: Option<usize>,
+    /// The instances that are kept for the next events.
+    pub warm_instances_max: Option<usize>,
+    /// The calls that an instance serves before a fresh one takes its place.
+    pub calls_per_instance_max: Option<u64>,
 }
 
 /// What becomes of an event whose plugin failed.

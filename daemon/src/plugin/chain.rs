@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Limits;
 use super::fault::Fault;
 use super::host::Role;
 use super::trial::Said;
@@ -16,7 +15,6 @@ pub struct Chain {
     filters: Vec<Arc<Usage>>,
     transforms: Vec<Arc<Usage>>,
     on_error: OnPluginError,
-    limits: Limits,
 }
 
 /// What became of one event.
@@ -52,13 +50,8 @@ pub enum Passed {
 }
 
 impl Chain {
-    pub(super) fn new(
-        filters: Vec<Arc<Usage>>,
-        transforms: Vec<Arc<Usage>>,
-        on_error: OnPluginError,
-        limits: Limits,
-    ) -> Self {
-        Self { filters, transforms, on_error, limits }
+    pub(super) fn new(filters: Vec<Arc<Usage>>, transforms: Vec<Arc<Usage>>, on_error: OnPluginError) -> Self {
+        Self { filters, transforms, on_error }
     }
 
     /// Are there no plugins? Then running costs nothing.
@@ -133,7 +126,7 @@ impl Chain {
         parts: Vec<Output>,
         passed_over: &mut Vec<Fault>,
     ) -> Result<Vec<Output>, Fault> {
-        let mut allowance = Allowance::new(&self.limits);
+        let mut allowance = Allowance::new(transform.limits());
         let mut made = Vec::with_capacity(parts.len());
         for part in parts {
             let tried_out = transform.tried_out();

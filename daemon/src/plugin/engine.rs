@@ -17,7 +17,8 @@ const TABLES_PER_PLUGIN_MAX: u32 = 8;
 /// The tables that one core module of a component may have.
 const TABLES_PER_MODULE_MAX: u32 = 4;
 
-/// An engine whose pool holds `instances_max` instances. What it reserves is address space, not memory.
+/// An engine whose pool holds `instances_max` instances, each with room for the most memory that any use may have. What it
+/// reserves is address space, not memory.
 pub(super) fn engine(limits: &Limits) -> Result<Engine, Error> {
     let plugins = limits.instances_max;
     let mut pool = PoolingAllocationConfig::new();
@@ -30,7 +31,7 @@ pub(super) fn engine(limits: &Limits) -> Result<Engine, Error> {
         .max_memories_per_component(MEMORIES_PER_PLUGIN_MAX)
         .max_tables_per_component(TABLES_PER_PLUGIN_MAX)
         .max_tables_per_module(TABLES_PER_MODULE_MAX)
-        .max_memory_size(limits.memory_bytes_max)
+        .max_memory_size(Limits::MEMORY_BYTES_MAX)
         .table_elements(limits.table_entries_max)
         .max_unused_warm_slots(0);
     let mut config = Config::new();

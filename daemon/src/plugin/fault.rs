@@ -29,6 +29,11 @@ pub enum FaultKind {
         /// The limit, in bytes.
         bytes_max: usize,
     },
+    /// It wanted a table of more entries than it may have.
+    Table {
+        /// The limit.
+        entries_max: usize,
+    },
     /// It gave too much, or something that cannot be delivered.
     Output {
         /// What is wrong with the output.
@@ -65,6 +70,7 @@ impl FaultKind {
             Self::Trap { .. } => "trap",
             Self::Deadline { .. } => "deadline",
             Self::Memory { .. } => "memory",
+            Self::Table { .. } => "table",
             Self::Output { .. } => "output",
             Self::Reported { .. } => "reported",
             Self::Instantiate { .. } => "instantiate",
@@ -83,6 +89,7 @@ impl fmt::Display for FaultKind {
             Self::Trap { reason } => write!(f, "trapped: {reason}"),
             Self::Deadline { limit_ms } => write!(f, "used up its {limit_ms} ms"),
             Self::Memory { bytes_max } => write!(f, "wanted more than {bytes_max} bytes of memory"),
+            Self::Table { entries_max } => write!(f, "wanted a table of more than {entries_max} entries"),
             Self::Output { reason } => write!(f, "gave an output that is refused: {reason}"),
             Self::Reported { message } => write!(f, "failed: {message}"),
             Self::Instantiate { reason } => write!(f, "could not be instantiated: {reason}"),

@@ -27,6 +27,7 @@ use super::stamp::Stamp;
 use super::state::{Heard, LogGate, State};
 use super::ticker::Ticker;
 use super::trial::{Attached, Trial};
+use super::turns::Turns;
 use super::usage::Usage;
 use super::{Config, Limits, is_name};
 use crate::domain::{OnPluginError, PluginRef, SubscriptionId};
@@ -76,9 +77,11 @@ pub struct Stats {
 /// What all plugins and their instances share.
 pub(super) struct Shared {
     pub(super) engine: Engine,
-    pub(super) limits: Limits,
+    /// What a plugin may cost, where its use has no limits of its own.
+    pub(super) limits: Arc<Limits>,
     pub(super) ticker: Ticker,
     pub(super) slots: Slots,
+    pub(super) turns: Arc<Turns>,
     dir: PathBuf,
     linker: Linker<State>,
     cache: Cache,
@@ -133,9 +136,10 @@ impl Host {
         let shared = Shared {
             ticker,
             slots: Slots::new(limits.instances_max),
+            turns: Arc::new(Turns::new()),
             cache: Cache::new(cache_dir, &engine),
             engine,
-            limits,
+            limits: Arc::new(limits),
             dir,
             linker,
             log_lines_dropped: Arc::default(),
@@ -237,7 +241,7 @@ impl Host {
         let prepared = match role.check(&candidate) {
             Ok(()) => {
                 let log = shared.log_gate(&format!("{} (shadow)", candidate.name), subscription.as_str(), None);
-                Usage::prepare(shared, candidate, usage.config(), subscription, log).await
+                Usage::prepare(shared, candidate, usage.setting(), subscription, log).await
             }
             Err(error) => Err(error),
         };
@@ -320,14 +324,13 @@ impl Host {
     ) -> Result<Chain, Error> {
         let filters = self.loaded(filters, Role::Filter)?;
         let transforms = self.loaded(transforms, Role::Transform)?;
-        let limits = self.shared.limits.clone();
         if filters.is_empty() && transforms.is_empty() {
-            return Ok(Chain::new(Vec::new(), Vec::new(), on_error, limits));
+            return Ok(Chain::new(Vec::new(), Vec::new(), on_error));
         }
         block_on(async {
             let filters = self.prepared(filters, Role::Filter, subscription).await?;
             let transforms = self.prepared(transforms, Role::Transform, subscription).await?;
-            Ok(Chain::new(filters, transforms, on_error, limits))
+            Ok(Chain::new(filters, transforms, on_error))
         })?
     }
 
@@ -343,25 +346,25 @@ impl Host {
         }
     }
 
-    fn loaded<'a>(&self, refs: &'a [PluginRef], role: Role) -> Result<Vec<(Arc<Plugin>, &'a str)>, Error> {
+    fn loaded<'a>(&self, refs: &'a [PluginRef], role: Role) -> Result<Vec<(Arc<Plugin>, &'a PluginRef)>, Error> {
         let load = |used: &'a PluginRef| {
             let plugin = self.load(&used.plugin)?;
             role.check(&plugin)?;
-            Ok((plugin, &*used.config))
+            Ok((plugin, used))
         };
         refs.iter().map(load).collect()
     }
 
     async fn prepared(
         &self,
-        plugins: Vec<(Arc<Plugin>, &str)>,
+        plugins: Vec<(Arc<Plugin>, &PluginRef)>,
         role: Role,
         subscription: &SubscriptionId,
     ) -> Result<Vec<Arc<Usage>>, Error> {
         let mut uses = Vec::with_capacity(plugins.len());
-        for (plugin, config) in plugins {
+        for (plugin, used) in plugins {
             let log = self.shared.log_gate(plugin.name(), subscription.as_str(), self.heard.clone());
-            let usage = Usage::prepare(&self.shared, plugin, config, subscription, log).await?;
+            let usage = Usage::prepare(&self.shared, plugin, used, subscription, log).await?;
             // Who looks at what one event becomes is no part of the trial.
             if let Some(trial) = self.trial(usage.name()).filter(|_| self.heard.is_none()) {
                 self.try_out(&trial, role, &usage).await;
@@ -451,7 +454,7 @@ impl Plugin {
         let described = block_on(async {
             let permit = shared.slots.acquire(shared.ticker.begun()).await;
             let log = Arc::new(shared.log_gate(name, "", None));
-            Instance::new(shared, &linked, log, permit).await?.describe(shared).await
+            Instance::new(shared, &linked, &shared.limits, log, permit).await?.describe(shared).await
         })?;
         let description = described.map_err(|kind: FaultKind| Error::Describe(kind.of(name)))?;
         let config = ConfigCheck::new(name, &description.config_schema)?;

@@ -25,6 +25,7 @@ mod stamp;
 mod state;
 mod ticker;
 mod trial;
+mod turns;
 mod usage;
 mod view;
 
@@ -37,6 +38,8 @@ pub use host::{Host, Plugin, Stats, Wasm};
 pub use state::{Heard, Line};
 pub use trial::{Difference, SAMPLE_BYTES_MAX, SAMPLES_MAX, Said, Tally, Trial, UNDER_WAY_MAX};
 
+use crate::domain::PluginLimits;
+
 /// What the host needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -48,14 +51,15 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// What a plugin may cost. Each is a hard limit.
+/// What a plugin may cost. Each is a hard limit. A use of a plugin may have some of its own ([`PluginLimits`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// The running time of one call, in milliseconds. Time in which other plugins run is not counted.
     pub call_deadline_ms: u64,
     /// The running time, in milliseconds, of making an instance and configuring it.
     pub configure_deadline_ms: u64,
-    /// How long a call may take in all, in milliseconds, however little it runs: what ends a plugin that only waits.
+    /// How long a call may take in all, in milliseconds, however little it runs: what ends a plugin that only waits. It is
+    /// never less than [`Limits::WALL_PER_DEADLINE`] times the deadline, which several calls can share.
     pub call_wall_ms_max: u64,
     /// The memory of one instance, in bytes.
     pub memory_bytes_max: usize,
@@ -69,6 +73,8 @@ pub struct Limits {
     pub output_headers_max: usize,
     /// The instances that may exist at a time, in all. When there are more users, the ones used longest ago are dropped.
     pub instances_max: u32,
+    /// The instances of one use that are kept for its next events.
+    pub warm_instances_max: usize,
     /// The calls that an instance serves before a fresh one takes its place.
     pub calls_per_instance_max: u64,
     /// The faults in a row after which a subscription's use of a plugin is set aside; 0 is never. What a plugin reports of an
@@ -98,6 +104,7 @@ impl Default for Limits {
             outputs_max: 100,
             output_headers_max: 64,
             instances_max: 512,
+            warm_instances_max: 2,
             calls_per_instance_max: 10_000,
             quarantine_faults: 20,
             quarantine_probe_ms: 5_000,
@@ -112,24 +119,46 @@ impl Default for Limits {
 impl Limits {
     /// The least memory that an instance can do anything with, in bytes.
     pub const MEMORY_BYTES_MIN: usize = 1 << 20;
-    /// The most memory that 32-bit WebAssembly can address, in bytes.
-    pub const MEMORY_BYTES_MAX: usize = 4 << 30;
+    /// The most memory that any instance may be given, in bytes: what the engine's pool has room for.
+    pub const MEMORY_BYTES_MAX: usize = 1 << 30;
+    /// How many times its deadline a call may take in all, at least.
+    pub const WALL_PER_DEADLINE: u64 = 3;
     /// The most instances that the address space is reserved for.
     pub const INSTANCES_MAX: u32 = 8_000;
 
     fn check(&self) -> Result<(), Error> {
         let bad = |name, allowed| Err(Error::Limit { name, allowed });
         if !(Self::MEMORY_BYTES_MIN..=Self::MEMORY_BYTES_MAX).contains(&self.memory_bytes_max) {
-            return bad("memory_bytes_max", "1 MiB to 4 GiB");
+            return bad("memory_bytes_max", "1 MiB to 1 GiB");
         }
         if !(1..=Self::INSTANCES_MAX).contains(&self.instances_max) {
             return bad("instances_max", "1 to 8000");
         }
         let times = [self.call_deadline_ms, self.configure_deadline_ms, self.call_wall_ms_max];
-        if times.contains(&0) || self.calls_per_instance_max == 0 || self.outputs_max == 0 {
+        let counts = [self.outputs_max, self.warm_instances_max];
+        if times.contains(&0) || counts.contains(&0) || self.calls_per_instance_max == 0 {
             return bad("call_deadline_ms", "1 or more, like every other deadline and count");
         }
         Ok(())
+    }
+
+    /// The limits of one use: its own, and these where it has none.
+    fn of_use(&self, own: &PluginLimits) -> Result<Self, Error> {
+        let limits = Self {
+            call_deadline_ms: own.call_deadline_ms.unwrap_or(self.call_deadline_ms),
+            memory_bytes_max: own.memory_bytes_max.unwrap_or(self.memory_bytes_max),
+            output_bytes_max: own.output_bytes_max.unwrap_or(self.output_bytes_max),
+            warm_instances_max: own.warm_instances_max.unwrap_or(self.warm_instances_max),
+            calls_per_instance_max: own.calls_per_instance_max.unwrap_or(self.calls_per_instance_max),
+            ..self.clone()
+        };
+        limits.check()?;
+        Ok(limits)
+    }
+
+    /// How long a call may take in all, in milliseconds.
+    fn wall_ms_max(&self) -> u64 {
+        self.call_wall_ms_max.max(self.call_deadline_ms.saturating_mul(Self::WALL_PER_DEADLINE))
     }
 }
 

@@ -14,6 +14,7 @@ use super::Limits;
 use super::bindings::v1::sluiced::plugin::{log, types};
 use super::fault::cut;
 use super::ticker::SLICE_MS;
+use super::turns::Turns;
 
 /// The host resources (streams, pollables) that one instance may hold.
 const RESOURCES_MAX: usize = 1_024;
@@ -34,9 +35,20 @@ pub(super) struct State {
     memory_bytes: usize,
     memory_bytes_max: usize,
     table_entries_max: usize,
-    memory_refused: bool,
+    /// Since the call began, the first time.
+    refused: Option<Refused>,
     slices_left: u64,
+    turns: Arc<Turns>,
     log: Arc<LogGate>,
+}
+
+/// What an instance wanted and did not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// More memory.
+    Memory,
+    /// A larger table.
+    Table,
 }
 
 /// The log lines of plugins that are run to be looked at. Cloning shares them.
@@ -100,8 +112,8 @@ struct Window {
 }
 
 impl State {
-    /// A store for one instance, under the limits.
-    pub(super) fn store(engine: &Engine, limits: &Limits, log: Arc<LogGate>) -> Store<Self> {
+    /// A store for one instance, under the limits. Its calls take turns with those of others.
+    pub(super) fn store(engine: &Engine, limits: &Limits, turns: Arc<Turns>, log: Arc<LogGate>) -> Store<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let state = Self {
@@ -110,8 +122,9 @@ impl State {
             memory_bytes: 0,
             memory_bytes_max: limits.memory_bytes_max,
             table_entries_max: limits.table_entries_max,
-            memory_refused: false,
+            refused: None,
             slices_left: 0,
+            turns,
             log,
         };
         let mut store = Store::new(engine, state);
@@ -124,7 +137,7 @@ impl State {
     /// Gives the next call its time, and forgets what the last one did.
     pub(super) fn begin(store: &mut Store<Self>, deadline_ms: u64) {
         store.data_mut().slices_left = deadline_ms.div_ceil(SLICE_MS);
-        store.data_mut().memory_refused = false;
+        store.data_mut().refused = None;
         store.set_epoch_deadline(1);
     }
 
@@ -133,9 +146,9 @@ impl State {
         self.memory_bytes
     }
 
-    /// Was memory refused since the call began?
-    pub(super) fn memory_refused(&self) -> bool {
-        self.memory_refused
+    /// What was refused since the call began.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.refused
     }
 }
 
@@ -149,14 +162,15 @@ fn empty_wasi() -> WasiCtx {
         .build()
 }
 
-/// Called when a slice is used up: the call is put aside until its neighbours have run, or ended when it was the last.
+/// Called when a slice is used up: the call is put aside until it is its turn again, or ended when it was the last.
 fn next_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
     let Some(left) = state.slices_left.checked_sub(1) else {
         return Err(wasmtime::Error::new(DeadlineReached));
     };
     state.slices_left = left;
-    Ok(UpdateDeadline::Yield(1))
+    let turns = Arc::clone(&state.turns);
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { turns.next().await })))
 }
 
 impl ResourceLimiter for State {
@@ -164,7 +178,7 @@ impl ResourceLimiter for State {
         let bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if bytes > self.memory_bytes_max {
             // The guest sees its allocation fail. When it cannot live with that, the fault is put down to memory.
-            self.memory_refused = true;
+            self.refused.get_or_insert(Refused::Memory);
             return Ok(false);
         }
         self.memory_bytes = bytes;
@@ -173,7 +187,9 @@ impl ResourceLimiter for State {
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let fits = desired <= self.table_entries_max;
-        self.memory_refused |= !fits;
+        if !fits {
+            self.refused.get_or_insert(Refused::Table);
+        }
         Ok(fits)
     }
 

@@ -1,13 +1,15 @@
 //! A plugin as one subscription uses it: its configuration, and a few warm instances.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::Limits;
 use super::bindings::v1::sluiced::plugin::types as guest;
 use super::error::Error;
 use super::fault::{Fault, FaultKind};
@@ -15,23 +17,26 @@ use super::host::{Plugin, Shared};
 use super::instance::Instance;
 use super::quarantine::{Quarantine, Turn};
 use super::state::LogGate;
+use super::ticker::SLICE_MS;
 use super::trial::Attached;
 use super::view::{Allowance, View};
-use crate::domain::{Output, SubscriptionId, Verdict};
-
-/// The instances of one use that stay warm. One is enough unless events of one subscription are worked on side by side.
-const WARM_PER_USE_MAX: usize = 2;
+use crate::domain::{Output, PluginRef, SubscriptionId, Verdict};
 
 /// A plugin with its configuration, for one subscription.
 pub(super) struct Usage {
     shared: Arc<Shared>,
     plugin: Arc<Plugin>,
     subscription: SubscriptionId,
-    config: Box<str>,
+    /// The plugin's name, its configuration and its own limits, as the subscription says.
+    setting: PluginRef,
+    /// All limits.
+    limits: Arc<Limits>,
     log: Arc<LogGate>,
     idle: Mutex<Vec<Instance>>,
     /// When an instance was last wanted, as the ticker counts.
     used: AtomicU32,
+    /// How long its calls took since it last waited for a turn, in nanoseconds.
+    spent_ns: AtomicU64,
     quarantine: Quarantine,
     /// The memory of the instance that was used last, in bytes.
     memory_bytes: AtomicUsize,
@@ -40,27 +45,30 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Checks the configuration against the plugin's schema and configures a first instance with it.
+    /// Checks the configuration against the plugin's schema and configures a first instance with it, under the use's limits.
     ///
     /// # Errors
-    /// When schema or plugin refuse the configuration, or the plugin fails.
+    /// When schema or plugin refuse the configuration, a limit makes no sense, or the plugin fails.
     pub(super) async fn prepare(
         shared: &Arc<Shared>,
         plugin: Arc<Plugin>,
-        config: &str,
+        used: &PluginRef,
         subscription: &SubscriptionId,
         log: LogGate,
     ) -> Result<Arc<Self>, Error> {
-        plugin.check_config(config)?;
+        plugin.check_config(&used.config)?;
+        let limits = Arc::new(shared.limits.of_use(&used.limits)?);
         let usage = Arc::new(Self {
             shared: Arc::clone(shared),
-            config: config.into(),
+            setting: used.clone(),
             log: Arc::new(log),
             plugin,
             subscription: subscription.clone(),
-            quarantine: Quarantine::new(&shared.limits),
+            quarantine: Quarantine::new(&limits),
+            limits,
             idle: Mutex::default(),
             used: AtomicU32::new(0),
+            spent_ns: AtomicU64::new(0),
             memory_bytes: AtomicUsize::new(0),
             candidate: ArcSwapOption::empty(),
         });
@@ -88,7 +96,7 @@ impl Usage {
     /// What the plugin, a transform, makes of one event by itself.
     pub(super) async fn outputs(&self, view: View<'_>) -> Result<Vec<Output>, Fault> {
         let outputs = self.apply(view).await?;
-        Allowance::new(&self.shared.limits).take(outputs).map_err(|kind| self.fault(kind))
+        Allowance::new(&self.limits).take(outputs).map_err(|kind| self.fault(kind))
     }
 
     /// Has the plugin, a transform, work on an event.
@@ -100,7 +108,8 @@ impl Usage {
 
     /// Calls an instance, unless the plugin is set aside.
     async fn call<T>(&self, call: impl AsyncFnOnce(&mut Instance) -> Result<T, FaultKind>) -> Result<T, Fault> {
-        self.quarantine.permit(Instant::now()).map_err(|kind| self.fault(kind))?;
+        let began = Instant::now();
+        self.quarantine.permit(began).map_err(|kind| self.fault(kind))?;
         let result = match self.take().await {
             Ok(mut instance) => {
                 let result = call(&mut instance).await;
@@ -109,7 +118,8 @@ impl Usage {
             }
             Err(kind) => Err(kind),
         };
-        let turn = self.quarantine.ended(&result, Instant::now());
+        let ended = Instant::now();
+        let turn = self.quarantine.ended(&result, ended);
         let (subscription, plugin) = (&self.subscription, self.name());
         match (turn, &result) {
             (Turn::Aside, Err(fault)) => {
@@ -118,7 +128,19 @@ impl Usage {
             (Turn::Back, _) => info!(%subscription, plugin, "the plugin works again"),
             _ => {}
         }
+        self.rest(ended - began).await;
         result.map_err(|kind| self.fault(kind))
+    }
+
+    /// Lets others go on when its calls have taken a slice since it last did: many short calls in a row would keep them
+    /// waiting as a long one would.
+    async fn rest(&self, took: Duration) {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let spent_ns = self.spent_ns.fetch_add(took_ns, Ordering::Relaxed).saturating_add(took_ns);
+        if spent_ns >= SLICE_MS * 1_000_000 {
+            self.spent_ns.store(0, Ordering::Relaxed);
+            self.shared.turns.next().await;
+        }
     }
 
     /// Has a candidate for the plugin's place try itself on what the plugin is called with.
@@ -146,9 +168,9 @@ impl Usage {
         &self.subscription
     }
 
-    /// The configuration, a JSON text.
-    pub(super) fn config(&self) -> &str {
-        &self.config
+    /// The plugin as the subscription names it: its configuration and its own limits.
+    pub(super) fn setting(&self) -> &PluginRef {
+        &self.setting
     }
 
     /// The plugin's name.
@@ -159,6 +181,11 @@ impl Usage {
     /// The plugin's own version.
     pub(super) fn version(&self) -> &str {
         &self.plugin.description().version
+    }
+
+    /// What it may cost.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The memory of the instance that served the last call, in bytes; 0 before the first.
@@ -197,8 +224,8 @@ impl Usage {
     async fn make(&self) -> Result<Instance, FaultKind> {
         let permit = self.shared.slots.acquire(self.shared.ticker.begun()).await;
         let log = Arc::clone(&self.log);
-        let mut instance = Instance::new(&self.shared, self.plugin.linked(), log, permit).await?;
-        instance.configure(&self.shared, &self.config).await?;
+        let mut instance = Instance::new(&self.shared, self.plugin.linked(), &self.limits, log, permit).await?;
+        instance.configure(&self.shared, &self.setting.config).await?;
         Ok(instance)
     }
 
@@ -207,7 +234,7 @@ impl Usage {
     fn settle<T>(&self, instance: Instance, result: &Result<T, FaultKind>) {
         self.memory_bytes.store(instance.memory_bytes(), Ordering::Relaxed);
         let sound = matches!(result, Ok(_) | Err(FaultKind::Reported { .. }));
-        if sound && instance.calls() < self.shared.limits.calls_per_instance_max {
+        if sound && instance.calls() < self.limits.calls_per_instance_max {
             self.put(instance);
         }
     }
@@ -215,7 +242,7 @@ impl Usage {
     fn put(&self, instance: Instance) {
         let surplus = {
             let mut idle = self.idle.lock();
-            let surplus = (idle.len() >= WARM_PER_USE_MAX).then(|| idle.pop()).flatten();
+            let surplus = (idle.len() >= self.limits.warm_instances_max).then(|| idle.pop()).flatten();
             idle.push(instance);
             surplus
         };

@@ -34,7 +34,7 @@ const OUTCOMES: [&str; 10] = [
 ];
 
 /// What a plugin fault may be counted as.
-const FAULTS: [&str; 7] = ["trap", "deadline", "memory", "output", "reported", "instantiate", "quarantined"];
+const FAULTS: [&str; 8] = ["trap", "deadline", "memory", "table", "output", "reported", "instantiate", "quarantined"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BySubscription {

@@ -10,7 +10,7 @@ const DEADLINE_MS: u64 = 100;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The plugin that does that to events of the type `a`, and passes on all others as they are.
-fn hostile(misdeed: &str) -> PluginRef {
+pub(super) fn hostile(misdeed: &str) -> PluginRef {
     let amount = match misdeed {
         "big-output" => json!(2 << 20),
         "many-outputs" | "log-flood" => json!(1_000),
@@ -25,7 +25,7 @@ fn lab() -> Lab {
 
 /// Small limits, so that the tests are quick; but a call may wait for its turn for long, so that a busy machine does not
 /// decide how it ends.
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         call_deadline_ms: DEADLINE_MS,
         configure_deadline_ms: 200,

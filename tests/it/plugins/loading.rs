@@ -7,7 +7,7 @@ use rand::{Rng as _, RngExt as _};
 use sluiced_tests::component::{Act, Component};
 use sluiced_tests::random::seeded;
 
-use super::trial::{Outcome, Trial};
+use super::sieve::{Outcome, Sieve};
 
 const CASES: usize = 2_000;
 /// What a component begins with.
@@ -15,14 +15,14 @@ const PREAMBLE: &[u8] = b"\0asm\x0d\0\x01\0";
 
 #[test]
 fn a_file_that_is_nearly_a_plugin_is_refused_or_works_and_harms_nobody() {
-    let (trial, mut random) = (Trial::default(), seeded());
+    let (sieve, mut random) = (Sieve::default(), seeded());
     let whole = Component::default().wasm();
-    assert!(matches!(trial.of(&whole), Outcome::Worked));
+    assert!(matches!(sieve.of(&whole), Outcome::Worked));
     let other = Component::default().apply(Act::NotUtf8).import("own:files/open@1.0.0").wasm();
     let mut outcomes = BTreeMap::new();
     for case in 0..CASES {
         let (how, wasm) = spoiled(&mut random, &whole, &other);
-        let run = std::panic::AssertUnwindSafe(|| trial.of(&wasm));
+        let run = std::panic::AssertUnwindSafe(|| sieve.of(&wasm));
         let Ok(outcome) = std::panic::catch_unwind(run) else { panic!("case {case}, {how}: {}", hex(&wasm)) };
         let kind = match outcome {
             Outcome::Refused(_) => "refused",
@@ -35,7 +35,7 @@ fn a_file_that_is_nearly_a_plugin_is_refused_or_works_and_harms_nobody() {
     for kind in ["refused", "worked"] {
         assert!(outcomes.keys().any(|(_, seen)| *seen == kind), "nothing was {kind}: {outcomes:?}");
     }
-    assert!(matches!(trial.of(&whole), Outcome::Worked), "after all of them the host still works");
+    assert!(matches!(sieve.of(&whole), Outcome::Worked), "after all of them the host still works");
 }
 
 /// A file in which something is wrong, and what.

@@ -13,7 +13,7 @@ use crate::api::plugins::{Listed, Place, Plugins, Refused, Rehearsal, Role, Stag
 use crate::api::trace::Subscriptions;
 use crate::app::Running;
 use crate::app::registry::{Ask, Stopping};
-use crate::domain::{OnPluginError, PluginRef, SubscriptionId};
+use crate::domain::{OnPluginError, PluginLimits, PluginRef, SubscriptionId};
 use crate::plugin::{Chain, Error, Plugin, Wasm};
 use crate::store::PluginOrigin;
 use crate::telemetry;
@@ -26,6 +26,8 @@ pub(in crate::app) struct Serve {
     pub(in crate::app) changing: Arc<Mutex<()>>,
     pub(in crate::app) asks: mpsc::Sender<Ask>,
     pub(in crate::app) running: Arc<Running>,
+    /// Held while one is compiled: what takes all of a core, and hundreds of megabytes for a large one.
+    pub(in crate::app) compiling: Arc<Mutex<()>>,
     /// Changes under way, whose askers may have gone.
     pub(in crate::app) jobs: TaskTracker,
 }
@@ -72,7 +74,10 @@ impl Serve {
                 Ok(Arrival { plugin, wasm: None, origin: PluginOrigin::Upload })
             }
         });
-        let arrival = arrival.await?;
+        let arrival = {
+            let _compiling = self.compiling.lock().await;
+            arrival.await?
+        };
         self.catalogue.note(name, digest, origin, Some(Stage::Checking));
         self.ask(match place {
             Place::Current => Change::Run(arrival),
@@ -213,7 +218,8 @@ impl Catalogue {
                 error => Refused::Broken(error),
             })?,
         };
-        let used = [PluginRef { plugin: wanted.name.clone(), config: wanted.config.clone() }];
+        let limits = PluginLimits::default();
+        let used = [PluginRef { plugin: wanted.name.clone(), config: wanted.config.clone(), limits }];
         let role = wanted.role.unwrap_or(if plugin.is_transform() { Role::Transform } else { Role::Filter });
         let (filters, transforms) = match role {
             Role::Filter => (&used[..], &[][..]),
@@ -227,15 +233,13 @@ impl Catalogue {
 }
 
 /// Works on a thread of its own and not of the pool, which a stop waits for: what a stop cuts short is begun again.
-fn on_a_thread<T: Send + 'static>(
+async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
-) -> impl Future<Output = Result<T, Refused>> + Send + 'static {
+) -> Result<T, Refused> {
     let (done, answer) = oneshot::channel();
     let thread = std::thread::Builder::new().name("plugin-work".into()).spawn(move || drop(done.send(work())));
-    async move {
-        thread.map_err(unavailable)?;
-        answer.await.map_err(unavailable)?
-    }
+    thread.map_err(unavailable)?;
+    answer.await.map_err(unavailable)?
 }
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Refused {

@@ -17,7 +17,7 @@ use crate::cli::check::is_private;
 use crate::cli::environment;
 use crate::cli::passing::PassingDir;
 use crate::config::{self, Overrides};
-use crate::domain::{OnPluginError, PluginRef, SubscriptionId};
+use crate::domain::{OnPluginError, PluginLimits, PluginRef, SubscriptionId};
 use crate::plugin::{Chain, Config, Error, Fault, FaultKind, Host, Limits, NAME_BYTES_MAX, Passed, Plugin};
 
 /// The variable that names the folder for what can be made again: compiled plugins, tool chains.
@@ -123,7 +123,8 @@ impl Lab {
     /// # Errors
     /// As [`Host::chain`].
     pub(super) fn chain(&self, role: Role, config: &str) -> Result<Chain, Error> {
-        let used = [PluginRef { plugin: self.plugin.name().into(), config: config.into() }];
+        let (plugin, limits) = (self.plugin.name().into(), PluginLimits::default());
+        let used = [PluginRef { plugin, config: config.into(), limits }];
         let (filters, transforms) = match role {
             Role::Filter => (&used[..], &[][..]),
             Role::Transform => (&[][..], &used[..]),

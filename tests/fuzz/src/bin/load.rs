@@ -4,15 +4,15 @@
 
 use std::sync::LazyLock;
 
-use trial::{Outcome, Trial};
+use sieve::{Outcome, Sieve};
 
-#[path = "../../../it/plugins/trial.rs"]
-mod trial;
+#[path = "../../../it/plugins/sieve.rs"]
+mod sieve;
 
-static TRIAL: LazyLock<Trial> = LazyLock::new(Trial::default);
+static SIEVE: LazyLock<Sieve> = LazyLock::new(Sieve::default);
 
 libfuzzer_sys::fuzz_target!(|wasm: &[u8]| {
-    if let Outcome::Faulted(fault) = TRIAL.of(wasm) {
+    if let Outcome::Faulted(fault) = SIEVE.of(wasm) {
         assert!(!fault.to_string().is_empty());
     }
 });

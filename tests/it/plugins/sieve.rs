@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluiced::domain::{Event, OnPluginError, PluginRef, Position, StreamName, SubscriptionId};
+use sluiced::domain::{Event, OnPluginError, PluginLimits, PluginRef, Position, StreamName, SubscriptionId};
 use sluiced::plugin::{Config, Error, Fault, Host, Limits, Passed};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A host whose one plugin is another one each time.
-pub(crate) struct Trial {
+pub(crate) struct Sieve {
     dir: TempDir,
     host: Host,
     runtime: tokio::runtime::Runtime,
@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
     Worked,
 }
 
-impl Default for Trial {
+impl Default for Sieve {
     fn default() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // A file where the cache should be: what is seen once need not be kept.
@@ -52,7 +52,7 @@ impl Default for Trial {
     }
 }
 
-impl Trial {
+impl Sieve {
     /// Loads that file, configures it in each of its roles, and has it work on an event.
     ///
     /// # Panics
@@ -71,8 +71,9 @@ impl Trial {
 
     fn judged(&self) -> Result<Outcome, Error> {
         let plugin = self.host.load("p")?;
-        let as_it_is = [PluginRef { plugin: "p".into(), config: "{}".into() }];
-        let id = SubscriptionId::parse("trial").expect("a valid id");
+        let limits = PluginLimits::default();
+        let as_it_is = [PluginRef { plugin: "p".into(), config: "{}".into(), limits }];
+        let id = SubscriptionId::parse("sieve").expect("a valid id");
         for (there, filters, transforms) in
             [(plugin.is_filter(), &as_it_is[..], &[][..]), (plugin.is_transform(), &[], &as_it_is)]
         {

@@ -84,7 +84,7 @@ enum Case {
     Even,
     /// Latency at 200 events/s, of the bare loop and of the daemon
     Latency,
-    /// 10, 1,000 and 10,000 subscriptions (100,000 with --subscriptions) of which 10 match
+    /// 10, 1,000 and 10,000 subscriptions of which 10 match; 100,000 with --subscriptions 100000
     Routing,
     /// 100,000 queued events for a receiver that takes a second a request
     Slow,

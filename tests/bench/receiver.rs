@@ -37,6 +37,9 @@ pub(crate) const SLOW: Duration = Duration::from_secs(1);
 /// Bodies that are larger have no time of publishing, and looking for one would be most of the work here.
 const STAMPED_BYTES_MAX: usize = 4_096;
 
+/// The line that says that an order to watch is understood.
+const WATCHING: &str = "watching";
+
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the process that should deliver is asked whether it still runs.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -92,7 +95,11 @@ impl Receiver {
 
     /// Counts from now on, up to `deliveries`, and samples the CPU time of the processes `ids` at the first and the last.
     pub(crate) async fn watch(&mut self, deliveries: u64, ids: &[u32]) -> Result<()> {
-        self.child.send(&json!({ "deliveries": deliveries, "ids": ids })).await
+        self.child.send(&json!({ "deliveries": deliveries, "ids": ids })).await?;
+        // Not before it has read that: a first delivery can be quicker.
+        let line = timeout(START_TIMEOUT, self.child.next()).await.context("the receiver does not listen")??;
+        ensure!(line == WATCHING, "the receiver says something else: {line}");
+        Ok(())
     }
 
     /// What it saw, once the last delivery is in. Gives up after `time_max`, or when `alive` says why it must.
@@ -141,7 +148,10 @@ pub(crate) async fn serve() -> Result<()> {
             }
             Some(_) = connections.join_next() => {}
             order = orders.next_line() => match order? {
-                Some(order) => tally.lock().watch(&serde_json::from_str(&order)?),
+                Some(order) => {
+                    tally.lock().watch(&serde_json::from_str(&order)?);
+                    println!("{}", json!(WATCHING));
+                }
                 None => return Ok(()),
             }
         }

@@ -1,5 +1,6 @@
 //! What the cases share: the stream, the events and the daemon's configuration.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use futures_util::future::try_join_all;
 use serde_json::Value;
 use sluiced_tests::events::order;
 use sluiced_tests::{SECRET, TestDaemon, TestNats};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::interval;
 
 use crate::clock::now_us;
@@ -151,4 +154,20 @@ pub(crate) fn plain(name: &str, types: &str, url: &str, settings: &str) -> Strin
 /// A bound that is never met on a machine that works.
 pub(crate) fn time_max(events: u64) -> Duration {
     Duration::from_secs(60) + Duration::from_millis(5) * u32::try_from(events).unwrap_or(u32::MAX)
+}
+
+/// A loopback address that was free a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Whether `/readyz` answers 200. Asks by hand: a refused connection costs next to nothing, an HTTP client would keep a core busy.
+pub(crate) async fn is_ready(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return false;
+    }
+    let mut status = [0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut status).await.is_ok() && status.ends_with(b" 200")
 }

@@ -1,17 +1,14 @@
 //! Case `start`: from exec to the first 200 of `/readyz`, with a warm plugin cache and a running NATS server.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sluiced_tests::{SECRET, TestNats};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::report::{Column, Report};
 use crate::say;
-use crate::setup::{alive, base, fresh_stream, three_plugins, warm_daemon};
+use crate::setup::{alive, base, free_address, fresh_stream, is_ready, three_plugins, warm_daemon};
 use crate::stats::median;
 
 const STARTS: u32 = 10;
@@ -86,20 +83,4 @@ fn five_plugins() -> String {
         );
     }
     config
-}
-
-/// A loopback address that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-/// Asks by hand: a refused connection costs next to nothing, an HTTP client would keep a core busy.
-async fn is_ready(address: SocketAddr) -> bool {
-    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    if stream.write_all(request.as_bytes()).await.is_err() {
-        return false;
-    }
-    let mut status = [0; "HTTP/1.1 200".len()];
-    stream.read_exact(&mut status).await.is_ok() && status.ends_with(b" 200")
 }

@@ -1,4 +1,4 @@
-//! Plugins put together by hand, of some two kilobytes: what no tool chain would make, and what compiles in milliseconds.
+//! Plugins put together by hand, of about a kilobyte: what no tool chain would make, and what compiles in milliseconds.
 
 use wasm_encoder::{
     CanonicalOption, ComponentBuilder, ComponentExportKind, ComponentExportSection, ComponentInstanceSection,

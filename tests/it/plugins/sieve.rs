@@ -10,7 +10,7 @@ use sluiced::plugin::{Config, Error, Fault, Host, Limits, Passed};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// What a file of some kilobytes may take in all, on a machine that does a lot besides: its compilation, the time to
+/// What a file of a few kilobytes may take in all, on a machine that does a lot besides: its compilation, the time to
 /// describe and to configure itself, and two calls.
 const TIME_MAX: Duration = Duration::from_secs(20);
 

@@ -1,6 +1,7 @@
 //! The bare loop: pull, sign, post, acknowledge, and nothing else. What every deliverer on JetStream has to pay, so the
 //! measure of what filters, transforms and records add.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,9 +40,18 @@ pub(crate) struct Arguments {
     /// Where to post
     #[arg(long)]
     url: String,
-    /// How many messages to deliver
+    /// How many messages to take
     #[arg(long)]
-    deliveries: u64,
+    messages: u64,
+    /// Of how many messages one is posted; the others are only acknowledged
+    #[arg(long, default_value_t = 1)]
+    every: u64,
+    /// How often each is posted before it is acknowledged
+    #[arg(long, default_value_t = 1)]
+    copies: u64,
+    /// Requests at a time
+    #[arg(long, default_value_t = IN_FLIGHT_MAX)]
+    in_flight: usize,
 }
 
 /// The process: delivers, prints a line, and stays to be looked at until its standard input ends.
@@ -50,12 +60,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let mut messages = consumer(jetstream::new(client.clone())).await?;
     let poster = Poster { client: http::client(), url: arguments.url, keyed: keyed()? };
     let mut posts = JoinSet::new();
-    for _ in 0..arguments.deliveries {
-        if posts.len() >= IN_FLIGHT_MAX {
-            posts.join_next().await.context("there are some")???;
-        }
+    for number in 0..arguments.messages {
         let message = timeout(MESSAGE_TIMEOUT, messages.next()).await?.context("the consumer is gone")??;
-        posts.spawn(poster.clone().deliver(message));
+        if number % arguments.every > 0 {
+            message.ack().await.map_err(anyhow::Error::from_boxed)?;
+            continue;
+        }
+        let message = Arc::new(message);
+        for _ in 0..arguments.copies {
+            if posts.len() >= arguments.in_flight {
+                posts.join_next().await.context("there are some")???;
+            }
+            posts.spawn(poster.clone().deliver(Arc::clone(&message)));
+        }
+        finish(message).await?;
     }
     while let Some(posted) = posts.join_next().await {
         posted??;
@@ -90,7 +108,7 @@ struct Poster {
 }
 
 impl Poster {
-    async fn deliver(self, message: Message) -> Result<()> {
+    async fn deliver(self, message: Arc<Message>) -> Result<()> {
         let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
         let id = format!("msg_{sequence}");
         let timestamp = (now_us() / 1_000_000).to_string();
@@ -104,6 +122,12 @@ impl Poster {
         let mut response = request.body(message.payload.clone()).send().await?;
         ensure!(response.status().is_success(), "the receiver answered {}", response.status());
         while response.chunk().await?.is_some() {}
-        message.ack().await.map_err(anyhow::Error::from_boxed)
+        finish(message).await
     }
+}
+
+/// Acknowledges the message, if this is the last that has it.
+async fn finish(message: Arc<Message>) -> Result<()> {
+    let Some(message) = Arc::into_inner(message) else { return Ok(()) };
+    message.ack().await.map_err(anyhow::Error::from_boxed)
 }

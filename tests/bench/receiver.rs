@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use sluiced_tests::proc;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::child::Child;
 use crate::clock::now_us;
@@ -28,6 +28,17 @@ use crate::stats::percentile;
 
 /// Requests to this path are never answered, and not counted as deliveries.
 const HANG_PATH: &str = "/hang";
+/// Requests to this path are answered 500, and not counted.
+const FAIL_PATH: &str = "/fail";
+/// Requests to this path are answered 200 after [`SLOW`], and not counted.
+const SLOW_PATH: &str = "/slow";
+/// What a slow receiver takes for a request.
+pub(crate) const SLOW: Duration = Duration::from_secs(1);
+/// Bodies that are larger have no time of publishing, and looking for one would be most of the work here.
+const STAMPED_BYTES_MAX: usize = 4_096;
+
+/// The line that says that an order to watch is understood.
+const WATCHING: &str = "watching";
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the process that should deliver is asked whether it still runs.
@@ -72,9 +83,23 @@ impl Receiver {
         format!("http://{}{HANG_PATH}", self.address)
     }
 
+    /// The URL that is answered 500.
+    pub(crate) fn failing_url(&self) -> String {
+        format!("http://{}{FAIL_PATH}", self.address)
+    }
+
+    /// The URL that is answered after [`SLOW`].
+    pub(crate) fn slow_url(&self) -> String {
+        format!("http://{}{SLOW_PATH}", self.address)
+    }
+
     /// Counts from now on, up to `deliveries`, and samples the CPU time of the processes `ids` at the first and the last.
     pub(crate) async fn watch(&mut self, deliveries: u64, ids: &[u32]) -> Result<()> {
-        self.child.send(&json!({ "deliveries": deliveries, "ids": ids })).await
+        self.child.send(&json!({ "deliveries": deliveries, "ids": ids })).await?;
+        // Not before it has read that: a first delivery can be quicker.
+        let line = timeout(START_TIMEOUT, self.child.next()).await.context("the receiver does not listen")??;
+        ensure!(line == WATCHING, "the receiver says something else: {line}");
+        Ok(())
     }
 
     /// What it saw, once the last delivery is in. Gives up after `time_max`, or when `alive` says why it must.
@@ -123,7 +148,10 @@ pub(crate) async fn serve() -> Result<()> {
             }
             Some(_) = connections.join_next() => {}
             order = orders.next_line() => match order? {
-                Some(order) => tally.lock().watch(&serde_json::from_str(&order)?),
+                Some(order) => {
+                    tally.lock().watch(&serde_json::from_str(&order)?);
+                    println!("{}", json!(WATCHING));
+                }
                 None => return Ok(()),
             }
         }
@@ -138,13 +166,19 @@ async fn connection(tally: Arc<Mutex<Tally>>, stream: TcpStream) {
 }
 
 async fn answer(tally: &Mutex<Tally>, request: Request<Incoming>) -> hyper::Result<Response<Empty<Bytes>>> {
-    if request.uri().path() == HANG_PATH {
+    let (head, body) = request.into_parts();
+    if head.uri.path() == HANG_PATH {
         tally.lock().hanging += 1;
         pending::<Infallible>().await;
     }
-    let body = request.into_body().collect().await?.to_bytes();
-    tally.lock().count(&body);
-    Ok(Response::new(Empty::new()))
+    let body = body.collect().await?.to_bytes();
+    let mut response = Response::new(Empty::new());
+    match head.uri.path() {
+        FAIL_PATH => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+        SLOW_PATH => sleep(SLOW).await,
+        _ => tally.lock().count(&body),
+    }
+    Ok(response)
 }
 
 /// What the receiver's process counts.
@@ -216,6 +250,9 @@ impl Watch {
 
 /// When a body was published, where it says so. Looked for as text: parsing each body would be most of the work here.
 fn sent_us(body: &[u8]) -> Option<u64> {
+    if body.len() > STAMPED_BYTES_MAX {
+        return None;
+    }
     let key = crate::setup::SENT_KEY;
     let at = body.windows(key.len()).position(|window| window == key.as_bytes())? + key.len();
     let digits = body[at..].iter().take_while(|byte| byte.is_ascii_digit());

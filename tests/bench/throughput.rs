@@ -1,138 +1,244 @@
-//! Case `main`: the daemon with filter, transform and records (b) beside the bare loop (a), in turns, on the same events
-//! and the same receiver.
+//! The cases of throughput: the daemon (b) beside the bare loop (a), in turns, on the same events and the same receiver.
 
-use std::time::Duration;
+use std::fmt::Write as _;
 
-use anyhow::{Result, ensure};
-use sluiced_tests::{TestNats, proc};
+use anyhow::Result;
+use bytes::Bytes;
+use serde_json::Value;
+use sluiced_tests::events::order;
+use sluiced_tests::{SECRET, TestNats};
 
-use crate::child::Child;
-use crate::receiver::{Receiver, Seen};
-use crate::report::{Column, Report, mib};
-use crate::setup::{STREAM, SUBJECT, alive, base, fresh_stream, time_max, warm_daemon, webhook};
-use crate::stats::median;
-use crate::{Options, bare, say};
+use crate::Options;
+use crate::load::{DECIDED, DELIVERED, Load, Pair};
+use crate::receiver::Receiver;
+use crate::report::{Curve, Report};
+use crate::setup::{FILTER, IN_FLIGHT_MAX, base, plain, webhook};
 
 const NAME: &str = "bench";
-/// The daemon's durable consumer, as its defaults name it.
-const CONSUMER: &str = "sluiced";
-/// From the last delivery to the last acknowledgement.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-const RATIO_MAX: f64 = 2.0;
+const CPU_RATIO_MAX: f64 = 1.3;
+const THROUGHPUT_RATIO_MIN: f64 = 0.8;
+/// What a decision may cost of pulling and acknowledging alone, where the machine is too slow for the figure beside it.
+const DROP_RATIO_MAX: f64 = 1.5;
+const DECIDED_PER_S_MIN: f64 = 100_000.0;
+/// Of so many events the filter of `drop` keeps one.
+const KEEPS_ONE_OF: u64 = 100;
+/// `drop` takes so many times the events of `--events`: a decision is short, and CPU time is told in steps of 10 ms.
+const DROP_FACTOR: u64 = 5;
+const LARGE_BYTES: usize = 64 << 10;
+const FANOUTS: [u64; 3] = [1, 5, 20];
+const BURST_EVENTS: u64 = 100_000;
+/// The stated bound of resident memory under a burst.
+const BURST_MIB_MAX: f64 = 100.0;
+/// The endpoints of `failing`, each with an event type of its own; every second one fails.
+const MIXED: u64 = 10;
+/// The endpoints of `even`, each with an event type of its own.
+const EVEN: u64 = 1_000;
 
-const COLUMNS: &[Column] = &[
-    Column { key: "deliveries_per_s", name: "deliveries", unit: "1/s", decimals: 0 },
-    Column { key: "cpu_us", name: "CPU", unit: "us/delivery", decimals: 1 },
-    Column { key: "cpu_total_us", name: "CPU, all", unit: "us/delivery", decimals: 1 },
-    Column { key: "nats_cpu_us", name: "NATS CPU", unit: "us/delivery", decimals: 1 },
-    Column { key: "rss_max_mib", name: "peak RSS", unit: "MiB", decimals: 1 },
-    Column { key: "b_over_a", name: "b/a", unit: "CPU", decimals: 2 },
-];
+/// What the headings of all of them say.
+const MEASURED: &str = "CPU from first to last delivery; a: bare loop, b: sluiced";
 
-/// One measured run.
-struct Run {
-    seen: Seen,
-    events: f64,
-    /// CPU time in microseconds from the start to the last acknowledgement.
-    cpu_total_us: u128,
-    rss_max_bytes: u64,
+/// The parts of a case, which all its runs share.
+struct Parts {
+    nats: TestNats,
+    receiver: Receiver,
 }
 
-/// Runs a, b, a, b …
-pub(crate) async fn run(options: Options) -> Result<Report> {
-    let Options { events, rounds, threads, .. } = options;
-    let nats = TestNats::start().await;
-    let mut receiver = Receiver::start().await?;
-    let what =
-        format!("{events} events of 1 KB, 64 at a time; CPU from first to last delivery; a: bare loop, b: sluiced");
-    let mut report = Report::new("main", what, COLUMNS);
-    let (mut of_a, mut of_b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=rounds {
-        say(&format!("main: round {round} of {rounds}, a"));
-        let a = bare_loop(&nats, &mut receiver, events, threads).await?;
-        say(&format!("main: {}", a.line()));
-        report.row(format!("a {round}"), a.values(None));
-        say(&format!("main: round {round} of {rounds}, b"));
-        let b = daemon(&nats, &mut receiver, events).await?;
-        say(&format!("main: {}", b.line()));
-        let ratio = b.cpu_us() / a.cpu_us();
-        report.row(format!("b {round}"), b.values(Some(ratio)));
-        of_a.push(a.values(None));
-        of_b.push(b.values(Some(ratio)));
-        ratios.push(ratio);
+impl Parts {
+    async fn start() -> Result<Self> {
+        Ok(Self { nats: TestNats::start().await, receiver: Receiver::start().await? })
     }
-    report.row("a median".to_owned(), medians(&of_a));
-    report.row("b median".to_owned(), medians(&of_b));
-    report.target("CPU per delivery, b/a", "times", median(ratios), RATIO_MAX);
-    receiver.end().await?;
+
+    async fn compare(&mut self, report: &mut Report, load: &Load, options: Options) -> Result<Pair> {
+        load.compare(report, &self.nats, &mut self.receiver, options).await
+    }
+}
+
+/// Case `main`: filter, transform and records.
+pub(crate) async fn main(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let config = base() + &webhook(NAME, "order", &parts.receiver.url());
+    let what = format!("{} events of 1 KB, jq filter and redact transform, 64 at a time; {MEASURED}", options.events);
+    let mut report = Report::new("main", what, DELIVERED);
+    let pair = parts.compare(&mut report, &Load::new(config, options.events), options).await?;
+    report.target("CPU per delivery, b/a", "times", pair.cpu_ratio, CPU_RATIO_MAX);
+    report.target_min("throughput, b/a", "times", pair.throughput_ratio, THROUGHPUT_RATIO_MIN);
+    parts.receiver.end().await?;
     Ok(report)
 }
 
-/// (a): the bare loop.
-async fn bare_loop(nats: &TestNats, receiver: &mut Receiver, events: u64, threads: u32) -> Result<Run> {
-    fresh_stream(nats).await;
-    nats.publish_orders(SUBJECT, 0..events).await;
-    let (deliveries, threads) = (events.to_string(), threads.to_string());
-    let (nats_url, url) = (nats.url(), receiver.url());
-    let args = ["bare", "--nats", &nats_url, "--url", &url, "--deliveries", &deliveries, "--threads", &threads];
-    let mut child = Child::start(&args)?;
-    receiver.watch(events, &[child.id(), nats.id()]).await?;
-    // It gives up by itself when it gets nothing to deliver.
-    let seen = receiver.seen(time_max(events), || Ok(())).await?;
-    child.next().await?;
-    nats.wait_drained(STREAM, bare::CONSUMER, DRAIN_TIMEOUT).await;
-    let run = Run::close(seen, events, child.id());
-    child.end().await?;
-    Ok(run)
+/// Case `plain`: no plugin, records only.
+pub(crate) async fn no_plugin(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let config = base() + &plain(NAME, "order", &parts.receiver.url(), &in_flight(IN_FLIGHT_MAX));
+    let what = format!("{} events of 1 KB, no plugin, 64 at a time; {MEASURED}", options.events);
+    let mut report = Report::new("plain", what, DELIVERED);
+    parts.compare(&mut report, &Load::new(config, options.events), options).await?;
+    parts.receiver.end().await?;
+    Ok(report)
 }
 
-/// (b): the daemon, started on a full stream as after a pause.
-async fn daemon(nats: &TestNats, receiver: &mut Receiver, events: u64) -> Result<Run> {
-    fresh_stream(nats).await;
-    let config = base() + &webhook(NAME, "order", &receiver.url());
-    let mut daemon = warm_daemon(nats, &config).await;
-    nats.publish_orders(SUBJECT, 0..events).await;
-    daemon.launch();
-    let id = daemon.process().id();
-    receiver.watch(events, &[id, nats.id()]).await?;
-    let seen = receiver.seen(time_max(events), || alive(&mut daemon)).await?;
-    nats.wait_drained(STREAM, CONSUMER, DRAIN_TIMEOUT).await;
-    daemon.wait_ready().await;
-    let books = daemon.accounted(NAME, events).await;
-    ensure!(books.delivered == events, "not every event was delivered: {books:?}");
-    let run = Run::close(seen, events, id);
-    daemon.terminate().await;
-    Ok(run)
+/// Case `filter`: a filter that keeps everything, no transform.
+pub(crate) async fn filter(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let config = filtered(FILTER, &parts.receiver);
+    let what = format!("{} events of 1 KB, jq filter that keeps all, 64 at a time; {MEASURED}", options.events);
+    let mut report = Report::new("filter", what, DELIVERED);
+    parts.compare(&mut report, &Load::new(config, options.events), options).await?;
+    parts.receiver.end().await?;
+    Ok(report)
 }
 
-impl Run {
-    fn close(seen: Seen, events: u64, id: u32) -> Self {
-        let cpu_total_us = proc::cpu_time(id).as_micros();
-        Self { seen, events: events as f64, cpu_total_us, rss_max_bytes: proc::rss_max_bytes(id) }
-    }
-
-    /// What is said while the rounds go on.
-    fn line(&self) -> String {
-        format!("{:.0} deliveries/s, CPU {:.1} us/delivery", self.per_s(), self.cpu_us())
-    }
-
-    fn per_s(&self) -> f64 {
-        (self.events - 1.0) / self.seen.seconds
-    }
-
-    fn cpu_us(&self) -> f64 {
-        self.seen.cpu_us[0] as f64 / self.events
-    }
-
-    /// In the order of [`COLUMNS`].
-    fn values(&self, ratio: Option<f64>) -> Vec<Option<f64>> {
-        let (total, nats) = (self.cpu_total_us as f64 / self.events, self.seen.cpu_us[1] as f64 / self.events);
-        vec![Some(self.per_s()), Some(self.cpu_us()), Some(total), Some(nats), Some(mib(self.rss_max_bytes)), ratio]
-    }
+/// Case `drop`: a filter that keeps one event of a hundred, beside a loop that pulls and acks all and posts as many.
+pub(crate) async fn drop(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let keeps = format!("filters = [{{ plugin = \"jq\", config = {{ expr = \".amount % {KEEPS_ONE_OF} == 0\" }} }}]");
+    // Whole hundreds: the last delivery is then that of the last hundred's first event, in both runs.
+    let events = (options.events * DROP_FACTOR).next_multiple_of(KEEPS_ONE_OF);
+    let mut load = Load::new(filtered(&keeps, &parts.receiver), events);
+    load.deliveries = events / KEEPS_ONE_OF;
+    load.bare_every = KEEPS_ONE_OF;
+    let what = format!(
+        "{events} events of 1 KB, jq filter that drops 99 %; CPU from first to last delivery; a: a loop that pulls and \
+         acks all and posts each hundredth, b: sluiced"
+    );
+    let mut report = Report::new("drop", what, DECIDED);
+    let pair = parts.compare(&mut report, &load, options).await?;
+    report.target_min("events decided", "1/s", pair.per_s, DECIDED_PER_S_MIN);
+    report.target("or: CPU per event, b/a", "times", pair.cpu_ratio, DROP_RATIO_MAX);
+    parts.receiver.end().await?;
+    Ok(report)
 }
 
-/// The median of each column.
-fn medians(rows: &[Vec<Option<f64>>]) -> Vec<Option<f64>> {
-    let column = |at: usize| rows.iter().map(|row| row[at]).collect::<Option<Vec<f64>>>().map(median);
-    (0..COLUMNS.len()).map(column).collect()
+/// Case `large`: bodies of 64 KB, without plugins.
+pub(crate) async fn large(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let config = base() + &plain(NAME, "order", &parts.receiver.url(), &in_flight(IN_FLIGHT_MAX));
+    let mut load = Load::new(config, options.events.div_ceil(10));
+    load.body = large_order;
+    let what = format!("{} events of 64 KB, no plugin, 64 at a time; {MEASURED}", load.events);
+    let mut report = Report::new("large", what, DELIVERED);
+    parts.compare(&mut report, &load, options).await?;
+    parts.receiver.end().await?;
+    Ok(report)
+}
+
+/// Case `fanout`: each event to 1, 5 and 20 subscriptions.
+pub(crate) async fn fanout(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let what = format!(
+        "{} deliveries of 1 KB, no plugin, each event to 1, 5 and 20 subscriptions; {MEASURED}",
+        options.events
+    );
+    let mut report = Report::new("fanout", what, DELIVERED);
+    let mut lines = [("bare loop".to_owned(), Vec::new()), ("sluiced".to_owned(), Vec::new())];
+    for copies in FANOUTS {
+        let each = (IN_FLIGHT_MAX as u64).div_ceil(copies);
+        let mut config = base();
+        for number in 0..copies {
+            let in_flight = format!("max_in_flight = {each}");
+            config += &plain(&format!("f{number}"), "order", &parts.receiver.url(), &in_flight);
+        }
+        let events = options.events.div_ceil(copies);
+        let mut load = Load::new(config, events);
+        load.name = format!("1 to {copies}, ");
+        (load.deliveries, load.units) = (events * copies, events * copies);
+        load.bare_copies = copies;
+        load.bare_in_flight = usize::try_from(each * copies)?;
+        let pair = parts.compare(&mut report, &load, options).await?;
+        for (line, cpu_us) in lines.iter_mut().zip(pair.cpu_us) {
+            line.1.push((copies as f64, cpu_us));
+        }
+    }
+    report.curve(Curve {
+        name: "fanout",
+        title: "CPU per delivery as the fan-out grows",
+        size: "subscriptions to each event",
+        unit: "us",
+        lines: lines.to_vec(),
+    });
+    parts.receiver.end().await?;
+    Ok(report)
+}
+
+/// Case `burst`: as `main`, with 100,000 events queued.
+pub(crate) async fn burst(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let config = base() + &webhook(NAME, "order", &parts.receiver.url());
+    // No more than asked for, where a quick look at the case is wanted.
+    let events = if options.events < crate::EVENTS { options.events } else { BURST_EVENTS };
+    let what = format!("{events} queued events of 1 KB, jq filter and redact transform, 64 at a time; {MEASURED}");
+    let mut report = Report::new("burst", what, DELIVERED);
+    let pair = parts.compare(&mut report, &Load::new(config, events), options).await?;
+    report.target("peak resident memory", "MiB", pair.rss_max_mib, BURST_MIB_MAX);
+    parts.receiver.end().await?;
+    Ok(report)
+}
+
+/// Case `failing`: ten endpoints with as many events each, five of which answer 500. The bare loop gets only the events of
+/// the healthy ones.
+pub(crate) async fn failing(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let (healthy_url, failing_url) = (parts.receiver.url(), parts.receiver.failing_url());
+    let mut config = base();
+    for number in 0..MIXED {
+        let url = if healthy(number) { &healthy_url } else { &failing_url };
+        config += &plain(&format!("e{number}"), &format!("k{number}"), url, &in_flight(IN_FLIGHT_MAX / 4));
+    }
+    // Whole rounds of the endpoints.
+    let mut load = Load::new(config, options.events.next_multiple_of(MIXED));
+    (load.deliveries, load.units) = (load.events / 2, load.events / 2);
+    load.subject = |number| format!("bench.k{}", number % MIXED);
+    load.for_bare = healthy;
+    load.bare_in_flight = IN_FLIGHT_MAX / 4 * 5;
+    load.settles = false;
+    let what = format!(
+        "{} events of 1 KB, half of them for endpoints that answer 500, which the bare loop does not get; no plugin, 80 \
+         at a time; deliveries are those of the healthy endpoints; {MEASURED}",
+        load.events
+    );
+    let mut report = Report::new("failing", what, DELIVERED);
+    parts.compare(&mut report, &load, options).await?;
+    parts.receiver.end().await?;
+    Ok(report)
+}
+
+/// Case `even`: a thousand endpoints with as many events each.
+pub(crate) async fn even(options: Options) -> Result<Report> {
+    let mut parts = Parts::start().await?;
+    let mut config = base();
+    for number in 0..EVEN {
+        write!(
+            config,
+            "{}",
+            plain(&format!("e{number}"), &format!("k{number}"), &parts.receiver.url(), "max_in_flight = 4")
+        )?;
+    }
+    let mut load = Load::new(config, options.events);
+    load.subject = |number| format!("bench.k{}", number % EVEN);
+    let what = format!("{} events of 1 KB over {EVEN} endpoints, no plugin; {MEASURED}", options.events);
+    let mut report = Report::new("even", what, DELIVERED);
+    parts.compare(&mut report, &load, options).await?;
+    parts.receiver.end().await?;
+    Ok(report)
+}
+
+fn in_flight(max: usize) -> String {
+    format!("max_in_flight = {max}")
+}
+
+fn healthy(number: u64) -> bool {
+    number.is_multiple_of(2)
+}
+
+/// A subscription with a filter and no transform.
+fn filtered(filter: &str, receiver: &Receiver) -> String {
+    let url = receiver.url();
+    let head = format!("\n[[subscription]]\nname = {NAME:?}\ntypes = [\"order\"]\n{filter}\n");
+    base() + &head + &format!("webhook = {{ url = {url:?}, secret = {SECRET:?}, max_in_flight = {IN_FLIGHT_MAX} }}\n")
+}
+
+fn large_order(number: u64) -> Bytes {
+    let mut order: Value = serde_json::from_slice(&order(number)).expect("an order is JSON");
+    order["note"] = "x".repeat(LARGE_BYTES).into();
+    Bytes::from(order.to_string())
 }

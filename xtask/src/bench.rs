@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server. The case `parked` needs none: it
-//! measures the daemon's store by itself. The case `plugins` needs those of the tests and the one in JavaScript besides.
+//! measures the daemon's store by itself. The case `plugins` needs those of the tests and the one in JavaScript besides,
+//! and so does `report`, which runs every case and writes docs/performance.md.
 
 use std::process::Command;
 
@@ -21,9 +22,17 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let both = ["build", "--release", "--bins", "--package", "sluiced", "--package", "sluiced-tests"];
     step("build daemon and bench", cargo().args(both))?;
     build::plugins()?;
-    if args.first().is_some_and(|case| case == "plugins") {
-        build::other_plugins(&binary("sluiced", true), build::Missing::Fails)?;
-        build::test_plugins()?;
+    match args.first().map(String::as_str) {
+        Some("plugins") => {
+            build::other_plugins(&binary("sluiced", true), build::Missing::Fails)?;
+            build::test_plugins()?;
+        }
+        // One of many cases: it fails by itself where a part of it is missing.
+        Some("report") => {
+            build::other_plugins(&binary("sluiced", true), build::Missing::LeftOut)?;
+            build::test_plugins()?;
+        }
+        _ => {}
     }
     let mut bench = Command::new(binary("sluiced-bench", true));
     bench.current_dir(root()).args(args);

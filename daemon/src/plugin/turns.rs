@@ -17,7 +17,9 @@ impl Turns {
     /// Waits for the next turn: until all others that wait have had theirs, and whatever is ready has run.
     pub(super) async fn next(&self) {
         let _first = self.0.acquire().await.expect("the semaphore is never closed");
-        // Woken only after the runtime has nothing else to run and has looked for what has come in.
+        // Woken only when the runtime has nothing else to run and has looked for what has come in: behind those who read it,
+        // but before those whom they wake in their turn. The second time these have run too.
+        tokio::task::yield_now().await;
         tokio::task::yield_now().await;
     }
 }

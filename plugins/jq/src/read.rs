@@ -146,13 +146,13 @@ impl Reader<'_> {
         let mut escaped = false;
         self.at += 1;
         loop {
+            self.at += plain_bytes(self.data.get(self.at..).unwrap_or_default());
             match self.data.get(self.at) {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     escaped = true;
                     self.at += 2;
                 }
-                Some(0x20..) => self.at += 1,
                 Some(_) => return Err(self.error(Kind::BadText)),
                 None => return Err(self.expected("`\"`")),
             }
@@ -223,6 +223,26 @@ impl Reader<'_> {
     fn error(&self, kind: Kind) -> Error {
         Error { offset: self.at, kind }
     }
+}
+
+/// How many bytes stand before the first quote, backslash or control character. Most of a payload is the inside of texts, so
+/// eight bytes are looked at together: below, a byte's highest bit says that it is one of them. A borrow may set that of a
+/// later byte too, but never that of the first.
+fn plain_bytes(data: &[u8]) -> usize {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHEST: u64 = EACH << 7;
+    let (eights, rest) = data.as_chunks::<8>();
+    for (at, eight) in eights.iter().enumerate() {
+        let word = u64::from_le_bytes(*eight);
+        let below = |word: u64, least: u64| word.wrapping_sub(EACH * least) & !word & HIGHEST;
+        let is = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+        let found = below(word, 0x20) | is(b'"') | is(b'\\');
+        if found != 0 {
+            return at * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let last = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
+    data.len() - rest.len() + last.unwrap_or(rest.len())
 }
 
 #[cfg(test)]

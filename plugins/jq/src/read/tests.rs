@@ -70,3 +70,21 @@ fn bounds_the_nesting() {
     assert_eq!(error.to_string(), "nested more than 128 deep at byte 128");
     json("[".repeat(1_000_000).as_bytes()).unwrap_err();
 }
+
+#[test]
+fn the_inside_of_a_text_ends_where_a_look_at_each_byte_says() {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    for length in [0, 1, 7, 8, 9, 23] {
+        for at in 0..length {
+            for byte in 0..=u8::MAX {
+                // With what could be mistaken beside it: the least plain bytes, and those above ASCII.
+                for filler in [b'x', 0x20, b'!', b'#', b'[', b']', 0x80, 0xff] {
+                    let mut data = vec![filler; length];
+                    data[at] = byte;
+                    let each = data.iter().position(|&byte| !is_plain(byte)).unwrap_or(length);
+                    assert_eq!(plain_bytes(&data), each, "{data:?}");
+                }
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod backlog;
 mod bare;
 mod child;
 mod clock;
@@ -88,6 +89,8 @@ enum Case {
     Routing,
     /// 100,000 queued events for a receiver that takes a second a request
     Slow,
+    /// 100,000 parked deliveries, and their going out
+    Backlog,
     /// Latency of a healthy endpoint, alone and beside one that never answers
     Neighbour,
     /// Latency of 4,500 live endpoints, alone and beside 500 dead ones
@@ -181,6 +184,7 @@ async fn run(case: Case, options: Options) -> Result<Report> {
         Case::Latency => latency::run(options).await,
         Case::Routing => routing::run(options).await,
         Case::Slow => slow::run(options).await,
+        Case::Backlog => backlog::run(options).await,
         Case::Neighbour => neighbour::run(options.rounds).await,
         Case::Many => many::run(options.rounds).await,
         Case::Plugins => plugins::run(options.rounds).await,

@@ -4,6 +4,7 @@
 
 pub mod ack;
 pub mod begin;
+pub mod cover;
 pub mod delivery;
 pub mod event;
 pub mod health;
@@ -18,6 +19,7 @@ pub mod webhook;
 
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use begin::{Begin, DeliverFrom};
+pub use cover::cover;
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use health::{BreakerPolicy, HealthPolicy};

@@ -157,24 +157,8 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The smallest set of patterns with no two overlapping that covers all of `patterns`: what a JetStream consumer takes as
-/// its filter subjects, which must not overlap. Patterns that overlap without one containing the other are merged into
-/// the narrowest pattern that contains both.
-pub fn cover(patterns: impl IntoIterator<Item = Pattern>) -> Vec<Pattern> {
-    let mut cover: Vec<Pattern> = Vec::new();
-    for pattern in patterns {
-        let mut merged = pattern;
-        while let Some(at) = cover.iter().position(|p| p.overlaps(&merged)) {
-            merged = join(&cover.swap_remove(at), &merged);
-        }
-        cover.push(merged);
-    }
-    cover.sort();
-    cover
-}
-
 /// The narrowest pattern that contains both of two overlapping patterns.
-fn join(a: &Pattern, b: &Pattern) -> Pattern {
+pub(super) fn join(a: &Pattern, b: &Pattern) -> Pattern {
     if a.contains(b) {
         return a.clone();
     }
@@ -218,17 +202,6 @@ mod tests {
         assert_eq!(Pattern::parse(&"a".repeat(600)), Err(Error::TooLong));
     }
 
-    #[test]
-    fn covers_are_small_and_disjoint() {
-        let texts = |set: &[&str]| -> Vec<String> {
-            cover(set.iter().map(|t| pattern(t))).iter().map(ToString::to_string).collect()
-        };
-        assert_eq!(texts(&["a.b", "a.*", "c.>"]), ["a.*", "c.>"]);
-        assert_eq!(texts(&["a.*", "*.b"]), ["*.*"]);
-        assert_eq!(texts(&["a.b", "c.d"]), ["a.b", "c.d"]);
-        assert_eq!(texts(&[">", "a.b"]), [">"]);
-    }
-
     fn tokens(wild: bool) -> impl Strategy<Value = String> {
         let token = if wild { "a|b|c|\\*" } else { "a|b|c" };
         (proptest::collection::vec(token, 1..4), any::<bool>()).prop_map(move |(mut parts, rest)| {
@@ -248,15 +221,6 @@ mod tests {
             }
             if a.matches(&s) && b.matches(&s) {
                 prop_assert!(a.overlaps(&b));
-            }
-        }
-
-        #[test]
-        fn a_cover_matches_all_that_its_parts_match(set in proptest::collection::vec(tokens(true), 1..6), s in tokens(false)) {
-            let parts: Vec<Pattern> = set.iter().map(|t| pattern(t)).collect();
-            let cover = cover(parts.clone());
-            if parts.iter().any(|p| p.matches(&s)) {
-                prop_assert_eq!(cover.iter().filter(|p| p.matches(&s)).count(), 1);
             }
         }
     }

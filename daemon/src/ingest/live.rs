@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::acks::Acks;
 use super::connect::{Nats, StreamConfig, identity};
 use super::{Error, decode};
-use crate::domain::subject::cover;
+use crate::domain::cover;
 use crate::domain::{AckSink, AckToken, Event, Pattern, StreamName};
 
 /// How many messages one pull asks for.

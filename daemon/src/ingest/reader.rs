@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::connect::{Nats, StreamConfig};
 use super::{Error, decode};
-use crate::domain::subject::cover;
+use crate::domain::cover;
 use crate::domain::{Event, Pattern, StreamName};
 use crate::telemetry::clock;
 

@@ -250,7 +250,7 @@ impl Catalogue {
         let entry = entries.entry(name.into()).or_default();
         entry.record = Some(record);
         entry.running = Some(Arc::clone(plugin));
-        entry.candidate = None;
+        entry.candidate.take_if(|candidate| *candidate.digest == *plugin.digest());
         info!(plugin = name, version = %plugin.description().version, digest = plugin.digest(), "plugin in place");
         Ok(())
     }

@@ -8,13 +8,15 @@ use super::{Arrival, Catalogue, all_subscriptions, uses, version};
 use crate::api::plugins::Refused;
 use crate::app::reloading::Reloading;
 use crate::domain::{SubscriptionId, Target};
-use crate::plugin::Chain;
+use crate::plugin::{Chain, Wasm};
 use crate::telemetry;
 
 /// A change of a plugin.
 pub(in crate::app) enum Change {
     /// A version takes the place of the one that runs.
     Run(Arrival),
+    /// The version that runs is put on record; it was made of those bytes.
+    Record(Box<str>, Wasm),
     /// A version runs beside it, without effect.
     Shadow(Arrival),
     /// None does any more.
@@ -28,6 +30,10 @@ impl Reloading {
     pub(in crate::app) async fn change_plugin(&mut self, change: Change) -> Result<(), Refused> {
         match change {
             Change::Run(arrival) => self.run_version(arrival).await,
+            Change::Record(name, wasm) => {
+                let catalogue = self.catalogue.clone();
+                blocking(move || catalogue.record(&name, wasm).map_err(unavailable)).await
+            }
             Change::Shadow(arrival) => {
                 let (webhooks, streams) = (self.subscriptions.chains(), self.hub.definitions());
                 let catalogue = self.catalogue.clone();

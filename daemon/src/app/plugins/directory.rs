@@ -8,12 +8,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Catalogue;
 use super::serve::{Serve, Source};
+use super::{Catalogue, Change};
 use crate::api::plugins::{Place, Refused};
 use crate::plugin::Wasm;
 use crate::store::PluginOrigin;
-use crate::telemetry;
 
 /// How long the directory must be left alone before it is looked at: files are written in several steps.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -76,11 +75,8 @@ async fn take_in(serve: &Serve) -> bool {
             Found::Known => continue,
             Found::New(wasm) => wasm,
             Found::Unrecorded(wasm) => {
-                let (catalogue, of) = (serve.catalogue.clone(), name.clone());
-                let recorded = tokio::task::spawn_blocking(move || catalogue.record(&of, wasm)).await;
-                if let Ok(Err(error)) = recorded {
-                    let error = telemetry::chain(&error);
-                    warn!(plugin = name, error, "a plugin is not on record yet");
+                if let Err(refused) = serve.ask(Change::Record(name.as_str().into(), wasm)).await {
+                    warn!(plugin = name, reason = ?refused, "a plugin is not on record yet");
                     done = false;
                 }
                 continue;

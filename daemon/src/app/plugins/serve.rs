@@ -86,7 +86,7 @@ impl Serve {
         .await
     }
 
-    async fn ask(&self, change: Change) -> Result<(), Refused> {
+    pub(super) async fn ask(&self, change: Change) -> Result<(), Refused> {
         let _changing = self.changing.lock().await;
         let (done, answer) = oneshot::channel();
         self.asks.send(Ask::Plugin { change, done }).await.map_err(|_| unavailable(Stopping))?;

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tracing::error;
 
 use self::shown::shown;
@@ -43,8 +43,8 @@ const UNFIT_NAMED_MAX: usize = 10;
 pub struct Listed {
     /// Its name.
     pub name: Box<str>,
-    /// The version that runs, once it is loaded.
-    pub current: Option<Arc<Plugin>>,
+    /// What the version that runs says of itself and is; empty before there is one.
+    pub about: Map<String, Value>,
     /// Its versions.
     pub record: Option<PluginRecord>,
     /// A version that is to take its place, or was refused.
@@ -130,6 +130,9 @@ pub trait Plugins: Send + Sync + 'static {
     fn all(&self) -> Vec<Listed>;
     /// One of them.
     fn one(&self, name: &str) -> Option<Listed>;
+    /// Takes in the file of a plugin that nobody has used, so that there is something to be told of it. The work goes on when
+    /// the future is dropped.
+    fn look_at(&self, name: &str) -> BoxFuture<'static, Result<(), Refused>>;
     /// Gives a version a place. The work goes on when the future is dropped.
     fn place(&self, name: &str, version: Version, place: Place) -> BoxFuture<'static, Result<(), Refused>>;
     /// Ends a plugin's shadow mode.
@@ -185,9 +188,17 @@ async fn list(Extension(access): Extension<Access>) -> Response {
 }
 
 /// `GET /api/v1/plugins/{name}`: with the configuration's schema and the differences of shadow mode.
-async fn one(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
-    let listed = access.plugins.one(&name).ok_or_else(|| problem(&name, Refused::Unknown))?;
-    Ok(Json(shown(&listed, true)).into_response())
+async fn one(
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let find = || access.plugins.one(&name).ok_or_else(|| problem(&name, Refused::Unknown));
+    if find()?.about.is_empty() {
+        // Why it cannot be taken in stands under its candidate.
+        drop(tokio::time::timeout(wait(&headers), access.plugins.look_at(&name)).await);
+    }
+    Ok(Json(shown(&find()?, true)).into_response())
 }
 
 /// `PUT /api/v1/plugins/{name}`: the WebAssembly component as the body.

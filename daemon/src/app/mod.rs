@@ -157,9 +157,9 @@ impl App {
         let host = Host::new(parts::plugins(&config))?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
-        let (registry, asked) = Registry::new(store.clone(), host.clone(), secrets.clone(), Arc::clone(&current));
-        registry.sweep();
         let catalogue = Catalogue::open(host, store.clone())?;
+        let (registry, asked) = Registry::new(store.clone(), catalogue.clone(), secrets.clone(), Arc::clone(&current));
+        registry.sweep();
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let mut server = Server::bind(&parts::api(&config), metrics.clone(), health.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 pub(super) use self::change::Change;
@@ -26,7 +27,7 @@ pub(super) use self::serve::Serve;
 
 use super::parts;
 use super::registry::{Kept, Registry};
-use crate::api::plugins::{Candidate, Listed, Refused, Stage, Unfit};
+use crate::api::plugins::{Candidate, Listed, Refused, Stage, Unfit, described};
 use crate::config::{self, Config};
 use crate::deliver::Secrets;
 use crate::domain::{Subscription, SubscriptionId};
@@ -40,12 +41,14 @@ pub(super) struct Catalogue {
     host: Host,
     store: Store,
     entries: Arc<Mutex<BTreeMap<Box<str>, Entry>>>,
+    /// Told when a plugin runs that is not on record yet.
+    unrecorded: Arc<Notify>,
 }
 
 /// What is known of a plugin.
 #[derive(Clone, Default)]
 struct Entry {
-    /// The version that runs, once it is loaded.
+    /// The version that runs, when somebody uses it.
     running: Option<Arc<Plugin>>,
     /// What the store has of it.
     record: Option<PluginRecord>,
@@ -84,6 +87,11 @@ fn uses(subscription: &Subscription, plugin: &str) -> bool {
     subscription.filters.iter().chain(&subscription.transforms).any(|used| *used.plugin == *plugin)
 }
 
+/// The plugins that those subscriptions use.
+fn names(all: &[Subscription]) -> BTreeSet<Box<str>> {
+    all.iter().flat_map(|s| s.filters.iter().chain(&s.transforms)).map(|used| used.plugin.clone()).collect()
+}
+
 /// The subscriptions of the configuration, and those that were made over the API and fit it.
 fn all_subscriptions(config: &Config, registry: &Registry) -> Result<Vec<Subscription>, store::Error> {
     let mut all = config.subscriptions.clone();
@@ -99,7 +107,7 @@ impl Catalogue {
     pub(super) fn open(host: Host, store: Store) -> Result<Self, store::Error> {
         let entry = |(name, record)| (name, Entry { record: Some(record), ..Entry::default() });
         let entries = store.plugins()?.into_iter().map(entry).collect();
-        Ok(Self { host, store, entries: Arc::new(Mutex::new(entries)) })
+        Ok(Self { host, store, entries: Arc::new(Mutex::new(entries)), unrecorded: Arc::default() })
     }
 
     /// Makes all subscriptions ready to run, with what the files of their plugins hold now. A plugin whose new file does not
@@ -109,8 +117,7 @@ impl Catalogue {
     /// With the place in the configuration of every plugin that cannot be used as it says.
     pub(super) fn prepare(&self, registry: &Registry, secrets: &Secrets, config: &Config) -> Result<Prepared, Error> {
         let all = all_subscriptions(config, registry)?;
-        let names = all.iter().flat_map(|s| s.filters.iter().chain(&s.transforms)).map(|used| used.plugin.clone());
-        let names: BTreeSet<Box<str>> = names.collect();
+        let names = names(&all);
         self.load(&names);
         let mut arrivals = self.changed(&names);
         arrivals.retain(|arrival| match self.vet(&arrival.plugin, &all) {
@@ -123,18 +130,30 @@ impl Catalogue {
         let host = self.host.with(arrivals.iter().map(|arrival| Arc::clone(&arrival.plugin)).collect());
         let of_file = parts::prepare(&host, secrets, config)?;
         let of_api = registry.prepare_all(&host, config)?;
-        // First versions run from now on, also when their files change before they are on record.
-        for name in &names {
-            let mut entries = self.entries.lock();
-            let entry = entries.entry(name.clone()).or_default();
-            if entry.running.is_none()
-                && let Ok(plugin) = self.host.load(name)
-            {
+        self.settle(&names);
+        Ok(Prepared { of_file, of_api, arrivals })
+    }
+
+    /// The host, when the plugins of a subscription are those that run. Blocks: it may load them.
+    pub(super) fn host_for(&self, subscription: &Subscription) -> &Host {
+        let names = names(std::slice::from_ref(subscription));
+        self.load(&names);
+        self.settle(&names);
+        &self.host
+    }
+
+    /// First versions run from now on, also when their files change before they are on record.
+    fn settle(&self, names: &BTreeSet<Box<str>>) {
+        for name in names {
+            if self.entry(name).is_some_and(|entry| entry.running.is_some()) {
+                continue;
+            }
+            if let Ok(plugin) = self.host.load(name) {
                 self.host.fix(Arc::clone(&plugin));
-                entry.running = Some(plugin);
+                self.entries.lock().entry(name.clone()).or_default().running = Some(plugin);
+                self.unrecorded.notify_one();
             }
         }
-        Ok(Prepared { of_file, of_api, arrivals })
     }
 
     /// Loads the versions on record of plugins that are not loaded. One that cannot be loaded any more gives way to its file.
@@ -213,18 +232,19 @@ impl Catalogue {
     /// [Adopts](Self::adopt) all of them. Blocks.
     pub(super) fn adopt_all(&self, arrivals: &[Arrival]) {
         for arrival in arrivals {
-            if let Err(error) = self.adopt(arrival) {
+            if let Err(error) = self.adopt(arrival, true) {
                 let error = telemetry::chain(&error);
                 warn!(plugin = arrival.plugin.name(), error, "a plugin's new version is not on record yet");
             }
         }
     }
 
-    /// Makes a version the one that runs: on record, then for all who load it from now on. Blocks.
+    /// Makes a version the one that runs: on record, then for all who load it from now on. One that nobody uses takes no
+    /// memory. Blocks.
     ///
     /// # Errors
     /// When the store does not take it: then nothing has changed.
-    fn adopt(&self, arrival: &Arrival) -> Result<(), store::Error> {
+    fn adopt(&self, arrival: &Arrival, is_used: bool) -> Result<(), store::Error> {
         let Arrival { plugin, wasm, origin } = arrival;
         let name = plugin.name();
         let mut record = self.entry(name).and_then(|entry| entry.record).unwrap_or_else(|| PluginRecord {
@@ -245,11 +265,14 @@ impl Catalogue {
             self.host.end_trial(name);
         }
         self.store.put_plugin(name, &record, wasm.as_ref().map(|wasm| wasm.bytes()))?;
-        self.host.fix(Arc::clone(plugin));
+        match is_used {
+            true => self.host.fix(Arc::clone(plugin)),
+            false => self.host.loosen(name),
+        }
         let mut entries = self.entries.lock();
         let entry = entries.entry(name.into()).or_default();
         entry.record = Some(record);
-        entry.running = Some(Arc::clone(plugin));
+        entry.running = is_used.then(|| Arc::clone(plugin));
         entry.candidate.take_if(|candidate| *candidate.digest == *plugin.digest());
         info!(plugin = name, version = %plugin.description().version, digest = plugin.digest(), "plugin in place");
         Ok(())
@@ -262,7 +285,7 @@ impl Catalogue {
     fn record(&self, name: &str, wasm: Wasm) -> Result<(), store::Error> {
         let running = self.entry(name).and_then(|entry| entry.running);
         let Some(plugin) = running.filter(|plugin| plugin.digest() == wasm.digest()) else { return Ok(()) };
-        self.adopt(&Arrival { plugin, wasm: Some(Arc::new(wasm)), origin: PluginOrigin::File })
+        self.adopt(&Arrival { plugin, wasm: Some(Arc::new(wasm)), origin: PluginOrigin::File }, true)
     }
 
     /// A version that is kept, compiled. Blocks.
@@ -270,7 +293,8 @@ impl Catalogue {
     /// # Errors
     /// When it is not kept, or cannot be run any more.
     fn kept(&self, name: &str, digest: &str) -> Result<Arc<Plugin>, Refused> {
-        let entry = self.entry(name).ok_or(Refused::Unknown)?;
+        let entry = self.entry(name).or_else(|| self.host.has_file(name).then(Entry::default));
+        let entry = entry.ok_or(Refused::Unknown)?;
         if let Some(running) = entry.running.filter(|running| running.digest() == digest) {
             return Ok(running);
         }
@@ -298,16 +322,25 @@ impl Catalogue {
         self.entries.lock().get(name).cloned()
     }
 
-    /// All plugins, without who uses them.
+    /// All plugins, without who uses them; also files that nobody has used or asked for.
     fn listed(&self) -> Vec<Listed> {
-        let all = self.entries.lock().clone();
+        let mut all = self.entries.lock().clone();
+        for name in self.host.names() {
+            all.entry(name.into()).or_default();
+        }
         all.into_iter().map(|(name, entry)| self.shown(name, entry)).collect()
     }
 
     fn shown(&self, name: Box<str>, entry: Entry) -> Listed {
         let Entry { running, record, candidate } = entry;
         let trial = self.host.trial(&name);
-        Listed { name, current: running, record, candidate, trial, used_by: Vec::new() }
+        let current = record.as_ref().and_then(|record| record.version(&record.current));
+        let about = match (running, current) {
+            (Some(running), _) => described(&running),
+            (None, Some(version)) => serde_json::from_str(&version.about).unwrap_or_default(),
+            (None, None) => serde_json::Map::new(),
+        };
+        Listed { name, about, record, candidate, trial, used_by: Vec::new() }
     }
 }
 
@@ -316,6 +349,7 @@ fn version(plugin: &Plugin, origin: PluginOrigin) -> PluginVersion {
         digest: plugin.digest().into(),
         bytes: plugin.file_bytes(),
         version: plugin.description().version.clone(),
+        about: serde_json::Value::Object(described(plugin)).to_string().into(),
         origin,
         added_ms: clock::now_ms(),
         ran_ms: None,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::plugins::Change;
+use super::plugins::{Catalogue, Change};
 use crate::api::plugins;
 use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
 use crate::config::Config;
@@ -62,7 +62,7 @@ pub(super) struct Kept {
 #[derive(Clone)]
 pub(super) struct Registry {
     store: Store,
-    host: Host,
+    catalogue: Catalogue,
     secrets: Secrets,
     config: Arc<ArcSwap<Config>>,
     pub(super) asks: mpsc::Sender<Ask>,
@@ -79,12 +79,12 @@ impl Registry {
     /// A registry, and where the daemon's loop is asked.
     pub(super) fn new(
         store: Store,
-        host: Host,
+        catalogue: Catalogue,
         secrets: Secrets,
         config: Arc<ArcSwap<Config>>,
     ) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
-        (Self { store, host, secrets, config, asks, changing: Arc::default() }, asked)
+        (Self { store, catalogue, secrets, config, asks, changing: Arc::default() }, asked)
     }
 
     /// All that are kept, ready to run. One that no longer fits the configuration is told of: its definition and its place
@@ -95,7 +95,7 @@ impl Registry {
     pub(super) fn prepare_all(&self, host: &Host, config: &Config) -> Result<Kept, crate::store::Error> {
         let mut kept = Kept::default();
         for (id, definition) in self.store.definitions(self.secrets.keyring())? {
-            match self.prepare(host, config, &id, &parse(&definition)) {
+            match self.prepare(Some(host), config, &id, &parse(&definition)) {
                 Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
@@ -116,9 +116,10 @@ impl Registry {
         Ok(all.iter().filter_map(|(id, definition)| config.define(id, &parse(definition)).ok()).collect())
     }
 
+    /// Ready to run, on that host or with the plugins that run.
     fn prepare(
         &self,
-        host: &Host,
+        host: Option<&Host>,
         config: &Config,
         id: &SubscriptionId,
         definition: &Map<String, Value>,
@@ -126,6 +127,7 @@ impl Registry {
         let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
         let subscription =
             config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect::<Vec<_>>())?;
+        let host = host.unwrap_or_else(|| self.catalogue.host_for(&subscription));
         match subscriptions::prepare(host, &self.secrets, &subscription) {
             Ok(Ready::Webhook(spec)) => Ok(*spec),
             Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
@@ -152,7 +154,7 @@ impl Registry {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
         let spec = blocking(move || {
             let config = registry.config.load();
-            let spec = registry.prepare(&registry.host, &config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
+            let spec = registry.prepare(None, &config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
             registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
             Ok(spec)
         });

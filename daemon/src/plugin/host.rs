@@ -164,6 +164,11 @@ impl Host {
         &self.shared.dir
     }
 
+    /// Is there a file of that name in the directory?
+    pub fn has_file(&self, name: &str) -> bool {
+        self.path(name).is_ok_and(|path| path.is_file())
+    }
+
     /// The file of that name in the directory.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ pub struct PluginVersion {
     pub bytes: u64,
     /// The version that it gives itself.
     pub version: Box<str>,
+    /// What else it says of itself: a JSON object, so that one that nobody uses need not be loaded to be looked at.
+    pub about: Box<str>,
     /// Where it came from.
     pub origin: PluginOrigin,
     /// When it was added, in milliseconds since the Unix epoch.
@@ -111,6 +113,7 @@ impl PluginRecord {
             w.text(&version.digest);
             w.number(version.bytes);
             w.text(&version.version);
+            w.text(&version.about);
             w.0.push(match version.origin {
                 PluginOrigin::File => 0,
                 PluginOrigin::Upload => 1,
@@ -131,6 +134,7 @@ impl PluginRecord {
                 digest: r.text()?.into(),
                 bytes: r.number()?,
                 version: r.text()?.into(),
+                about: r.text()?.into(),
                 origin: match r.byte()? {
                     0 => PluginOrigin::File,
                     1 => PluginOrigin::Upload,
@@ -272,7 +276,15 @@ mod tests {
 
     fn version(digest: &str, added_ms: u64, ran_ms: Option<u64>) -> PluginVersion {
         let origin = PluginOrigin::Upload;
-        PluginVersion { digest: digest.into(), bytes: 300, version: "1.2".into(), origin, added_ms, ran_ms }
+        PluginVersion {
+            digest: digest.into(),
+            bytes: 300,
+            version: "1.2".into(),
+            about: "{}".into(),
+            origin,
+            added_ms,
+            ran_ms,
+        }
     }
 
     #[test]
@@ -280,10 +292,8 @@ mod tests {
         let versions = vec![version("aa", 5, Some(6)), version("bb", 4, None)];
         let record = PluginRecord { current: "aa".into(), file: None, shadow: Some("bb".into()), versions };
         let bytes = record.write();
-        assert_eq!(
-            hex::encode(&bytes),
-            "01026161000102626202026161ac0203312e32010501060262 62ac0203312e32010400".replace(' ', "")
-        );
+        let expected = "01026161000102626202026161ac0203312e32027b7d01050106026262ac0203312e32027b7d010400";
+        assert_eq!(hex::encode(&bytes), expected);
         assert_eq!(PluginRecord::read(&bytes), Some(record));
         assert_eq!(PluginRecord::read(&bytes[..9]), None);
     }

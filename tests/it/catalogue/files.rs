@@ -100,15 +100,13 @@ async fn what_nobody_uses_is_there_to_be_looked_at() {
     let files: Vec<_> = ["jq", "schema"].map(|name| (name, fs::read(plugin_dir().join(format!("{name}.wasm"))))).into();
     let files: Vec<_> = files.iter().map(|(name, wasm)| (*name, &**wasm.as_ref().expect("built"))).collect();
     let daemon = daemon_with(&nats, dir.path(), &files, EVENTS).await;
-    let listed = async || daemon.request("GET", "/api/v1/plugins", None).await.json()["plugins"].clone();
-    let loaded = async || {
-        listed().await.as_array().is_some_and(|all| {
-            all.len() == 2 && all.iter().all(|plugin| plugin.get("running_since").is_some_and(Value::is_string))
-        })
-    };
-    assert!(comes_true(SOON, loaded).await, "{}", listed().await);
-    let all = listed().await;
-    assert_eq!((&all[0]["name"], &all[0]["filter"], &all[1]["transform"]), (&json!("jq"), &json!(true), &json!(false)));
+    let all = daemon.request("GET", "/api/v1/plugins", None).await.json()["plugins"].clone();
+    assert_eq!(all, json!([{ "name": "jq", "used_by": [] }, { "name": "schema", "used_by": [] }]), "not loaded");
+    let jq = plugin(&daemon, "jq").await;
+    assert_eq!((&jq["filter"], &jq["own_name"], &jq["from"]), (&json!(true), &json!("jq"), &json!("file")), "{jq}");
+    fs::write(dir.path().join("broken.wasm"), b"garbage").expect("a file can be written");
+    let broken = plugin(&daemon, "broken").await;
+    assert_eq!(broken["candidate"]["state"], "refused", "{broken}");
     let of_file = daemon.request("DELETE", "/api/v1/plugins/jq", None).await;
     assert_eq!((of_file.status, of_file.json()["code"].clone()), (409, json!("plugin_of_file")));
 }

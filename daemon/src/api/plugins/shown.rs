@@ -12,7 +12,7 @@ use crate::telemetry::clock::rfc3339;
 
 /// A plugin; `whole` is with its configuration's schema, its versions, and what shadow mode found.
 pub(super) fn shown(listed: &Listed, whole: bool) -> Map<String, Value> {
-    let mut shown = listed.current.as_deref().map(described).unwrap_or_default();
+    let mut shown = listed.about.clone();
     if let Some(name) = shown.insert("name".to_owned(), json!(listed.name)) {
         shown.insert("own_name".to_owned(), name);
     }

@@ -65,7 +65,8 @@ impl Reloading {
         let chains = blocking(move || {
             let all = all_subscriptions(&config, &registry).map_err(unavailable)?;
             let chains = catalogue.vet(&arrival.plugin, &all).map_err(Refused::Unfit)?;
-            catalogue.adopt(&arrival).map_err(unavailable)?;
+            let is_used = all.iter().any(|subscription| uses(subscription, arrival.plugin.name()));
+            catalogue.adopt(&arrival, is_used).map_err(unavailable)?;
             let chains = chains.into_iter();
             let chains =
                 chains.map(|(s, chain)| (s.id.clone(), !matches!(s.target, Target::Webhook(_)), Arc::new(chain)));

@@ -1,4 +1,5 @@
-//! The plugin directory: a file that is new or changes is a candidate, when it is left alone for a moment.
+//! The plugin directory: a file that changes is a candidate, when it is left alone for a moment. What nobody has used or asked
+//! for is not loaded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
             let again = !take_in(&serve).await;
             tokio::select! {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
+                () = serve.catalogue.unrecorded.notified() => {}
                 () = tokio::time::sleep(AGAIN), if again => {}
             }
         }
@@ -104,12 +106,9 @@ impl Catalogue {
             return Found::Known;
         }
         match (entry.record, entry.running) {
-            (Some(record), Some(_)) if record.file.as_deref() == Some(wasm.digest()) => Found::Known,
-            // On record and used by nobody: loaded now, so that it can be looked at.
-            (Some(record), None) if record.file.as_deref() == Some(wasm.digest()) => {
-                self.load(&std::iter::once(name.into()).collect());
-                Found::Known
-            }
+            // Nobody uses it or has asked for it.
+            (None, None) => Found::Known,
+            (Some(record), _) if record.file.as_deref() == Some(wasm.digest()) => Found::Known,
             (None, Some(running)) if running.digest() == wasm.digest() => Found::Unrecorded(wasm),
             _ => Found::New(wasm),
         }

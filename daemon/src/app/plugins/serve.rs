@@ -142,8 +142,25 @@ impl Plugins for Serve {
     }
 
     fn one(&self, name: &str) -> Option<Listed> {
-        let entry = self.catalogue.entry(name)?;
-        Some(self.with_users(self.catalogue.shown(name.into(), entry)))
+        let entry = self.catalogue.entry(name);
+        if entry.is_none() && !self.catalogue.host.has_file(name) {
+            return None;
+        }
+        Some(self.with_users(self.catalogue.shown(name.into(), entry.unwrap_or_default())))
+    }
+
+    fn look_at(&self, name: &str) -> BoxFuture<'static, Result<(), Refused>> {
+        let (serve, name) = (self.clone(), Box::<str>::from(name));
+        self.job(async move {
+            let entry = serve.catalogue.entry(&name).unwrap_or_default();
+            let (catalogue, of) = (serve.catalogue.clone(), name.clone());
+            let wasm = on_a_thread(move || catalogue.host.read(&of).map_err(Refused::Broken)).await?;
+            let refused = entry.candidate.is_some_and(|candidate| *candidate.digest == *wasm.digest());
+            if refused || entry.record.is_some() || entry.running.is_some() {
+                return Ok(());
+            }
+            serve.bring(&name, Source::Sent(wasm, PluginOrigin::File), Place::Current).await
+        })
     }
 
     fn place(&self, name: &str, version: Version, place: Place) -> BoxFuture<'static, Result<(), Refused>> {
@@ -211,7 +228,8 @@ impl Catalogue {
     }
 
     fn rehearse(&self, wanted: &Rehearsal) -> Result<(Arc<Plugin>, Chain), Refused> {
-        let plugin = match &wanted.digest {
+        let current = self.entry(&wanted.name).and_then(|entry| entry.record).map(|record| record.current);
+        let plugin = match wanted.digest.as_ref().or(current.as_ref()) {
             Some(digest) => self.kept(&wanted.name, digest)?,
             None => self.host.load(&wanted.name).map_err(|error| match error {
                 Error::Unknown { .. } | Error::Name { .. } => Refused::Unknown,

@@ -19,6 +19,7 @@ fn record(versions: &[&[u8]]) -> PluginRecord {
         digest: digest(wasm),
         bytes: wasm.len() as u64,
         version: "1.0".into(),
+        about: "{}".into(),
         origin: PluginOrigin::Upload,
         added_ms: 1,
         ran_ms: None,

@@ -57,7 +57,7 @@ fn watcher(dir: &std::path::Path, changed: Arc<Notify>) -> Result<notify::Recomm
 
 /// What a file is to its plugin.
 enum Found {
-    /// What was taken from it already, or was refused.
+    /// What was taken from it already, was refused, or is wanted by nobody.
     Known,
     /// What runs and is not on record yet.
     Unrecorded(Wasm),
@@ -100,14 +100,16 @@ async fn take_in(serve: &Serve) -> bool {
 impl Catalogue {
     /// What the file of that name holds. Blocks.
     fn find(&self, name: &str) -> Found {
-        let Ok(wasm) = self.host.read(name) else { return Found::Known };
         let entry = self.entry(name).unwrap_or_default();
+        if entry.record.is_none() && entry.running.is_none() {
+            // Nobody uses it or has asked for it.
+            return Found::Known;
+        }
+        let Ok(wasm) = self.host.read(name) else { return Found::Known };
         if entry.candidate.is_some_and(|candidate| *candidate.digest == *wasm.digest()) {
             return Found::Known;
         }
         match (entry.record, entry.running) {
-            // Nobody uses it or has asked for it.
-            (None, None) => Found::Known,
             (Some(record), _) if record.file.as_deref() == Some(wasm.digest()) => Found::Known,
             (None, Some(running)) if running.digest() == wasm.digest() => Found::Unrecorded(wasm),
             _ => Found::New(wasm),

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::server::Publisher;
 use super::{AdminKey, Config, State, router};
@@ -64,7 +65,7 @@ fn api(key: Option<&str>, hub: HubConfig) -> Api {
         metrics: Metrics::new(),
         health: health.clone(),
     };
-    let more = Router::new().route("/panics", axum::routing::get(panics));
+    let more = OpenApiRouter::default().route("/panics", axum::routing::get(panics));
     let router = router(&config, state, more).unwrap();
     Api { router, kept, log, health }
 }
@@ -98,7 +99,8 @@ async fn assert_problem(response: Response, status: u16, code: &str) {
     assert_eq!(response.status(), status);
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     let body = json_of(response).await;
-    assert_eq!((&body["code"], &body["status"]), (&json!(code), &json!(status)), "{body}");
+    let word = if status == 400 { &body["errors"][0]["field"] } else { &body["code"] };
+    assert_eq!((word, &body["status"]), (&json!(code), &json!(status)), "{body}");
     assert!(body["title"].is_string() && body["detail"].is_string());
 }
 
@@ -189,7 +191,7 @@ async fn refuses_what_is_not() {
     assert_problem(send(&api, Method::POST, "/api/v1/events", &json_type, "{").await, 400, "body").await;
     let large = json!({"type": "a", "data": "x".repeat(300)});
     assert_problem(post(&api, &large).await, 413, "body_too_large").await;
-    assert_problem(send(&api, Method::POST, "/api/v1/events", &[], "{}").await, 415, "content_type").await;
+    assert_problem(send(&api, Method::POST, "/api/v1/events", &[], "{}").await, 415, "unsupported_media_type").await;
     assert!(api.kept.0.lock().is_empty());
     assert_problem(post(&api, &json!({"type": "nobody.takes.it", "data": 1})).await, 422, "no_stream").await;
     let down = post(&api, &json!({"type": "down", "data": 1})).await;

@@ -59,6 +59,9 @@ pub(super) struct Kept {
     pub(super) idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
+/// A webhook that is kept, as the configuration takes it.
+pub(super) type Defined = (SubscriptionId, Result<Subscription, Vec<Flaw>>);
+
 /// Keeps the webhooks that are made over the API.
 #[derive(Clone)]
 pub(super) struct Registry {
@@ -103,15 +106,25 @@ impl Registry {
         Ok(())
     }
 
-    /// All that are kept, ready to run. One that no longer fits the configuration is told of: its definition and its place
-    /// stay, so that it goes on when the configuration takes it. Blocks: it may compile plugins.
+    /// All that are kept, as the configuration takes them; whether their plugins do is not looked at.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn prepare_all(&self, host: &Host, config: &Config) -> Result<Kept, crate::store::Error> {
+    pub(super) fn defined(&self, config: &Config) -> Result<Vec<Defined>, crate::store::Error> {
+        let all = self.store.definitions(self.secrets.keyring())?;
+        let defined = |(id, kept): (SubscriptionId, Definition)| {
+            let subscription = define(config, &id, &parse(&kept));
+            (id, subscription)
+        };
+        Ok(all.into_iter().map(defined).collect())
+    }
+
+    /// Those of them that can run, ready to. One that cannot is told of: its definition and its place stay, so that it goes
+    /// on when the configuration takes it.
+    pub(super) fn prepare(&self, host: &Host, defined: Vec<Defined>) -> Kept {
         let mut kept = Kept::default();
-        for (id, definition) in self.store.definitions(self.secrets.keyring())? {
-            match self.prepare(Some(host), config, &id, &parse(&definition)) {
+        for (id, subscription) in defined {
+            match subscription.and_then(|subscription| self.ready(host, &subscription)) {
                 Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
@@ -120,31 +133,12 @@ impl Registry {
                 }
             }
         }
-        Ok(kept)
+        kept
     }
 
-    /// Those that fit the configuration, whether their plugins do or not.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub(super) fn subscriptions(&self, config: &Config) -> Result<Vec<Subscription>, crate::store::Error> {
-        let all = self.store.definitions(self.secrets.keyring())?;
-        Ok(all.iter().filter_map(|(id, definition)| config.define(id, &parse(definition)).ok()).collect())
-    }
-
-    /// Ready to run, on that host or with the plugins that run.
-    fn prepare(
-        &self,
-        host: Option<&Host>,
-        config: &Config,
-        id: &SubscriptionId,
-        definition: &Map<String, Value>,
-    ) -> Result<Spec, Vec<Flaw>> {
-        let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
-        let subscription =
-            config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect::<Vec<_>>())?;
-        let host = host.unwrap_or_else(|| self.catalogue.host_for(&subscription));
-        match subscriptions::prepare(host, &self.secrets, &subscription) {
+    /// Ready to run with the plugins of that host.
+    fn ready(&self, host: &Host, subscription: &Subscription) -> Result<Spec, Vec<Flaw>> {
+        match subscriptions::prepare(host, &self.secrets, subscription) {
             Ok(Ready::Webhook(spec)) => Ok(*spec),
             Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
             Err(error) => Err(vec![Flaw { key: String::new(), reason: telemetry::chain(&error) }]),
@@ -171,7 +165,9 @@ impl Registry {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
         let spec = blocking(move || {
             let config = registry.config.load();
-            let spec = registry.prepare(None, &config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
+            let subscription = define(&config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
+            let host = registry.catalogue.host_for(&subscription);
+            let spec = registry.ready(host, &subscription).map_err(Refused::Flaws)?;
             registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
             Ok(spec)
         });
@@ -360,6 +356,12 @@ pub(super) fn of_file(config: &Config) -> Vec<(SubscriptionId, Owner)> {
 fn is_of_api(id: &SubscriptionId) -> bool {
     let digits = id.as_str().strip_prefix(ID_PREFIX);
     digits.is_some_and(|digits| digits.len() == 24 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// A definition as the configuration takes it.
+fn define(config: &Config, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Subscription, Vec<Flaw>> {
+    let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
+    config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect())
 }
 
 /// Takes the secret out of a definition: it is kept with the secrets.

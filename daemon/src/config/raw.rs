@@ -66,6 +66,7 @@ pub(super) struct Plugins {
     pub(super) call_deadline_ms: i64,
     pub(super) memory_mib_max: i64,
     pub(super) output_kib_max: i64,
+    pub(super) instances_max: i64,
     pub(super) warm_instances_max: i64,
     pub(super) calls_per_instance_max: i64,
     pub(super) quarantine_faults: i64,

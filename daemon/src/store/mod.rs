@@ -100,7 +100,7 @@ pub use jobs::{JobCounts, JobRecord, JobTask, Mark, RedriveTask, ReplayTask};
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
-pub use plugins::{PLUGIN_VERSIONS_MAX, PluginOrigin, PluginRecord, PluginVersion};
+pub use plugins::{PluginOrigin, PluginRecord, PluginVersion};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{

@@ -2,7 +2,7 @@
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
-//! - `auth`: who asks.
+//! - `auth`: how it is known who asks; [`principal`]: who that is and what they may do; [`owners`]: whose what is.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
@@ -15,7 +15,9 @@ mod events;
 mod extract;
 pub mod jobs;
 mod operate;
+pub mod owners;
 pub mod plugins;
+pub mod principal;
 pub mod problem;
 pub mod secrets;
 pub mod server;
@@ -26,7 +28,9 @@ mod tests;
 pub mod trace;
 pub mod webhooks;
 
-pub use auth::{AdminKey, Principal};
+pub use auth::AdminKey;
+pub use owners::Owners;
+pub use principal::Principal;
 pub use problem::{Code, FieldError, Problem};
 pub use server::{Config, Server, State, router};
 

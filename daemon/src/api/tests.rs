@@ -254,3 +254,37 @@ async fn pages_of_allowed_origins_may_ask() {
     assert_eq!(allowed.headers()["access-control-allow-origin"], "https://board.example");
     assert!(!preflight("https://other.example").await.headers().contains_key("access-control-allow-origin"));
 }
+
+#[tokio::test]
+async fn the_interface_describes_itself_to_everybody() {
+    let api = api(Some("s3cret"), HubConfig::default());
+    let document = json_of(get(&api, "/api/v1/openapi.json", &[]).await).await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let publish = &document["paths"]["/api/v1/events"]["post"];
+    let codes = &publish["responses"]["400"]["content"]["application/problem+json"]["schema"]["properties"]["code"];
+    assert_eq!(codes["enum"], json!(["invalid_request"]), "{publish}");
+    assert!(publish.get("x-problems").is_none() && publish["responses"]["422"].is_object(), "{publish}");
+    let healthz = &document["paths"]["/healthz"]["get"];
+    assert!(healthz["responses"].get("401").is_none() && publish["responses"]["401"].is_object());
+
+    let page = get(&api, "/docs", &[]).await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let text = String::from_utf8(page.into_body().collect().await.unwrap().to_bytes().into()).unwrap();
+    assert!(text.contains("Publish an event") && !text.contains("<script") && !text.contains("://"), "{text}");
+    assert_eq!(get(&api, "/docs/page.css", &[]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_answer_comes_in_a_type_that_is_accepted_or_not_at_all() {
+    let api = api(None, HubConfig::default());
+    for accept in ["*/*", "application/*;q=0.1", "text/html, application/json"] {
+        assert_eq!(get(&api, "/api/v1/streams", &[("accept", accept)]).await.status(), 200, "{accept}");
+    }
+    for accept in ["text/html", "application/json;q=0", "text/event-stream"] {
+        assert_problem(get(&api, "/api/v1/streams", &[("accept", accept)]).await, 406, "not_acceptable").await;
+    }
+    let stream = "/api/v1/events/stream";
+    assert_eq!(get(&api, stream, &[("accept", "text/event-stream")]).await.status(), 200);
+    assert_problem(get(&api, stream, &[("accept", "application/json")]).await, 406, "not_acceptable").await;
+}

@@ -10,12 +10,13 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::plugins::{Catalogue, Change};
+use crate::api::Owners;
 use crate::api::plugins;
-use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
+use crate::api::webhooks::{Edit, Flaw, Made, New, Refused, Webhook, Webhooks};
 use crate::config::Config;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
-use crate::domain::{Subscription, SubscriptionId, WebhookSecret};
+use crate::domain::{Owner, Subscription, SubscriptionId, WebhookSecret};
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::plugin::Host;
@@ -71,6 +72,8 @@ pub(super) struct Registry {
     pub(super) asks: mpsc::Sender<Ask>,
     /// Held during a change of webhooks or plugins: one at a time.
     pub(super) changing: Arc<Mutex<()>>,
+    /// Whose the subscriptions are.
+    pub(super) owners: Owners,
 }
 
 /// The daemon is stopping, or does not get on.
@@ -87,7 +90,20 @@ impl Registry {
         config: Arc<ArcSwap<Config>>,
     ) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
-        (Self { store, catalogue, secrets, config, asks, changing: Arc::default() }, asked)
+        let (changing, owners) = (Arc::default(), Owners::default());
+        (Self { store, catalogue, secrets, config, asks, changing, owners }, asked)
+    }
+
+    /// Learns whose the webhooks are, and whose the subscriptions of the file. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) fn learn_owners(&self) -> Result<(), crate::store::Error> {
+        for (id, definition) in self.store.definitions(self.secrets.keyring())? {
+            self.owners.set(&id, definition.owner);
+        }
+        self.owners.replace_of_file(of_file(&self.config.load()));
+        Ok(())
     }
 
     /// All that are kept, as the configuration takes them; whether their plugins do is not looked at.
@@ -136,6 +152,7 @@ impl Registry {
         Webhook {
             id,
             name: kept.label.clone(),
+            owner: kept.owner.clone(),
             created_ms: kept.created_ms,
             updated_ms: kept.updated_ms,
             definition,
@@ -238,16 +255,29 @@ impl Webhooks for Registry {
         async move { Ok(self.shown(id.clone(), &self.kept(id).await?)) }.boxed()
     }
 
-    fn make(&self, name: Box<str>, mut definition: Map<String, Value>) -> BoxFuture<'_, Result<Made, Refused>> {
+    fn make(&self, new: New) -> BoxFuture<'_, Result<Made, Refused>> {
         async move {
             let _changing = self.changing.lock().await;
+            let New { name, owner, mut definition, owned_max } = new;
+            if let (Some(owner), Some(most)) = (&owner, owned_max)
+                && self.owners.made(owner) >= most
+            {
+                return Err(Refused::TooMany(most));
+            }
             let id = SubscriptionId::parse(&format!("{ID_PREFIX}{:024x}", rand::random::<u128>() >> 32));
             let id = id.expect("letters, digits and `_`, which begin with a letter");
             let given = take_secret(&mut definition)?;
             let (secrets, of) = (self.secrets.clone(), id.clone());
             let secret = blocking(move || secrets.begin(&of, given).map_err(unavailable)).await?;
             let now = clock::now_ms();
-            let kept = Definition { label: name, created_ms: now, updated_ms: now, text: text(definition) };
+            let kept = Definition {
+                label: name,
+                owner: owner.clone(),
+                created_ms: now,
+                updated_ms: now,
+                text: text(definition),
+            };
+            self.owners.set(&id, owner);
             match self.put(&id, kept).await {
                 Ok(webhook) => {
                     info!(subscription = %id, "webhook made");
@@ -255,6 +285,7 @@ impl Webhooks for Registry {
                 }
                 Err(refused) => {
                     // Nobody knows its id: it must not come to life at the next start.
+                    self.owners.set(&id, None);
                     self.forget(&id).await.and(Err(refused))
                 }
             }
@@ -268,6 +299,8 @@ impl Webhooks for Registry {
             let mut kept = self.kept(id).await?;
             let (before, as_it_was) = (parse(&kept), kept.clone());
             kept.label = edit.name.clone().unwrap_or(kept.label);
+            kept.owner = edit.owner.clone().unwrap_or(kept.owner);
+            let owner = kept.owner.clone();
             let mut definition = edit.apply(&before);
             let given = take_secret(&mut definition)?;
             kept.text = text(definition);
@@ -287,6 +320,7 @@ impl Webhooks for Registry {
                 }
                 Err(refused) => return Err(refused),
             };
+            self.owners.set(id, owner);
             if let Some(secret) = given {
                 self.rotate(id, secret).await?;
             }
@@ -304,11 +338,18 @@ impl Webhooks for Registry {
             blocking(move || store.remove_definition(&of).map_err(unavailable)).await?;
             self.ask(Vec::new(), vec![id.clone()]).await?;
             self.forget(id).await?;
+            self.owners.set(id, None);
             info!(subscription = %id, "webhook removed");
             Ok(())
         }
         .boxed()
     }
+}
+
+/// The owners of the file's subscriptions that have one.
+pub(super) fn of_file(config: &Config) -> Vec<(SubscriptionId, Owner)> {
+    let owned = config.subscriptions.iter().filter_map(|s| Some((s.id.clone(), s.owner.clone()?)));
+    owned.collect()
 }
 
 /// Is that the id of a webhook that was made over the API?

@@ -246,6 +246,7 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields)]
 pub(super) struct Subscription {
     pub(super) name: String,
+    pub(super) owner: Option<String>,
     pub(super) types: Vec<String>,
     #[serde(default)]
     pub(super) filters: Vec<Table<PluginRef>>,

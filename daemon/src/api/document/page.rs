@@ -108,7 +108,7 @@ impl Operation<'_> {
         for paragraph in text(&self.about["description"]).split("\n\n").filter(|text| !text.is_empty()) {
             let _ = write!(html, "<p>{}</p>", prose(paragraph));
         }
-        self.write_parameters(html, document);
+        self.write_parameters(html);
         if let Some(content) = self.about["requestBody"]["content"].as_object() {
             html.push_str("<h4>Body</h4>");
             write_content(html, content, document);
@@ -125,7 +125,7 @@ impl Operation<'_> {
         html.push_str("</section>");
     }
 
-    fn write_parameters(&self, html: &mut String, document: &Value) {
+    fn write_parameters(&self, html: &mut String) {
         let parameters: Vec<&Value> = self.about["parameters"].as_array().into_iter().flatten().collect();
         if parameters.is_empty() {
             return;
@@ -134,7 +134,7 @@ impl Operation<'_> {
         for one in parameters {
             let name = format!("{} ({})", text(&one["name"]), text(&one["in"]));
             let required = one["required"] == true;
-            write_row(html, 0, &name, &shape(&one["schema"], document), required, text(&one["description"]));
+            write_row(html, 0, &name, &shape(&one["schema"]), required, text(&one["description"]));
         }
         html.push_str("</table>");
     }
@@ -143,7 +143,7 @@ impl Operation<'_> {
 fn write_content(html: &mut String, content: &Map<String, Value>, document: &Value) {
     for (kind, media) in content {
         let schema = &media["schema"];
-        let _ = write!(html, "<p><code>{}</code> {}</p>", escaped(kind), escaped(&shape(schema, document)));
+        let _ = write!(html, "<p><code>{}</code> {}</p>", escaped(kind), escaped(&shape(schema)));
         let mut rows = String::new();
         write_fields(&mut rows, schema, document, 0);
         if !rows.is_empty() {
@@ -161,7 +161,7 @@ fn write_fields(html: &mut String, schema: &Value, document: &Value, depth: usiz
     let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let about = text(&field["description"]);
-        write_row(html, depth, name, &shape(field, document), required.contains(&name.as_str()), about);
+        write_row(html, depth, name, &shape(field), required.contains(&name.as_str()), about);
         if depth < DEPTH_MAX {
             let inner = if field["items"].is_null() { field } else { &field["items"] };
             write_fields(html, inner, document, depth + 1);
@@ -187,7 +187,7 @@ fn resolved<'a>(schema: &'a Value, document: &'a Value) -> &'a Value {
 }
 
 /// A schema in a few words: its type and its bounds.
-fn shape(schema: &Value, document: &Value) -> String {
+fn shape(schema: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|to| to.rsplit('/').next()) {
         return name.to_owned();
     }
@@ -197,7 +197,7 @@ fn shape(schema: &Value, document: &Value) -> String {
     }
     for word in ["oneOf", "anyOf"] {
         if let Some(parts) = schema[word].as_array() {
-            return parts.iter().map(|part| shape(part, document)).collect::<Vec<_>>().join(" or ");
+            return parts.iter().map(shape).collect::<Vec<_>>().join(" or ");
         }
     }
     let kind = match &schema["type"] {
@@ -206,7 +206,7 @@ fn shape(schema: &Value, document: &Value) -> String {
     };
     let mut shape = match &schema["items"] {
         Value::Null => kind,
-        items => format!("list of {}", self::shape(items, document)),
+        items => format!("list of {}", self::shape(items)),
     };
     let bounds = [
         ("minimum", "from"),

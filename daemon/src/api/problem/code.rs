@@ -70,6 +70,8 @@ codes! {
     SameSecret = CONFLICT, "same_secret", "The secret cannot be rotated";
     /// Only a disabled subscription can go on from now.
     NotDisabled = CONFLICT, "not_disabled", "The subscription is not disabled";
+    /// The owner has as many webhooks as one may have.
+    WebhooksPerOwnerMax = CONFLICT, "webhooks_per_owner_max", "The owner has as many webhooks as one may have";
     /// The subscription has a job already.
     JobRunning = CONFLICT, "job_running", "There is a job already";
     /// The job has ended.

@@ -10,11 +10,12 @@ use utoipa_axum::routes;
 
 use super::answer::{Body, Try, headers};
 use super::extract::{Path, Query};
+use super::principal::Asker;
 use super::problem::Code;
 use super::subscriptions::{Access, bad_cursor, blocking, find, page_limit};
 use super::{Problem, State};
 use crate::domain::{DeliveryId, SubscriptionId};
-use crate::store::{DeadFilter, DeadKey, DeadLetter, DeadPage, Resent};
+use crate::store::{self, DeadFilter, DeadKey, DeadLetter, DeadPage, Resent, Store};
 use crate::telemetry::clock;
 
 /// The routes, to be served below `/api/v1`; [`Access`] is laid over them by the caller.
@@ -182,18 +183,52 @@ fn answer(page: &DeadPage, with_body: bool) -> Json<Page> {
     responses((status = 200, description = "A page", body = Page)),
     extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
-async fn list_all(Extension(access): Extension<Access>, Query(search): Query<Search>) -> Result<Json<Page>, Problem> {
+async fn list_all(
+    Extension(access): Extension<Access>,
+    asker: Asker,
+    Query(search): Query<Search>,
+) -> Result<Json<Page>, Problem> {
     let (filter, before, limit) = (search.filter()?, search.before()?, search.limit()?);
     let store = access.store.clone();
     let page = match &search.subscription {
         Some(name) => {
-            let id = known(&access, name)?;
+            let id = known(&access, &asker, name)?;
             let before = before.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
             blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?
         }
-        None => blocking(move || store.dead_letters_of_all(&filter, before, limit)).await?,
+        None => match asker.principal().owner().map(|owner| asker.owners().all(owner)) {
+            None => blocking(move || store.dead_letters_of_all(&filter, before, limit)).await?,
+            Some(own) => blocking(move || of_several(&store, &own, &filter, before, limit)).await?,
+        },
     };
     Ok(answer(&page, false))
+}
+
+/// The dead letters of some subscriptions as one page, newest first.
+fn of_several(
+    store: &Store,
+    subscriptions: &[SubscriptionId],
+    filter: &DeadFilter,
+    before: Option<(u64, DeliveryId)>,
+    limit: usize,
+) -> Result<DeadPage, store::Error> {
+    let (mut letters, mut known_from) = (Vec::new(), None);
+    for id in subscriptions {
+        let before = before.map(|(failed_ms, delivery)| key(id, failed_ms, delivery));
+        let page = store.dead_letters(id, filter, before.as_ref(), limit)?;
+        letters.extend(page.letters);
+        // A page may have stopped early. What is older than that is not known of this subscription.
+        known_from = known_from.max(page.next.map(|next| (next.failed_ms, *next.delivery.bytes())));
+    }
+    let place = |letter: &DeadLetter| (letter.failed_ms, *letter.delivery.bytes());
+    letters.retain(|letter| known_from.is_none_or(|from| place(letter) >= from));
+    letters.sort_by_key(|letter| std::cmp::Reverse(place(letter)));
+    let more = letters.len() > limit;
+    letters.truncate(limit);
+    let last = letters.last().map(place).filter(|_| more).or(known_from);
+    let named = subscriptions.first();
+    let next = last.zip(named).map(|((at, delivery), id)| key(id, at, DeliveryId::from_bytes(delivery)));
+    Ok(DeadPage { letters, next })
 }
 
 /// List a subscription's dead letters
@@ -209,13 +244,14 @@ async fn list_all(Extension(access): Extension<Access>, Query(search): Query<Sea
 )]
 async fn list(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     Query(search): Query<Search>,
 ) -> Result<Json<Page>, Problem> {
     if search.subscription.is_some() {
         return Err(Problem::invalid("subscription", "the subscription stands in the path already"));
     }
-    let id = known(&access, &name)?;
+    let id = known(&access, &asker, &name)?;
     let (filter, limit, store) = (search.filter()?, search.limit()?, access.store.clone());
     let before = search.before()?.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
     let page = blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?;
@@ -233,9 +269,10 @@ async fn list(
 )]
 async fn one(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<Json<Whole>, Problem> {
-    let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
+    let (id, delivery) = (known(&access, &asker, &name)?, parse(&delivery)?);
     let store = access.store.clone();
     let found = blocking(move || store.dead_letter(&delivery)).await?;
     let letter = found.filter(|letter| letter.subscription == id).ok_or_else(|| missing(&name, &delivery))?;
@@ -261,9 +298,10 @@ async fn one(
 )]
 async fn resend(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Again>), Problem> {
-    let (lane, delivery) = (find(&access, &name)?, parse(&delivery)?);
+    let (lane, delivery) = (find(&access, &asker, &name)?, parse(&delivery)?);
     if lane.state().is_claimed(&delivery) {
         // A replay has it under way.
         return Err(under_way(&delivery));
@@ -293,9 +331,10 @@ async fn resend(
 )]
 async fn remove(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
+    let (id, delivery) = (known(&access, &asker, &name)?, parse(&delivery)?);
     let store = access.store.clone();
     let (removed, parked) = blocking(move || {
         let removed = store.remove_dead_letters(&id, &[delivery])?;
@@ -313,10 +352,10 @@ async fn remove(
 }
 
 /// A subscription that runs, or has dead letters from when it did.
-fn known(access: &Access, name: &str) -> Result<SubscriptionId, Problem> {
+fn known(access: &Access, asker: &Asker, name: &str) -> Result<SubscriptionId, Problem> {
     match SubscriptionId::parse(name) {
-        Ok(id) if access.store.counts(&id).dead > 0 => Ok(id),
-        _ => Ok(find(access, name)?.id().clone()),
+        Ok(id) if access.store.counts(&id).dead > 0 && asker.sees(&id) => Ok(id),
+        _ => Ok(find(access, asker, name)?.id().clone()),
     }
 }
 

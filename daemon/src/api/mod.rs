@@ -2,20 +2,27 @@
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
-//! - `auth`: how it is known who asks; [`principal`]: who that is and what they may do; [`owners`]: whose what is.
+//! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
+//!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
+mod access;
 mod answer;
-mod auth;
+pub mod audit;
+pub mod auth;
 pub mod backup;
 mod dead_letters;
 mod document;
 mod events;
 mod extract;
+pub mod info;
 pub mod jobs;
+pub mod keys;
+mod limit;
 mod operate;
 pub mod owners;
+mod permit;
 pub mod plugins;
 pub mod principal;
 pub mod problem;
@@ -28,7 +35,7 @@ mod tests;
 pub mod trace;
 pub mod webhooks;
 
-pub use auth::AdminKey;
+pub use auth::{AdminKey, Gate};
 pub use owners::Owners;
 pub use principal::Principal;
 pub use problem::{Code, FieldError, Problem};

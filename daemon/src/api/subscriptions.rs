@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use super::answer::Logged;
 use super::extract::{Path, Query};
+use super::principal::Asker;
 use super::problem::Code;
 use super::status::{self, Status};
 use super::{Problem, State, dead_letters};
@@ -60,9 +61,9 @@ pub fn routes(access: Access) -> OpenApiRouter<State> {
 /// The subscription of that name.
 ///
 /// # Errors
-/// When there is none.
-pub(super) fn find(access: &Access, name: &str) -> Result<Arc<Lane>, Problem> {
-    let found = access.lanes.lanes().into_iter().find(|lane| lane.id().as_str() == name);
+/// When there is none that the asker may see.
+pub(super) fn find(access: &Access, asker: &Asker, name: &str) -> Result<Arc<Lane>, Problem> {
+    let found = access.lanes.lanes().into_iter().find(|lane| lane.id().as_str() == name && asker.sees(lane.id()));
     found.ok_or_else(|| Problem::not_found(format!("there is no webhook subscription {name}")))
 }
 
@@ -82,8 +83,10 @@ struct SubscriptionList {
     tag = "subscriptions",
     responses((status = 200, description = "All that run", body = SubscriptionList))
 )]
-async fn list(Extension(access): Extension<Access>) -> Json<SubscriptionList> {
-    let mut all: Vec<Status> = access.lanes.lanes().iter().map(|lane| status::of(lane, &access.store)).collect();
+async fn list(Extension(access): Extension<Access>, asker: Asker) -> Json<SubscriptionList> {
+    let lanes = access.lanes.lanes();
+    let seen = lanes.iter().filter(|lane| asker.sees(lane.id()));
+    let mut all: Vec<Status> = seen.map(|lane| status::of(lane, &access.store)).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Json(SubscriptionList { subscriptions: all })
 }
@@ -97,8 +100,12 @@ async fn list(Extension(access): Extension<Access>) -> Json<SubscriptionList> {
     responses((status = 200, description = "How it is now", body = Status)),
     extensions(("x-problems" = json!(["not_found"])))
 )]
-async fn one(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Json<Status>, Problem> {
-    let lane = find(&access, &name)?;
+async fn one(
+    Extension(access): Extension<Access>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<Status>, Problem> {
+    let lane = find(&access, &asker, &name)?;
     Ok(Json(status::of(&lane, &access.store)))
 }
 
@@ -157,10 +164,11 @@ pub(super) fn bad_cursor() -> Problem {
 )]
 async fn deliveries(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<LogPage>, Problem> {
-    let lane = find(&access, &name)?;
+    let lane = find(&access, &asker, &name)?;
     let before = query.before.as_deref().map(log_key).transpose()?;
     let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit()?);
     let page = blocking(move || store.deliveries(&id, before, limit)).await?;

@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::server::Publisher;
-use super::{AdminKey, Config, State, router};
+use super::{AdminKey, Config, Gate, State, router};
 use crate::domain::{Position, StreamName};
 use crate::ingest::{self, Publish, Published};
 use crate::stream::testing::{MemoryLog, named, parse};
@@ -52,7 +52,6 @@ struct Api {
 fn api(key: Option<&str>, hub: HubConfig) -> Api {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        admin_key: key.map(AdminKey::new),
         body_bytes_max: 200,
         cors_origins: vec!["https://board.example".to_owned()],
         drain_timeout: Duration::from_secs(1),
@@ -66,7 +65,7 @@ fn api(key: Option<&str>, hub: HubConfig) -> Api {
         health: health.clone(),
     };
     let more = OpenApiRouter::default().route("/panics", axum::routing::get(panics));
-    let router = router(&config, state, more).unwrap();
+    let router = router(&config, Gate::new(key.map(AdminKey::new)), state, more).unwrap();
     Api { router, kept, log, health }
 }
 

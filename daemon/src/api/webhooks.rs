@@ -14,6 +14,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Json, Path};
+use super::permit;
+use super::principal::Asker;
 use super::problem::{Code, FieldError};
 use super::{Problem, State};
 use crate::domain::{Owner, SubscriptionId};
@@ -99,8 +101,8 @@ pub struct New {
     pub owner: Option<Owner>,
     /// Its definition.
     pub definition: Definition,
-    /// How many webhooks the owner may have with it; without a number as many as are asked for.
-    pub owned_max: Option<usize>,
+    /// Whether it counts against the limit of webhooks of one owner: what the operator makes does not.
+    pub limited: bool,
 }
 
 /// A change of a webhook.
@@ -183,9 +185,10 @@ type Registry = Extension<Arc<dyn Webhooks>>;
     responses((status = 200, description = "All of them", body = Value)),
     extensions(("x-problems" = json!(["unavailable"])))
 )]
-async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
+async fn list(Extension(webhooks): Registry, asker: Asker) -> Result<Response, Problem> {
     let all = webhooks.all().await.map_err(problem)?;
-    let all: Vec<_> = all.iter().map(shown).collect();
+    let own = all.iter().filter(|webhook| asker.principal().sees(webhook.owner.as_ref()));
+    let all: Vec<_> = own.map(shown).collect();
     Ok(axum::Json(json!({ "webhooks": all })).into_response())
 }
 
@@ -198,8 +201,8 @@ async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
     responses((status = 200, description = "The webhook", body = Value)),
     extensions(("x-problems" = json!(["not_found", "unavailable"])))
 )]
-async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Response, Problem> {
-    let webhook = webhooks.one(&parse(&id)?).await.map_err(problem)?;
+async fn one(Extension(webhooks): Registry, asker: Asker, Path(id): Path<String>) -> Result<Response, Problem> {
+    let webhook = webhooks.one(&parse(&asker, &id)?).await.map_err(problem)?;
     Ok(axum::Json(shown(&webhook)).into_response())
 }
 
@@ -212,12 +215,16 @@ async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Re
     tag = "webhooks",
     request_body = Value,
     responses((status = 201, description = "It runs", body = Value)),
-    extensions(("x-problems" = json!(["unavailable"])))
+    extensions(("x-problems" = json!([
+        "types_not_allowed", "operator_only", "webhooks_per_owner_max", "unavailable"
+    ])))
 )]
-async fn make(Extension(webhooks): Registry, Json(body): Json<Definition>) -> Result<Response, Problem> {
+async fn make(Extension(webhooks): Registry, asker: Asker, Json(body): Json<Definition>) -> Result<Response, Problem> {
     let Body { name, owner, definition } = read(body)?;
     let name = name.ok_or_else(|| Problem::invalid("name", "`name` is missing: say what it is called"))?;
-    let new = New { name, owner: owner.flatten(), definition, owned_max: None };
+    permit::definition(&asker, &definition, None)?;
+    let (owner, limited) = (permit::owner_of_new(&asker, owner)?, asker.principal().owner().is_some());
+    let new = New { name, owner, definition, limited };
     let made = webhooks.make(new).await.map_err(problem)?;
     let mut answer = shown(&made.webhook);
     answer.insert("secret".to_owned(), json!(made.secret));
@@ -235,10 +242,15 @@ async fn make(Extension(webhooks): Registry, Json(body): Json<Definition>) -> Re
     params(("id" = String, Path, description = "The webhook's id")),
     request_body = Value,
     responses((status = 200, description = "As it runs now", body = Value)),
-    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+    extensions(("x-problems" = json!(["types_not_allowed", "operator_only", "not_found", "unavailable"])))
 )]
-async fn replace(webhooks: Registry, id: Path<String>, Json(body): Json<Definition>) -> Result<Response, Problem> {
-    edit(webhooks, id, body, true).await
+async fn replace(
+    webhooks: Registry,
+    asker: Asker,
+    id: Path<String>,
+    Json(body): Json<Definition>,
+) -> Result<Response, Problem> {
+    edit(webhooks, &asker, id, body, true).await
 }
 
 /// Change a webhook
@@ -251,20 +263,30 @@ async fn replace(webhooks: Registry, id: Path<String>, Json(body): Json<Definiti
     params(("id" = String, Path, description = "The webhook's id")),
     request_body = Value,
     responses((status = 200, description = "As it runs now", body = Value)),
-    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+    extensions(("x-problems" = json!(["types_not_allowed", "operator_only", "not_found", "unavailable"])))
 )]
-async fn change(webhooks: Registry, id: Path<String>, Json(body): Json<Definition>) -> Result<Response, Problem> {
-    edit(webhooks, id, body, false).await
+async fn change(
+    webhooks: Registry,
+    asker: Asker,
+    id: Path<String>,
+    Json(body): Json<Definition>,
+) -> Result<Response, Problem> {
+    edit(webhooks, &asker, id, body, false).await
 }
 
 async fn edit(
     Extension(webhooks): Registry,
+    asker: &Asker,
     Path(id): Path<String>,
     body: Definition,
     replaces: bool,
 ) -> Result<Response, Problem> {
     let Body { name, owner, definition: keys } = read(body)?;
-    let changed = webhooks.change(&parse(&id)?, Edit { name, owner, keys, replaces }).await.map_err(problem)?;
+    let id = parse(asker, &id)?;
+    let kept = webhooks.one(&id).await.map_err(problem)?.definition;
+    permit::definition(asker, &keys, Some(&kept).filter(|_| !replaces))?;
+    let owner = permit::owner_of_changed(asker, owner)?;
+    let changed = webhooks.change(&id, Edit { name, owner, keys, replaces }).await.map_err(problem)?;
     Ok(axum::Json(shown(&changed)).into_response())
 }
 
@@ -279,8 +301,8 @@ async fn edit(
     responses((status = 204, description = "It is forgotten")),
     extensions(("x-problems" = json!(["not_found", "unavailable"])))
 )]
-async fn remove(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    webhooks.remove(&parse(&id)?).await.map_err(problem)?;
+async fn remove(Extension(webhooks): Registry, asker: Asker, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    webhooks.remove(&parse(&asker, &id)?).await.map_err(problem)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -313,8 +335,9 @@ fn read(mut definition: Definition) -> Result<Body, Problem> {
     Ok(Body { name: name.map(Into::into), owner, definition })
 }
 
-fn parse(id: &str) -> Result<SubscriptionId, Problem> {
-    SubscriptionId::parse(id).map_err(|_| unknown())
+/// An id of a webhook that the asker may see, or of none.
+fn parse(asker: &Asker, id: &str) -> Result<SubscriptionId, Problem> {
+    SubscriptionId::parse(id).ok().filter(|id| asker.sees(id)).ok_or_else(unknown)
 }
 
 fn unknown() -> Problem {

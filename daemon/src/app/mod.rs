@@ -7,6 +7,7 @@
 mod dead_letters;
 mod descriptors;
 mod file_size;
+mod gate;
 mod jobs;
 pub mod managed;
 mod master_key;
@@ -40,8 +41,9 @@ use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
 
+use crate::api::keys::ApiKeys;
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server, trace, webhooks};
+use crate::api::{self, Gate, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Decision, Resume};
@@ -89,6 +91,9 @@ pub enum Error {
     /// The HTTP client cannot be set up.
     #[error("the HTTP client failed")]
     Client(#[from] attempt::Error),
+    /// The keys that tokens are verified with cannot be used.
+    #[error("auth.jwt cannot be used")]
+    TokenKeys(#[source] api::auth::jwks::Error),
     /// The API cannot be served.
     #[error("the API cannot be served")]
     Api(#[from] api::Error),
@@ -155,6 +160,7 @@ impl App {
         let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
+        let (gate, api_keys) = gate::gate(&config, &store, &metrics)?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
@@ -187,7 +193,7 @@ impl App {
             compiling: Arc::default(),
             jobs: TaskTracker::new(),
         };
-        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
+        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running, gate, api_keys };
         access.complete(&mut server, state, registry.clone(), jobs.clone(), plugins.clone())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -255,6 +261,8 @@ struct Reach<'a> {
     secrets: &'a Secrets,
     nats: &'a Nats,
     running: Arc<Running>,
+    gate: Gate,
+    api_keys: ApiKeys,
 }
 
 impl Reach<'_> {
@@ -267,10 +275,12 @@ impl Reach<'_> {
         jobs: jobs::Handle,
         plugins: Serve,
     ) -> Result<(), api::Error> {
-        let Self { config, store, secrets, nats, running } = self;
+        let Self { config, store, secrets, nats, running, gate, api_keys } = self;
+        let gate = gate.with_owners(registry.owners.clone());
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
         let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
+        let info = gate::info(config, registry.owners.clone());
         let traced =
             trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
         let more = subscriptions::routes(Access { lanes: lanes(), store: store() })
@@ -283,8 +293,11 @@ impl Reach<'_> {
                 events: Arc::new(nats.clone()),
                 file_bytes_max: usize::try_from(plugin_limits(config).file_bytes_max).unwrap_or(usize::MAX),
             }))
-            .merge(trace::routes(traced));
-        server.complete(&parts::api(config), state, more)
+            .merge(trace::routes(traced))
+            .merge(api::keys::routes(api_keys))
+            .merge(api::audit::routes(store()))
+            .merge(api::info::routes(info));
+        server.complete(&parts::api(config), gate, state, more)
     }
 }
 

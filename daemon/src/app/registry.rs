@@ -258,8 +258,9 @@ impl Webhooks for Registry {
     fn make(&self, new: New) -> BoxFuture<'_, Result<Made, Refused>> {
         async move {
             let _changing = self.changing.lock().await;
-            let New { name, owner, mut definition, owned_max } = new;
-            if let (Some(owner), Some(most)) = (&owner, owned_max)
+            let New { name, owner, mut definition, limited } = new;
+            let most = self.config.load().limits.webhooks_per_owner;
+            if let Some(owner) = owner.as_ref().filter(|_| limited)
                 && self.owners.made(owner) >= most
             {
                 return Err(Refused::TooMany(most));

@@ -1,10 +1,12 @@
 //! The integration tests: the real binary on real parts.
 
+mod access;
 mod anew;
 mod author;
 mod backup;
 mod catalogue;
 mod config;
+mod contract;
 mod crash;
 mod dead_letters;
 mod degrade;

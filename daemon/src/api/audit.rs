@@ -15,7 +15,12 @@ use crate::telemetry::clock;
 
 /// The route, to be served below `/api/v1`.
 pub fn routes(store: Store) -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(list)).layer(Extension(store))
+    operations().layer(Extension(store))
+}
+
+/// The routes, described.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(list))
 }
 
 /// Which page is asked for.

@@ -29,7 +29,12 @@ pub struct Access {
 
 /// The route, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(info)).layer(Extension(Arc::new(access)))
+    operations().layer(Extension(Arc::new(access)))
+}
+
+/// The routes, described.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(info))
 }
 
 /// The daemon.

@@ -116,7 +116,12 @@ fn entry(api_key: ApiKey, used_ms: Option<u64>) -> Arc<Entry> {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(api_keys: ApiKeys) -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(list, make)).routes(routes!(one, remove)).layer(Extension(api_keys))
+    operations().layer(Extension(api_keys))
+}
+
+/// The routes, described.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(list, make)).routes(routes!(one, remove))
 }
 
 /// A key to make.

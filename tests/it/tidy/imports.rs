@@ -51,6 +51,9 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("utoipa", &["api"]),
     ("utoipa_axum", &["api"]),
     ("serde", &["config", "api", "store"]),
+    ("jsonwebtoken", &["api"]),
+    ("ring", &["api"]),
+    ("governor", &["api"]),
     ("anyhow", &["main", "cli"]),
 ];
 

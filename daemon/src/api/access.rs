@@ -91,6 +91,7 @@ pub(super) const ROUTES: &[Route] = &[
     changes("POST", "/jobs/{id}/cancel", "job.cancel"),
     looks("/plugins"),
     looks("/plugins/{name}"),
+    looks("/plugins/{name}/shadow"),
     operator("PUT", "/plugins/{name}", "plugin.put"),
     operator("DELETE", "/plugins/{name}", "plugin.delete"),
     operator("POST", "/plugins/{name}/rollback", "plugin.rollback"),

@@ -20,7 +20,7 @@ pub fn routes(store: Store) -> OpenApiRouter<State> {
 
 /// The routes, described.
 pub(super) fn operations() -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(list))
+    OpenApiRouter::default().routes(routes!(list_changes))
 }
 
 /// Which page is asked for.
@@ -92,7 +92,7 @@ struct Changes {
     responses((status = 200, description = "A page of changes", body = Changes)),
     extensions(("x-problems" = json!(["store_unavailable"])))
 )]
-async fn list(
+async fn list_changes(
     Extension(store): Extension<Store>,
     extract::Query(query): extract::Query<PageQuery>,
 ) -> Result<Json<Changes>, Problem> {

@@ -184,7 +184,8 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, n
             return told(counted, problem.into_response());
         }
     }
-    let target = request.uri().path().to_owned();
+    // The base has been taken off.
+    let target = format!("{BASE}{}", request.uri().path());
     request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()));
     let response = next.run(request).await;

@@ -121,7 +121,7 @@ pub fn routes(api_keys: ApiKeys) -> OpenApiRouter<State> {
 
 /// The routes, described.
 pub(super) fn operations() -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(list, make)).routes(routes!(one, remove))
+    OpenApiRouter::default().routes(routes!(list_keys, make)).routes(routes!(one, remove))
 }
 
 /// A key to make.
@@ -213,7 +213,7 @@ struct ApiKeyList {
     tag = "access",
     responses((status = 200, description = "All of them", body = ApiKeyList))
 )]
-async fn list(Extension(api_keys): Extension<ApiKeys>) -> Json<ApiKeyList> {
+async fn list_keys(Extension(api_keys): Extension<ApiKeys>) -> Json<ApiKeyList> {
     Json(ApiKeyList { keys: api_keys.all().iter().map(|entry| ApiKeyShown::from(&**entry)).collect() })
 }
 

@@ -56,10 +56,7 @@ fn keys(config: &Config, jwt: &Jwt, metrics: &Metrics) -> Result<jwks::Source, E
         JwtKeys::Hs256(secret) => {
             let bytes = secret.expose().len();
             if bytes < HS256_SECRET_BYTES_GOOD {
-                warn!(
-                    bytes,
-                    "auth.jwt.hs256_secret is short, {HS256_SECRET_BYTES_GOOD} bytes or more cannot be guessed"
-                );
+                warn!(bytes, wanted = HS256_SECRET_BYTES_GOOD, "auth.jwt.hs256_secret is short enough to be guessed");
             }
             jwks::Source::Secret(secret.expose().as_bytes().into())
         }

@@ -55,6 +55,7 @@ const ROUTES: &[(&str, &str, For, &str)] = &[
     ("POST", "/jobs/{id}/cancel", Its, ""),
     ("GET", "/plugins", Anyone, ""),
     ("GET", "/plugins/{name}", Anyone, ""),
+    ("GET", "/plugins/{name}/shadow", Anyone, ""),
     ("PUT", "/plugins/{name}", Operator, ""),
     ("DELETE", "/plugins/{name}", Operator, ""),
     ("POST", "/plugins/{name}/rollback", Operator, "{}"),

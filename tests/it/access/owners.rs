@@ -58,38 +58,51 @@ async fn each_owner_sees_its_own_webhooks_deliveries_dead_letters_and_jobs() {
             let all = names(&admin(&daemon, "GET", path, None).await.json(), key, name);
             assert!(all.len() >= expected.len() && expected.iter().all(|own| all.iter().any(|one| one == own)));
         }
-        for (method, path, body) in [
-            ("GET", format!("/api/v1/webhooks/{id}"), None),
-            ("PUT", format!("/api/v1/webhooks/{id}"), Some(webhook(&receiver.url("/"), &["users.u2.x"]))),
-            ("PATCH", format!("/api/v1/webhooks/{id}"), Some(json!({ "types": ["users.u2.x"] }))),
-            ("DELETE", format!("/api/v1/webhooks/{id}"), None),
-            ("GET", format!("/api/v1/subscriptions/{id}"), None),
-            ("GET", format!("/api/v1/subscriptions/{id}/deliveries"), None),
-            ("GET", format!("/api/v1/subscriptions/{id}/secret"), None),
-            ("POST", format!("/api/v1/subscriptions/{id}/secret/rotate"), None),
-            ("POST", format!("/api/v1/subscriptions/{id}/disable"), None),
-            ("POST", format!("/api/v1/subscriptions/{id}/enable"), None),
-            ("GET", dead.clone(), None),
-            ("GET", format!("{dead}/{letter}"), None),
-            ("POST", format!("{dead}/{letter}/resend"), None),
-            ("DELETE", format!("{dead}/{letter}"), None),
-            ("GET", "/api/v1/subscriptions/of-operator".to_owned(), None),
-            ("GET", "/api/v1/subscriptions/of-file".to_owned(), None),
-            ("POST", format!("/api/v1/subscriptions/{id}/replay"), Some(replay.clone())),
-            ("POST", format!("/api/v1/subscriptions/{id}/redrive"), None),
-            ("GET", job.clone(), None),
-            ("POST", format!("{job}/cancel"), None),
-            ("GET", format!("/api/v1/dead-letters?subscription={id}"), None),
-        ] {
-            let answer = ask(&daemon, Some(&two), method, &path, body.as_ref()).await;
-            assert_eq!((answer.status, &*answer.code()), (404, "not_found"), "{round}: {method} {path}: {answer:?}");
-            if method == "GET" && !path.contains("of-operator") {
-                assert_eq!(ask(&daemon, Some(&one), method, &path, None).await.status, 200, "{round}: {path}");
-            }
-        }
+        nothing_of_another(&daemon, &receiver, [&one, &two], &id, [&dead, &letter, &job], round).await;
         let foreign = ask(&daemon, Some(&one), "GET", "/api/v1/subscriptions/of-operator", None).await;
         assert_eq!(foreign.status, 404, "what is the operator's is nobody else's");
         daemon.restart().await;
+    }
+}
+
+/// The second of two owners finds nothing of the first one's, who does.
+async fn nothing_of_another(
+    daemon: &TestDaemon,
+    receiver: &TestReceiver,
+    [one, two]: [&str; 2],
+    id: &str,
+    [dead, letter, job]: [&str; 3],
+    round: &str,
+) {
+    let replay = json!({ "from": "all", "dry_run": true });
+    for (method, path, body) in [
+        ("GET", format!("/api/v1/webhooks/{id}"), None),
+        ("PUT", format!("/api/v1/webhooks/{id}"), Some(webhook(&receiver.url("/"), &["users.u2.x"]))),
+        ("PATCH", format!("/api/v1/webhooks/{id}"), Some(json!({ "types": ["users.u2.x"] }))),
+        ("DELETE", format!("/api/v1/webhooks/{id}"), None),
+        ("GET", format!("/api/v1/subscriptions/{id}"), None),
+        ("GET", format!("/api/v1/subscriptions/{id}/deliveries"), None),
+        ("GET", format!("/api/v1/subscriptions/{id}/secret"), None),
+        ("POST", format!("/api/v1/subscriptions/{id}/secret/rotate"), None),
+        ("POST", format!("/api/v1/subscriptions/{id}/disable"), None),
+        ("POST", format!("/api/v1/subscriptions/{id}/enable"), None),
+        ("GET", dead.to_owned(), None),
+        ("GET", format!("{dead}/{letter}"), None),
+        ("POST", format!("{dead}/{letter}/resend"), None),
+        ("DELETE", format!("{dead}/{letter}"), None),
+        ("GET", "/api/v1/subscriptions/of-operator".to_owned(), None),
+        ("GET", "/api/v1/subscriptions/of-file".to_owned(), None),
+        ("POST", format!("/api/v1/subscriptions/{id}/replay"), Some(replay.clone())),
+        ("POST", format!("/api/v1/subscriptions/{id}/redrive"), None),
+        ("GET", job.to_owned(), None),
+        ("POST", format!("{job}/cancel"), None),
+        ("GET", format!("/api/v1/dead-letters?subscription={id}"), None),
+    ] {
+        let answer = ask(daemon, Some(two), method, &path, body.as_ref()).await;
+        assert_eq!((answer.status, &*answer.code()), (404, "not_found"), "{round}: {method} {path}: {answer:?}");
+        if method == "GET" && !path.contains("of-operator") {
+            assert_eq!(ask(daemon, Some(one), method, &path, None).await.status, 200, "{round}: {path}");
+        }
     }
 }
 

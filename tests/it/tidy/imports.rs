@@ -52,7 +52,6 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("utoipa_axum", &["api"]),
     ("serde", &["config", "api", "store"]),
     ("jsonwebtoken", &["api"]),
-    ("ring", &["api"]),
     ("governor", &["api"]),
     ("anyhow", &["main", "cli"]),
 ];

@@ -7,7 +7,7 @@ use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
 use jsonwebtoken::signature::{Error, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey};
-use ring::hmac;
+use ring::hmac as mac;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256};
 use ring::signature::{RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 
@@ -61,7 +61,7 @@ impl Verifier<Vec<u8>> for Ring {
         };
         let verified = match (self.algorithm, self.key.kind()) {
             (Algorithm::HS256, DecodingKeyKind::SecretOrDer(secret)) => {
-                hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, secret), message, signature)
+                mac::verify(&mac::Key::new(mac::HMAC_SHA256, secret), message, signature)
             }
             (Algorithm::RS256, DecodingKeyKind::SecretOrDer(key)) => by(&RSA_PKCS1_2048_8192_SHA256, key),
             (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {

@@ -1,7 +1,5 @@
 //! Who may do what: tokens, API keys, owners, limits and the audit log, over real HTTP.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::HeaderMap;
@@ -73,8 +71,7 @@ async fn admin(daemon: &TestDaemon, method: &str, path: &str, body: Option<&Valu
 
 /// So many seconds from now on, as a token has it.
 fn in_s(seconds: i64) -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs();
-    i64::try_from(now).expect("a time") + seconds
+    i64::try_from(sluiced::telemetry::clock::now_ms() / 1_000).expect("a time") + seconds
 }
 
 /// A token of any head and claims.

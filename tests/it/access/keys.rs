@@ -33,8 +33,8 @@ async fn a_key_does_what_its_scopes_owner_and_types_say_until_it_is_removed() {
     let event = |kind: &str| json!({ "type": kind, "data": 1 });
     // Twice: before and after the daemon is killed and started again.
     for round in 0..2 {
-        let asks: [(&str, &str, &str, Option<Value>, u16, &str); 9] = [
-            (&reader, "GET", "/api/v1/webhooks", None, 200, ""),
+        let asks = [
+            (&reader, "GET", "/api/v1/webhooks", None::<Value>, 200, ""),
             (&reader, "POST", "/api/v1/webhooks", Some(wanted.clone()), 403, "insufficient_scope"),
             (&reader, "GET", KEYS, None, 403, "operator_only"),
             (&publisher, "POST", "/api/v1/events", Some(event("orders.created")), 202, ""),

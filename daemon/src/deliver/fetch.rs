@@ -26,7 +26,7 @@ pub enum Error {
     /// No answer came.
     #[error("no answer")]
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It was not there by [`FETCH_TIMEOUT`].
+    /// It was not there in time.
     #[error("no answer within {FETCH_TIMEOUT:?}")]
     TimedOut,
     /// The answer was another one.

@@ -46,7 +46,7 @@ async fn each_owner_sees_its_own_webhooks_deliveries_dead_letters_and_jobs() {
     // After a restart it is the same.
     for round in ["before", "after"] {
         let lists = [
-            ("/api/v1/webhooks", "webhooks", "id", vec![id.as_str()]),
+            ("/api/v1/webhooks", "webhooks", "id", vec!["of-file", &id]),
             ("/api/v1/subscriptions", "subscriptions", "name", vec!["of-file", &id]),
             ("/api/v1/dead-letters", "dead_letters", "subscription", vec!["of-file", &id]),
         ];

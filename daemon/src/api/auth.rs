@@ -11,7 +11,7 @@ use http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::Problem;
+use super::{Principal, Problem};
 
 /// The digest of the admin key; the key itself is not kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,25 +35,6 @@ impl fmt::Debug for AdminKey {
     }
 }
 
-/// Who a request is from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Principal {
-    /// The holder of the admin key.
-    Admin,
-    /// Anybody: no key is configured, and only this machine can ask.
-    Anybody,
-}
-
-impl Principal {
-    /// A name that limits are counted by.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Admin => "admin",
-            Self::Anybody => "anybody",
-        }
-    }
-}
-
 /// Lets a request pass that has the key, where one is configured, and says who it is from.
 pub(super) async fn authenticate(
     State(key): State<Option<Arc<AdminKey>>>,
@@ -61,8 +42,8 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Response {
     let principal = match key {
-        None => Principal::Anybody,
-        Some(key) if presented(request.headers()).any(|text| key.is(text)) => Principal::Admin,
+        None => Principal::anybody(),
+        Some(key) if presented(request.headers()).any(|text| key.is(text)) => Principal::admin(),
         Some(_) => return Problem::unauthorized().into_response(),
     };
     request.extensions_mut().insert(principal);

@@ -2,7 +2,7 @@
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
-//! - `auth`: who asks.
+//! - `auth`: how it is known who asks; [`principal`]: who that is and what they may do; [`owners`]: whose what is.
 
 mod answer;
 mod auth;
@@ -11,7 +11,9 @@ mod dead_letters;
 mod events;
 pub mod jobs;
 mod operate;
+pub mod owners;
 pub mod plugins;
+pub mod principal;
 pub mod problem;
 pub mod secrets;
 pub mod server;
@@ -22,7 +24,9 @@ mod tests;
 pub mod trace;
 pub mod webhooks;
 
-pub use auth::{AdminKey, Principal};
+pub use auth::AdminKey;
+pub use owners::Owners;
+pub use principal::Principal;
 pub use problem::Problem;
 pub use server::{Config, Server, State, router};
 

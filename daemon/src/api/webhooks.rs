@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tracing::error;
 
 use super::{Problem, State};
-use crate::domain::SubscriptionId;
+use crate::domain::{Owner, SubscriptionId};
 use crate::telemetry::{chain, clock};
 
 /// The longest name, in characters.
@@ -33,6 +33,8 @@ pub struct Webhook {
     pub id: SubscriptionId,
     /// What it is called.
     pub name: Box<str>,
+    /// Whose it is; without one it is the operator's.
+    pub owner: Option<Owner>,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// When it was changed last, in milliseconds since the Unix epoch.
@@ -59,6 +61,8 @@ pub enum Refused {
     Flaws(Vec<Flaw>),
     /// There is no such webhook.
     Unknown,
+    /// The owner has as many webhooks as one may have: so many.
+    TooMany(usize),
     /// The store, NATS or the daemon cannot take it at the moment.
     Unavailable(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -78,7 +82,7 @@ pub trait Webhooks: Send + Sync + 'static {
     /// One of them.
     fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>>;
     /// Makes one; without a secret in the definition it gets a new one.
-    fn make(&self, name: Box<str>, definition: Definition) -> BoxFuture<'_, Result<Made, Refused>>;
+    fn make(&self, new: New) -> BoxFuture<'_, Result<Made, Refused>>;
     /// Gives one another definition. `edit` makes it of the one that is kept; a secret in it takes the place of the old
     /// one.
     fn change<'a>(&'a self, id: &'a SubscriptionId, edit: Edit) -> BoxFuture<'a, Result<Webhook, Refused>>;
@@ -86,10 +90,24 @@ pub trait Webhooks: Send + Sync + 'static {
     fn remove<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<(), Refused>>;
 }
 
+/// A webhook that is to be made.
+pub struct New {
+    /// What it is called.
+    pub name: Box<str>,
+    /// Whose it is to be; without one it is the operator's.
+    pub owner: Option<Owner>,
+    /// Its definition.
+    pub definition: Definition,
+    /// How many webhooks the owner may have with it; without a number as many as are asked for.
+    pub owned_max: Option<usize>,
+}
+
 /// A change of a webhook.
 pub struct Edit {
     /// Its name, when it is to change.
     pub name: Option<Box<str>>,
+    /// Whose it is to be, when that is to change.
+    pub owner: Option<Option<Owner>>,
     /// The keys to set; `null` takes a key out.
     pub keys: Definition,
     /// All keys that are not named go.
@@ -137,6 +155,7 @@ fn shown(webhook: &Webhook) -> Map<String, Value> {
     let mut shown = Map::new();
     shown.insert("id".to_owned(), json!(webhook.id.as_str()));
     shown.insert("name".to_owned(), json!(webhook.name));
+    shown.insert("owner".to_owned(), json!(webhook.owner.as_ref().map(Owner::as_str)));
     for (key, value) in &webhook.definition {
         let mut value = value.clone();
         if let Some(headers) = value.as_object_mut().filter(|_| key == "headers") {
@@ -170,9 +189,10 @@ async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Re
 
 /// `POST /api/v1/webhooks`: the answer holds the signing secret, for the only time.
 async fn make(Extension(webhooks): Registry, body: Bytes) -> Result<Response, Problem> {
-    let (name, definition) = read(&body)?;
+    let Body { name, owner, definition } = read(&body)?;
     let name = name.ok_or_else(|| Problem::invalid("definition", "`name` is missing: say what it is called"))?;
-    let made = webhooks.make(name, definition).await.map_err(problem)?;
+    let new = New { name, owner: owner.flatten(), definition, owned_max: None };
+    let made = webhooks.make(new).await.map_err(problem)?;
     let mut answer = shown(&made.webhook);
     answer.insert("secret".to_owned(), json!(made.secret));
     let location = format!("/api/v1/webhooks/{}", made.webhook.id);
@@ -195,8 +215,8 @@ async fn edit(
     body: &[u8],
     replaces: bool,
 ) -> Result<Response, Problem> {
-    let (name, keys) = read(body)?;
-    let changed = webhooks.change(&parse(&id)?, Edit { name, keys, replaces }).await.map_err(problem)?;
+    let Body { name, owner, definition: keys } = read(body)?;
+    let changed = webhooks.change(&parse(&id)?, Edit { name, owner, keys, replaces }).await.map_err(problem)?;
     Ok(Json(shown(&changed)).into_response())
 }
 
@@ -206,8 +226,15 @@ async fn remove(Extension(webhooks): Registry, Path(id): Path<String>) -> Result
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Name and definition of a body.
-fn read(body: &[u8]) -> Result<(Option<Box<str>>, Definition), Problem> {
+/// What a body says.
+struct Body {
+    name: Option<Box<str>>,
+    /// Whose it is to be, when the body says so; `null` is the operator's.
+    owner: Option<Option<Owner>>,
+    definition: Definition,
+}
+
+fn read(body: &[u8]) -> Result<Body, Problem> {
     let mut definition: Definition =
         serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))?;
     let name = match definition.remove("name") {
@@ -218,7 +245,16 @@ fn read(body: &[u8]) -> Result<(Option<Box<str>>, Definition), Problem> {
             return Err(Problem::invalid("definition", detail));
         }
     };
-    Ok((name.map(Into::into), definition))
+    let owner = match definition.remove("owner") {
+        None => None,
+        Some(Value::Null) => Some(None),
+        Some(Value::String(text)) => {
+            let owner = Owner::parse(&text);
+            Some(Some(owner.map_err(|error| Problem::invalid("definition", format!("`owner`: {error}")))?))
+        }
+        Some(_) => return Err(Problem::invalid("definition", "`owner` must be a text")),
+    };
+    Ok(Body { name: name.map(Into::into), owner, definition })
 }
 
 fn parse(id: &str) -> Result<SubscriptionId, Problem> {
@@ -232,6 +268,11 @@ fn unknown() -> Problem {
 fn problem(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown => unknown(),
+        Refused::TooMany(most) => {
+            let (status, title) = (StatusCode::CONFLICT, "The owner has as many webhooks as one may have");
+            let detail = format!("{most} webhooks are the limit of one owner: remove one first");
+            Problem::new(status, "webhooks_per_owner_max", title, detail)
+        }
         Refused::Flaws(flaws) => {
             let flaw = |flaw: &Flaw| match flaw.key.as_str() {
                 "" => flaw.reason.clone(),
@@ -258,10 +299,10 @@ mod tests {
     fn a_change_sets_and_takes_out_keys_and_a_mask_keeps_a_value() {
         let kept = object(json!({"url": "https://a.example", "timeout": "5s", "headers": {"A": "1", "B": "2"}}));
         let keys = object(json!({"timeout": null, "headers": {"A": "***", "C": "3"}}));
-        let edit = Edit { name: None, keys: keys.clone(), replaces: false };
+        let edit = Edit { name: None, owner: None, keys: keys.clone(), replaces: false };
         let changed = edit.apply(&kept);
         assert_eq!(Value::from(changed), json!({"url": "https://a.example", "headers": {"A": "1", "C": "3"}}));
-        let replaced = Edit { name: None, keys, replaces: true }.apply(&kept);
+        let replaced = Edit { name: None, owner: None, keys, replaces: true }.apply(&kept);
         assert_eq!(Value::from(replaced), json!({"headers": {"A": "1", "C": "3"}}));
     }
 
@@ -270,6 +311,7 @@ mod tests {
         let webhook = Webhook {
             id: SubscriptionId::parse("wh_1").expect("valid"),
             name: "crm".into(),
+            owner: None,
             created_ms: 0,
             updated_ms: 0,
             definition: object(json!({"headers": {"Authorization": "Bearer 1"}})),

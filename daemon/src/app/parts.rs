@@ -44,6 +44,7 @@ pub fn plugin_limits(config: &Config) -> Limits {
         call_deadline_ms: u64::try_from(config.plugins.call_deadline.as_millis()).unwrap_or(u64::MAX),
         memory_bytes_max: (config.plugins.memory_mib_max as usize) << 20,
         output_bytes_max: (config.plugins.output_kib_max as usize) << 10,
+        instances_max: config.plugins.instances_max,
         warm_instances_max: config.plugins.warm_instances_max,
         calls_per_instance_max: config.plugins.calls_per_instance_max,
         quarantine_faults: config.plugins.quarantine_faults,

@@ -22,11 +22,12 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 pub(super) use self::change::Change;
+use self::directory::Found;
 pub(super) use self::directory::watch;
 pub(super) use self::serve::Serve;
 
 use super::parts;
-use super::registry::{Kept, Registry};
+use super::registry::{Defined, Kept, Registry};
 use crate::api::plugins::{Candidate, Listed, Refused, Stage, Unfit, described};
 use crate::config::{self, Config};
 use crate::deliver::Secrets;
@@ -88,15 +89,13 @@ fn uses(subscription: &Subscription, plugin: &str) -> bool {
 }
 
 /// The plugins that those subscriptions use.
-fn names(all: &[Subscription]) -> BTreeSet<Box<str>> {
+fn names(all: &[&Subscription]) -> BTreeSet<Box<str>> {
     all.iter().flat_map(|s| s.filters.iter().chain(&s.transforms)).map(|used| used.plugin.clone()).collect()
 }
 
 /// The subscriptions of the configuration, and those that were made over the API and fit it.
-fn all_subscriptions(config: &Config, registry: &Registry) -> Result<Vec<Subscription>, store::Error> {
-    let mut all = config.subscriptions.clone();
-    all.extend(registry.subscriptions(config)?);
-    Ok(all)
+fn all_subscriptions<'a>(config: &'a Config, of_api: &'a [Defined]) -> Vec<&'a Subscription> {
+    config.subscriptions.iter().chain(of_api.iter().filter_map(|(_, defined)| defined.as_ref().ok())).collect()
 }
 
 impl Catalogue {
@@ -116,7 +115,8 @@ impl Catalogue {
     /// # Errors
     /// With the place in the configuration of every plugin that cannot be used as it says.
     pub(super) fn prepare(&self, registry: &Registry, secrets: &Secrets, config: &Config) -> Result<Prepared, Error> {
-        let all = all_subscriptions(config, registry)?;
+        let of_api = registry.defined(config)?;
+        let all = all_subscriptions(config, &of_api);
         let names = names(&all);
         self.load(&names);
         let mut arrivals = self.changed(&names);
@@ -129,14 +129,14 @@ impl Catalogue {
         });
         let host = self.host.with(arrivals.iter().map(|arrival| Arc::clone(&arrival.plugin)).collect());
         let of_file = parts::prepare(&host, secrets, config)?;
-        let of_api = registry.prepare_all(&host, config)?;
+        let of_api = registry.prepare(&host, of_api);
         self.settle(&names);
         Ok(Prepared { of_file, of_api, arrivals })
     }
 
     /// The host, when the plugins of a subscription are those that run. Blocks: it may load them.
     pub(super) fn host_for(&self, subscription: &Subscription) -> &Host {
-        let names = names(std::slice::from_ref(subscription));
+        let names = names(&[subscription]);
         self.load(&names);
         self.settle(&names);
         &self.host
@@ -181,7 +181,8 @@ impl Catalogue {
     fn changed(&self, names: &BTreeSet<Box<str>>) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         for name in names {
-            let Some(wasm) = self.look(name) else { continue };
+            // A file that is gone changes nothing: the store has what runs.
+            let Found::New(wasm) = self.find(name, true) else { continue };
             match self.host.compile(name, &wasm) {
                 Ok(plugin) => {
                     arrivals.push(Arrival { plugin, wasm: Some(Arc::new(wasm)), origin: PluginOrigin::File });
@@ -192,18 +193,6 @@ impl Catalogue {
         arrivals
     }
 
-    /// What a plugin's file holds, when that is a candidate; also one that was refused, for now it may fit.
-    fn look(&self, name: &str) -> Option<Wasm> {
-        let entry = self.entry(name)?;
-        // A file that is gone changes nothing: the store has what runs.
-        let wasm = self.host.read(name).ok()?;
-        let known = match &entry.record {
-            Some(record) => record.file.as_deref() == Some(wasm.digest()),
-            None => entry.running.is_none_or(|running| running.digest() == wasm.digest()),
-        };
-        (!known).then_some(wasm)
-    }
-
     /// Configures a candidate for every subscription that uses the plugin. The chains are those with the candidate in them;
     /// what could not run before and cannot now is left out.
     ///
@@ -212,12 +201,12 @@ impl Catalogue {
     fn vet<'a>(
         &self,
         candidate: &Arc<Plugin>,
-        all: &'a [Subscription],
+        all: &[&'a Subscription],
     ) -> Result<Vec<(&'a Subscription, Chain)>, Unfit> {
         let host = self.host.with(vec![Arc::clone(candidate)]);
         let chain = |host: &Host, s: &Subscription| host.chain(&s.id, &s.filters, &s.transforms, s.on_plugin_error);
         let (mut chains, mut unfit) = (Vec::new(), Vec::new());
-        for subscription in all.iter().filter(|subscription| uses(subscription, candidate.name())) {
+        for subscription in all.iter().copied().filter(|subscription| uses(subscription, candidate.name())) {
             match chain(&host, subscription) {
                 Ok(made) => chains.push((subscription, made)),
                 Err(error) if chain(&self.host, subscription).is_ok() => {
@@ -301,7 +290,7 @@ impl Catalogue {
         if entry.record.is_none_or(|record| record.version(digest).is_none()) {
             return Err(Refused::NoVersion);
         }
-        let wasm = self.store.plugin_wasm(digest).map_err(|error| Refused::Unavailable(error.into()))?;
+        let wasm = self.store.plugin_wasm(digest).map_err(unavailable)?;
         self.host.compile(name, &Wasm::new(wasm)).map_err(Refused::Broken)
     }
 
@@ -354,6 +343,10 @@ fn version(plugin: &Plugin, origin: PluginOrigin) -> PluginVersion {
         added_ms: clock::now_ms(),
         ran_ms: None,
     }
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Refused {
+    Refused::Unavailable(error.into())
 }
 
 fn told(unfit: &[(SubscriptionId, Box<str>)]) -> String {

@@ -10,12 +10,13 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::plugins::{Catalogue, Change};
+use crate::api::Owners;
 use crate::api::plugins;
-use crate::api::webhooks::{Edit, Flaw, Made, Refused, Webhook, Webhooks};
+use crate::api::webhooks::{Edit, Flaw, Made, New, Refused, Webhook, Webhooks};
 use crate::config::Config;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
-use crate::domain::{Subscription, SubscriptionId, WebhookSecret};
+use crate::domain::{Owner, Subscription, SubscriptionId, WebhookSecret};
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::plugin::Host;
@@ -58,6 +59,9 @@ pub(super) struct Kept {
     pub(super) idle: Vec<(SubscriptionId, Box<str>)>,
 }
 
+/// A webhook that is kept, as the configuration takes it.
+pub(super) type Defined = (SubscriptionId, Result<Subscription, Vec<Flaw>>);
+
 /// Keeps the webhooks that are made over the API.
 #[derive(Clone)]
 pub(super) struct Registry {
@@ -68,6 +72,8 @@ pub(super) struct Registry {
     pub(super) asks: mpsc::Sender<Ask>,
     /// Held during a change of webhooks or plugins: one at a time.
     pub(super) changing: Arc<Mutex<()>>,
+    /// Whose the subscriptions are.
+    pub(super) owners: Owners,
 }
 
 /// The daemon is stopping, or does not get on.
@@ -84,18 +90,41 @@ impl Registry {
         config: Arc<ArcSwap<Config>>,
     ) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
-        (Self { store, catalogue, secrets, config, asks, changing: Arc::default() }, asked)
+        let (changing, owners) = (Arc::default(), Owners::default());
+        (Self { store, catalogue, secrets, config, asks, changing, owners }, asked)
     }
 
-    /// All that are kept, ready to run. One that no longer fits the configuration is told of: its definition and its place
-    /// stay, so that it goes on when the configuration takes it. Blocks: it may compile plugins.
+    /// Learns whose the webhooks are, and whose the subscriptions of the file. Blocks.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn prepare_all(&self, host: &Host, config: &Config) -> Result<Kept, crate::store::Error> {
-        let mut kept = Kept::default();
+    pub(super) fn learn_owners(&self) -> Result<(), crate::store::Error> {
         for (id, definition) in self.store.definitions(self.secrets.keyring())? {
-            match self.prepare(Some(host), config, &id, &parse(&definition)) {
+            self.owners.set(&id, definition.owner);
+        }
+        self.owners.replace_of_file(of_file(&self.config.load()));
+        Ok(())
+    }
+
+    /// All that are kept, as the configuration takes them; whether their plugins do is not looked at.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) fn defined(&self, config: &Config) -> Result<Vec<Defined>, crate::store::Error> {
+        let all = self.store.definitions(self.secrets.keyring())?;
+        let defined = |(id, kept): (SubscriptionId, Definition)| {
+            let subscription = define(config, &id, &parse(&kept));
+            (id, subscription)
+        };
+        Ok(all.into_iter().map(defined).collect())
+    }
+
+    /// Those of them that can run, ready to. One that cannot is told of: its definition and its place stay, so that it goes
+    /// on when the configuration takes it.
+    pub(super) fn prepare(&self, host: &Host, defined: Vec<Defined>) -> Kept {
+        let mut kept = Kept::default();
+        for (id, subscription) in defined {
+            match subscription.and_then(|subscription| self.ready(host, &subscription)) {
                 Ok(spec) => kept.specs.push((id, spec)),
                 Err(flaws) => {
                     let reason = told(&flaws);
@@ -104,31 +133,12 @@ impl Registry {
                 }
             }
         }
-        Ok(kept)
+        kept
     }
 
-    /// Those that fit the configuration, whether their plugins do or not.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub(super) fn subscriptions(&self, config: &Config) -> Result<Vec<Subscription>, crate::store::Error> {
-        let all = self.store.definitions(self.secrets.keyring())?;
-        Ok(all.iter().filter_map(|(id, definition)| config.define(id, &parse(definition)).ok()).collect())
-    }
-
-    /// Ready to run, on that host or with the plugins that run.
-    fn prepare(
-        &self,
-        host: Option<&Host>,
-        config: &Config,
-        id: &SubscriptionId,
-        definition: &Map<String, Value>,
-    ) -> Result<Spec, Vec<Flaw>> {
-        let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
-        let subscription =
-            config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect::<Vec<_>>())?;
-        let host = host.unwrap_or_else(|| self.catalogue.host_for(&subscription));
-        match subscriptions::prepare(host, &self.secrets, &subscription) {
+    /// Ready to run with the plugins of that host.
+    fn ready(&self, host: &Host, subscription: &Subscription) -> Result<Spec, Vec<Flaw>> {
+        match subscriptions::prepare(host, &self.secrets, subscription) {
             Ok(Ready::Webhook(spec)) => Ok(*spec),
             Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
             Err(error) => Err(vec![Flaw { key: String::new(), reason: telemetry::chain(&error) }]),
@@ -142,6 +152,7 @@ impl Registry {
         Webhook {
             id,
             name: kept.label.clone(),
+            owner: kept.owner.clone(),
             created_ms: kept.created_ms,
             updated_ms: kept.updated_ms,
             definition,
@@ -154,7 +165,9 @@ impl Registry {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
         let spec = blocking(move || {
             let config = registry.config.load();
-            let spec = registry.prepare(None, &config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
+            let subscription = define(&config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
+            let host = registry.catalogue.host_for(&subscription);
+            let spec = registry.ready(host, &subscription).map_err(Refused::Flaws)?;
             registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
             Ok(spec)
         });
@@ -242,16 +255,29 @@ impl Webhooks for Registry {
         async move { Ok(self.shown(id.clone(), &self.kept(id).await?)) }.boxed()
     }
 
-    fn make(&self, name: Box<str>, mut definition: Map<String, Value>) -> BoxFuture<'_, Result<Made, Refused>> {
+    fn make(&self, new: New) -> BoxFuture<'_, Result<Made, Refused>> {
         async move {
             let _changing = self.changing.lock().await;
+            let New { name, owner, mut definition, owned_max } = new;
+            if let (Some(owner), Some(most)) = (&owner, owned_max)
+                && self.owners.made(owner) >= most
+            {
+                return Err(Refused::TooMany(most));
+            }
             let id = SubscriptionId::parse(&format!("{ID_PREFIX}{:024x}", rand::random::<u128>() >> 32));
             let id = id.expect("letters, digits and `_`, which begin with a letter");
             let given = take_secret(&mut definition)?;
             let (secrets, of) = (self.secrets.clone(), id.clone());
             let secret = blocking(move || secrets.begin(&of, given).map_err(unavailable)).await?;
             let now = clock::now_ms();
-            let kept = Definition { label: name, created_ms: now, updated_ms: now, text: text(definition) };
+            let kept = Definition {
+                label: name,
+                owner: owner.clone(),
+                created_ms: now,
+                updated_ms: now,
+                text: text(definition),
+            };
+            self.owners.set(&id, owner);
             match self.put(&id, kept).await {
                 Ok(webhook) => {
                     info!(subscription = %id, "webhook made");
@@ -259,6 +285,7 @@ impl Webhooks for Registry {
                 }
                 Err(refused) => {
                     // Nobody knows its id: it must not come to life at the next start.
+                    self.owners.set(&id, None);
                     self.forget(&id).await.and(Err(refused))
                 }
             }
@@ -272,6 +299,8 @@ impl Webhooks for Registry {
             let mut kept = self.kept(id).await?;
             let (before, as_it_was) = (parse(&kept), kept.clone());
             kept.label = edit.name.clone().unwrap_or(kept.label);
+            kept.owner = edit.owner.clone().unwrap_or(kept.owner);
+            let owner = kept.owner.clone();
             let mut definition = edit.apply(&before);
             let given = take_secret(&mut definition)?;
             kept.text = text(definition);
@@ -291,6 +320,7 @@ impl Webhooks for Registry {
                 }
                 Err(refused) => return Err(refused),
             };
+            self.owners.set(id, owner);
             if let Some(secret) = given {
                 self.rotate(id, secret).await?;
             }
@@ -308,6 +338,7 @@ impl Webhooks for Registry {
             blocking(move || store.remove_definition(&of).map_err(unavailable)).await?;
             self.ask(Vec::new(), vec![id.clone()]).await?;
             self.forget(id).await?;
+            self.owners.set(id, None);
             info!(subscription = %id, "webhook removed");
             Ok(())
         }
@@ -315,10 +346,22 @@ impl Webhooks for Registry {
     }
 }
 
+/// The owners of the file's subscriptions that have one.
+pub(super) fn of_file(config: &Config) -> Vec<(SubscriptionId, Owner)> {
+    let owned = config.subscriptions.iter().filter_map(|s| Some((s.id.clone(), s.owner.clone()?)));
+    owned.collect()
+}
+
 /// Is that the id of a webhook that was made over the API?
 fn is_of_api(id: &SubscriptionId) -> bool {
     let digits = id.as_str().strip_prefix(ID_PREFIX);
     digits.is_some_and(|digits| digits.len() == 24 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// A definition as the configuration takes it.
+fn define(config: &Config, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Subscription, Vec<Flaw>> {
+    let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
+    config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect())
 }
 
 /// Takes the secret out of a definition: it is kept with the secrets.

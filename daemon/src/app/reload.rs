@@ -1,6 +1,6 @@
 //! When the configuration is read again: on SIGHUP, and when its file changes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(reloader: Option<Reloader>) -> Result<Self, Error> {
         let changed = Arc::new(Notify::new());
-        let watcher = reloader.as_ref().map(|r| watch(&r.file, Arc::clone(&changed))).transpose();
+        let watcher = reloader.as_ref().map(|r| watch_file(&r.file, Arc::clone(&changed))).transpose();
         let hangup = signal(SignalKind::hangup()).map_err(Error::Signal)?;
         Ok(Self { reloader, hangup, changed, settles_at: None, _watcher: watcher.map_err(Error::Watch)? })
     }
@@ -68,16 +68,28 @@ impl Watch {
 }
 
 /// Watches the file's folder, because editors replace the file rather than write into it.
-fn watch(file: &std::path::Path, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, notify::Error> {
+fn watch_file(file: &Path, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, notify::Error> {
     let file = std::path::absolute(file).map_err(notify::Error::io)?;
     let name = file.file_name().map(ToOwned::to_owned);
     let folder = file.parent().map_or_else(|| PathBuf::from("/"), ToOwned::to_owned);
+    watch(&folder, move |path| path.file_name() == name.as_deref(), changed)
+}
+
+/// Tells of changes of those files of a folder, as long as what it returns lives.
+///
+/// # Errors
+/// When the folder cannot be watched.
+pub(super) fn watch(
+    folder: &Path,
+    is_wanted: impl Fn(&Path) -> bool + Send + 'static,
+    changed: Arc<Notify>,
+) -> Result<notify::RecommendedWatcher, notify::Error> {
     let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
-        let ours = |event: &notify::Event| event.paths.iter().any(|path| path.file_name() == name.as_deref());
-        if event.is_ok_and(|event| !event.kind.is_access() && ours(&event)) {
+        let wanted = |event: &notify::Event| event.paths.iter().any(|path| is_wanted(path));
+        if event.is_ok_and(|event| !event.kind.is_access() && wanted(&event)) {
             changed.notify_one();
         }
     })?;
-    watcher.watch(&folder, RecursiveMode::NonRecursive)?;
+    watcher.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::plugins::Catalogue;
-use super::registry::{Ask, Registry};
+use super::registry::{Ask, Registry, of_file};
 use super::reload::Watch;
 use super::{dead_letters, plugins};
 use crate::config::{self, Config};
@@ -100,6 +100,7 @@ impl Reloading {
             warn!(error = %chain(&error), "the configuration was not reloaded, trying again");
             return false;
         }
+        self.registry.owners.replace_of_file(of_file(&new));
         info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
         true
     }

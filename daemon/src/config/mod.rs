@@ -181,6 +181,8 @@ pub struct Plugins {
     pub memory_mib_max: u32,
     /// All that one call of a transform may return, in KiB.
     pub output_kib_max: u32,
+    /// The instances that exist at a time, of all uses together.
+    pub instances_max: u32,
     /// The instances of one use that are kept for its next events.
     pub warm_instances_max: usize,
     /// The calls that an instance serves before a fresh one takes its place.

@@ -66,6 +66,7 @@ pub(super) struct Plugins {
     pub(super) call_deadline_ms: i64,
     pub(super) memory_mib_max: i64,
     pub(super) output_kib_max: i64,
+    pub(super) instances_max: i64,
     pub(super) warm_instances_max: i64,
     pub(super) calls_per_instance_max: i64,
     pub(super) quarantine_faults: i64,
@@ -245,6 +246,7 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields)]
 pub(super) struct Subscription {
     pub(super) name: String,
+    pub(super) owner: Option<String>,
     pub(super) types: Vec<String>,
     #[serde(default)]
     pub(super) filters: Vec<Table<PluginRef>>,

@@ -6,7 +6,7 @@ use super::places::KeyPath;
 use super::report::Report;
 use super::valid::{all as all_of, bounds};
 use super::{Stream, begin, raw, webhook};
-use crate::domain::{OnPluginError, Pattern, PluginLimits, PluginRef, Subscription, SubscriptionId, Target};
+use crate::domain::{OnPluginError, Owner, Pattern, PluginLimits, PluginRef, Subscription, SubscriptionId, Target};
 
 /// The longest plugin name, in bytes.
 const PLUGIN_NAME_BYTES_MAX: usize = 64;
@@ -40,6 +40,10 @@ pub(super) fn one(
     report: &mut Report<'_>,
 ) -> Option<Subscription> {
     let id = report.check(&at.key("name"), SubscriptionId::parse(&raw.name));
+    let owner = match raw.owner.as_deref().map(Owner::parse) {
+        None => Some(None),
+        Some(owner) => report.check(&at.key("owner"), owner).map(Some),
+    };
     let types = types(&at.key("types"), &raw.types, streams, report);
     let filters = plugins(&at.key("filters"), raw.filters, report);
     let transforms = plugins(&at.key("transforms"), raw.transforms, report);
@@ -68,6 +72,7 @@ pub(super) fn one(
     };
     Some(Subscription {
         id: id?,
+        owner: owner?,
         types: types?,
         filters: filters?,
         transforms: transforms?,

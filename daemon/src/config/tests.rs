@@ -360,6 +360,7 @@ fn the_default_file_states_the_bounds() {
         ("call_deadline_ms", numbers(&bounds::CALL_DEADLINE_MS)),
         ("memory_mib_max", numbers(&bounds::MEMORY_MIB)),
         ("output_kib_max", numbers(&bounds::OUTPUT_KIB)),
+        ("instances_max", numbers(&bounds::INSTANCES)),
         ("warm_instances_max", numbers(&bounds::WARM_INSTANCES)),
         ("calls_per_instance_max", numbers(&bounds::CALLS_PER_INSTANCE)),
         ("quarantine_faults", numbers(&bounds::QUARANTINE_FAULTS)),

@@ -43,6 +43,8 @@ pub mod bounds {
     pub const MEMORY_MIB: RangeInclusive<i64> = 1..=1024;
     /// `output_kib_max` of `[plugins]` and of a plugin's use, in KiB
     pub const OUTPUT_KIB: RangeInclusive<i64> = 1..=65_536;
+    /// `plugins.instances_max`
+    pub const INSTANCES: RangeInclusive<i64> = 1..=crate::plugin::Limits::INSTANCES_MAX as i64;
     /// `warm_instances_max` of `[plugins]` and of a plugin's use
     pub const WARM_INSTANCES: RangeInclusive<i64> = 1..=64;
     /// `calls_per_instance_max` of `[plugins]` and of a plugin's use
@@ -415,6 +417,7 @@ fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
     let deadline_ms = report.int(&at.key("call_deadline_ms"), raw.call_deadline_ms, &bounds::CALL_DEADLINE_MS);
     let memory_mib_max = report.int(&at.key("memory_mib_max"), raw.memory_mib_max, &bounds::MEMORY_MIB);
     let output_kib_max = report.int(&at.key("output_kib_max"), raw.output_kib_max, &bounds::OUTPUT_KIB);
+    let instances_max = report.int(&at.key("instances_max"), raw.instances_max, &bounds::INSTANCES);
     let warm = report.int(&at.key("warm_instances_max"), raw.warm_instances_max, &bounds::WARM_INSTANCES);
     let calls_at = at.key("calls_per_instance_max");
     let calls_per_instance_max = report.int(&calls_at, raw.calls_per_instance_max, &bounds::CALLS_PER_INSTANCE);
@@ -425,6 +428,7 @@ fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
         call_deadline: Duration::from_millis(deadline_ms?),
         memory_mib_max: memory_mib_max?,
         output_kib_max: output_kib_max?,
+        instances_max: instances_max?,
         warm_instances_max: warm?,
         calls_per_instance_max: calls_per_instance_max?,
         quarantine_faults: faults?,

@@ -86,11 +86,8 @@ impl Node {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::subject::tests::{pattern, tokens};
     use super::*;
-
-    fn pattern(text: &str) -> Pattern {
-        Pattern::parse(text).expect(text)
-    }
 
     #[test]
     fn covers_are_small_and_disjoint() {
@@ -102,16 +99,6 @@ mod tests {
         assert_eq!(texts(&["a.b", "c.d"]), ["a.b", "c.d"]);
         assert_eq!(texts(&["a.b", "a.b.c", "a", "a.>"]), ["a", "a.>"]);
         assert_eq!(texts(&[">", "a.b"]), [">"]);
-    }
-
-    fn tokens(wild: bool) -> impl Strategy<Value = String> {
-        let token = if wild { "a|b|c|\\*" } else { "a|b|c" };
-        (proptest::collection::vec(token, 1..4), any::<bool>()).prop_map(move |(mut parts, rest)| {
-            if wild && rest {
-                parts.push(">".into());
-            }
-            parts.join(".")
-        })
     }
 
     proptest! {

@@ -182,12 +182,23 @@ pub(super) fn join(a: &Pattern, b: &Pattern) -> Pattern {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn pattern(text: &str) -> Pattern {
+    pub(in crate::domain) fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).expect(text)
+    }
+
+    /// A subject of a few tokens, or a pattern.
+    pub(in crate::domain) fn tokens(wild: bool) -> impl Strategy<Value = String> {
+        let token = if wild { "a|b|c|\\*" } else { "a|b|c" };
+        (proptest::collection::vec(token, 1..4), any::<bool>()).prop_map(move |(mut parts, rest)| {
+            if wild && rest {
+                parts.push(">".into());
+            }
+            parts.join(".")
+        })
     }
 
     #[test]
@@ -200,16 +211,6 @@ mod tests {
         assert_eq!(Pattern::parse("a*.b"), Err(Error::Wildcard));
         assert_eq!(Subject::parse("a.*"), Err(Error::Wildcard));
         assert_eq!(Pattern::parse(&"a".repeat(600)), Err(Error::TooLong));
-    }
-
-    fn tokens(wild: bool) -> impl Strategy<Value = String> {
-        let token = if wild { "a|b|c|\\*" } else { "a|b|c" };
-        (proptest::collection::vec(token, 1..4), any::<bool>()).prop_map(move |(mut parts, rest)| {
-            if wild && rest {
-                parts.push(">".into());
-            }
-            parts.join(".")
-        })
     }
 
     proptest! {

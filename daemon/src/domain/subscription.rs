@@ -12,6 +12,7 @@ use crate::domain::begin::DeliverFrom;
 use crate::domain::event::Header;
 use crate::domain::health::HealthPolicy;
 use crate::domain::order::{HeadOfLine, Order};
+use crate::domain::owner::Owner;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subject::Pattern;
@@ -221,6 +222,8 @@ pub enum Target {
 pub struct Subscription {
     /// Its name for life.
     pub id: SubscriptionId,
+    /// Whose it is; without one it is the operator's.
+    pub owner: Option<Owner>,
     /// The event types that it matches.
     pub types: Vec<Pattern>,
     /// Its filters, in order; an event goes on only when each keeps it.

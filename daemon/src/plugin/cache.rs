@@ -18,9 +18,9 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// The compiled plugins that are kept; beyond them the oldest go.
-pub const CACHE_FILES_MAX: usize = 128;
+const CACHE_FILES_MAX: usize = 128;
 /// The bytes of compiled plugins that are kept; beyond them the oldest go.
-pub const CACHE_BYTES_MAX: u64 = 2 << 30;
+const CACHE_BYTES_MAX: u64 = 2 << 30;
 /// How much a compilation stands back for the daemon's other threads where processors are scarce, as nice(1) counts.
 const COMPILE_NICENESS: i32 = 10;
 

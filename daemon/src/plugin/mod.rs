@@ -29,14 +29,13 @@ mod turns;
 mod usage;
 mod view;
 
-pub use cache::{CACHE_BYTES_MAX, CACHE_FILES_MAX};
 pub use chain::{Chain, Passed, Ran};
 pub use description::{Description, HeaderNeeds};
 pub use error::Error;
 pub use fault::{Fault, FaultKind};
 pub use host::{Host, Plugin, Stats, Wasm};
 pub use state::{Heard, Line};
-pub use trial::{Difference, SAMPLE_BYTES_MAX, SAMPLES_MAX, Said, Tally, Trial, UNDER_WAY_MAX};
+pub use trial::{Difference, Said, Tally, Trial};
 
 use crate::domain::PluginLimits;
 

@@ -23,11 +23,11 @@ use crate::domain::{Event, Output, Position, SubscriptionId, Verdict};
 use crate::telemetry::clock;
 
 /// The calls of a candidate that may be under way.
-pub const UNDER_WAY_MAX: usize = 64;
+const UNDER_WAY_MAX: usize = 64;
 /// The differences that are kept to be looked at: the last ones.
-pub const SAMPLES_MAX: usize = 20;
+const SAMPLES_MAX: usize = 20;
 /// The bytes that are kept of an output in a sample.
-pub const SAMPLE_BYTES_MAX: usize = 4 << 10;
+const SAMPLE_BYTES_MAX: usize = 4 << 10;
 /// The subscriptions that are named of those whose configuration the candidate refuses.
 const UNFIT_MAX: usize = 100;
 

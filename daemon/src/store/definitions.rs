@@ -6,13 +6,15 @@ use super::keyring::{Keyring, Purpose, wipe};
 use super::keys::{self, kind};
 use super::wire::{Reader, Writer};
 use super::{Error, Store};
-use crate::domain::SubscriptionId;
+use crate::domain::{Owner, SubscriptionId};
 
 /// A subscription's definition as the API took it. The store does not look into the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Definition {
     /// What it is called: for people.
     pub label: Box<str>,
+    /// Whose it is; without one it is the operator's, as are all of version 1.
+    pub owner: Option<Owner>,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// When it was changed last, in milliseconds since the Unix epoch.
@@ -91,33 +93,29 @@ impl Store {
 
 const DAMAGED: Error = Error::Record { what: "definition" };
 
-/// The version of the layout.
-const VERSION: u8 = 1;
+/// The version of the layout. Version 2 has an owner at the end.
+const VERSION: u8 = 2;
 
 /// The record's bytes before they are sealed.
 fn write(definition: &Definition) -> Vec<u8> {
     // Large enough for all, so that no copy is left behind by growing.
-    let mut w = Writer(Vec::with_capacity(48 + definition.label.len() + definition.text.len()));
+    let owner_bytes = definition.owner.as_ref().map_or(0, |owner| owner.as_str().len());
+    let mut w = Writer(Vec::with_capacity(64 + definition.label.len() + definition.text.len() + owner_bytes));
     w.0.push(VERSION);
     w.text(&definition.label);
     w.number(definition.created_ms);
     w.number(definition.updated_ms);
     w.bytes(&definition.text);
+    w.option(definition.owner.as_ref(), |w, owner| w.text(owner.as_str()));
     w.0
 }
 
 fn read(plain: &[u8]) -> Option<Definition> {
-    let (version, rest) = plain.split_first()?;
-    let mut r = Reader::new(rest);
-    let mut read = || {
-        Some(Definition {
-            label: r.text()?.into(),
-            created_ms: r.number()?,
-            updated_ms: r.number()?,
-            text: r.bytes()?.into(),
-        })
-    };
-    read().filter(|_| *version == VERSION && r.is_empty())
+    let (version, mut r) = Reader::record(plain, VERSION)?;
+    let (label, created_ms, updated_ms) = (r.boxed()?, r.number()?, r.number()?);
+    let text = r.bytes()?.into();
+    let owner = if version == 1 { None } else { r.option(|r| Owner::parse(r.text()?).ok())? };
+    r.is_empty().then_some(Definition { label, owner, created_ms, updated_ms, text })
 }
 
 #[cfg(test)]
@@ -125,11 +123,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_1_has_these_bytes() {
-        let definition = Definition { label: "crm".into(), created_ms: 1, updated_ms: 300, text: (*b"{}").into() };
+    fn each_version_has_these_bytes() {
+        let mut definition =
+            Definition { label: "crm".into(), owner: None, created_ms: 1, updated_ms: 300, text: (*b"{}").into() };
+        let first = hex::decode("010363726d01ac02027b7d").expect("hexadecimal");
+        assert_eq!(read(&first), Some(definition.clone()), "version 1 has no owner");
+        assert_eq!(hex::encode(write(&definition)), "020363726d01ac02027b7d00");
+        definition.owner = Some(Owner::parse("acme").expect("an owner"));
         let bytes = write(&definition);
-        assert_eq!(hex::encode(&bytes), "010363726d01ac02027b7d");
+        assert_eq!(hex::encode(&bytes), "020363726d01ac02027b7d010461636d65");
         assert_eq!(read(&bytes), Some(definition));
-        assert_eq!((read(&bytes[..9]), read(&[2, 0, 0, 0, 0])), (None, None));
+        assert_eq!((read(&bytes[..9]), read(&[3, 0, 0, 0, 0]), read(&first[..9])), (None, None, None));
     }
 }

@@ -110,7 +110,7 @@ pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
 pub use outcomes::{
     Hastened, LogFilter, PAGE_BLOCKS_MAX, PAGE_FLUSHES_MAX, PARKED_SEARCH_MAX, ParkedPage, Whereabouts,
 };
-pub use plugins::{PLUGIN_VERSIONS_MAX, PluginOrigin, PluginRecord, PluginVersion};
+pub use plugins::{PluginOrigin, PluginRecord, PluginVersion};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;
 pub use records::{

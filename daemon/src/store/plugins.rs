@@ -17,7 +17,7 @@ use super::wire::{Reader, Writer};
 use super::{Error, Store};
 
 /// The versions of one plugin that are kept; beyond them the ones that ran longest ago go.
-pub const PLUGIN_VERSIONS_MAX: usize = 10;
+const PLUGIN_VERSIONS_MAX: usize = 10;
 
 /// What the name of a version's file begins with.
 pub(super) const FILE_PREFIX: &str = "plugin-";

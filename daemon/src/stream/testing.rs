@@ -410,6 +410,7 @@ impl Process for Doubles {
 pub(crate) fn named(id: &str, types: &[&str], process: Arc<dyn Process>) -> Named {
     let subscription = Subscription {
         id: SubscriptionId::parse(id).expect("an id"),
+        owner: None,
         types: types.iter().map(|text| pattern(text)).collect(),
         filters: Vec::new(),
         transforms: Vec::new(),

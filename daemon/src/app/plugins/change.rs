@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{Arrival, Catalogue, all_subscriptions, uses, version};
+use super::{Arrival, Catalogue, all_subscriptions, unavailable, uses, version};
 use crate::api::plugins::Refused;
 use crate::app::reloading::Reloading;
 use crate::domain::{SubscriptionId, Target};
@@ -51,9 +51,10 @@ impl Reloading {
                 let (catalogue, registry, config) =
                     (self.catalogue.clone(), self.registry.clone(), self.config.load_full());
                 blocking(move || {
-                    let all = all_subscriptions(&config, &registry).map_err(unavailable)?;
-                    let users = all.into_iter().filter(|subscription| uses(subscription, &name));
-                    catalogue.remove(&name, users.map(|subscription| subscription.id).collect())
+                    let of_api = registry.defined(&config).map_err(unavailable)?;
+                    let all = all_subscriptions(&config, &of_api).into_iter();
+                    let users = all.filter(|subscription| uses(subscription, &name));
+                    catalogue.remove(&name, users.map(|subscription| subscription.id.clone()).collect())
                 })
                 .await
             }
@@ -63,7 +64,8 @@ impl Reloading {
     async fn run_version(&mut self, arrival: Arrival) -> Result<(), Refused> {
         let (catalogue, registry, config) = (self.catalogue.clone(), self.registry.clone(), self.config.load_full());
         let chains = blocking(move || {
-            let all = all_subscriptions(&config, &registry).map_err(unavailable)?;
+            let of_api = registry.defined(&config).map_err(unavailable)?;
+            let all = all_subscriptions(&config, &of_api);
             let chains = catalogue.vet(&arrival.plugin, &all).map_err(Refused::Unfit)?;
             let is_used = all.iter().any(|subscription| uses(subscription, arrival.plugin.name()));
             catalogue.adopt(&arrival, is_used).map_err(unavailable)?;
@@ -89,14 +91,18 @@ impl Reloading {
     /// Starts webhooks that could not run and now can.
     async fn wake_up(&mut self, idle: Vec<SubscriptionId>) {
         let (registry, host, config) = (self.registry.clone(), self.catalogue.host.clone(), self.config.load_full());
-        let ready = blocking(move || registry.prepare_all(&host, &config).map_err(unavailable)).await;
-        let mut specs = match ready {
-            Ok(kept) => kept.specs,
+        let ready = blocking(move || {
+            let mut of_api = registry.defined(&config).map_err(unavailable)?;
+            of_api.retain(|(id, _)| idle.contains(id));
+            Ok(registry.prepare(&host, of_api).specs)
+        });
+        let specs = match ready.await {
+            Ok(specs) => specs,
             Err(reason) => return warn!(?reason, "webhooks that could run again are left until the next reload"),
         };
-        specs.retain(|(id, _)| idle.contains(id));
+        let ids: Vec<_> = specs.iter().map(|(id, _)| id.clone()).collect();
         match self.update(specs, Vec::new()).await {
-            Ok(()) => info!(subscriptions = ?idle, "webhooks run again with the plugin's new version"),
+            Ok(()) => info!(subscriptions = ?ids, "webhooks run again with the plugin's new version"),
             Err(error) => {
                 let error = telemetry::chain(&error);
                 warn!(error, "webhooks that could run again are left until the next reload");
@@ -148,10 +154,6 @@ impl Catalogue {
         info!(plugin = name, "plugin removed");
         Ok(())
     }
-}
-
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Refused {
-    Refused::Unavailable(error.into())
 }
 
 /// Works away from the tasks that serve requests and deliver.

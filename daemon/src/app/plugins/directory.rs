@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -12,6 +11,7 @@ use tracing::{debug, warn};
 use super::serve::{Serve, Source};
 use super::{Catalogue, Change};
 use crate::api::plugins::{Place, Refused};
+use crate::app::reload;
 use crate::plugin::Wasm;
 use crate::store::PluginOrigin;
 
@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
     let dir = serve.catalogue.host.dir().to_owned();
     let changed = Arc::new(Notify::new());
-    let watching = watcher(&dir, Arc::clone(&changed));
+    let watching = reload::watch(&dir, |_| true, Arc::clone(&changed));
     if let Err(error) = &watching {
         warn!(dir = %dir.display(), %error, "the plugin directory is not watched, a reload takes in what changes there");
     }
@@ -45,18 +45,8 @@ pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
     }
 }
 
-fn watcher(dir: &std::path::Path, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, notify::Error> {
-    let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            changed.notify_one();
-        }
-    })?;
-    watcher.watch(dir, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
-}
-
 /// What a file is to its plugin.
-enum Found {
+pub(super) enum Found {
     /// What was taken from it already, was refused, or is wanted by nobody.
     Known,
     /// What runs and is not on record yet.
@@ -72,7 +62,7 @@ async fn take_in(serve: &Serve) -> bool {
     let mut done = true;
     for name in names {
         let (catalogue, of) = (serve.catalogue.clone(), name.clone());
-        let Ok(found) = tokio::task::spawn_blocking(move || catalogue.find(&of)).await else { return true };
+        let Ok(found) = tokio::task::spawn_blocking(move || catalogue.find(&of, false)).await else { return true };
         let wasm = match found {
             Found::Known => continue,
             Found::New(wasm) => wasm,
@@ -98,15 +88,15 @@ async fn take_in(serve: &Serve) -> bool {
 }
 
 impl Catalogue {
-    /// What the file of that name holds. Blocks.
-    fn find(&self, name: &str) -> Found {
+    /// What the file of that name holds; a version that was refused is new `again` where it may fit now. Blocks.
+    pub(super) fn find(&self, name: &str, again: bool) -> Found {
         let entry = self.entry(name).unwrap_or_default();
         if entry.record.is_none() && entry.running.is_none() {
             // Nobody uses it or has asked for it.
             return Found::Known;
         }
         let Ok(wasm) = self.host.read(name) else { return Found::Known };
-        if entry.candidate.is_some_and(|candidate| *candidate.digest == *wasm.digest()) {
+        if !again && entry.candidate.is_some_and(|candidate| *candidate.digest == *wasm.digest()) {
             return Found::Known;
         }
         match (entry.record, entry.running) {

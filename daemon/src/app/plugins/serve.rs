@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::{Arrival, Catalogue, Change};
+use super::{Arrival, Catalogue, Change, unavailable};
 use crate::api::plugins::{Listed, Place, Plugins, Refused, Rehearsal, Role, Stage, Version};
 use crate::api::trace::Subscriptions;
 use crate::app::Running;
@@ -258,8 +258,4 @@ async fn on_a_thread<T: Send + 'static>(
     let thread = std::thread::Builder::new().name("plugin-work".into()).spawn(move || drop(done.send(work())));
     thread.map_err(unavailable)?;
     answer.await.map_err(unavailable)?
-}
-
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Refused {
-    Refused::Unavailable(error.into())
 }

@@ -129,9 +129,9 @@ async fn what_is_no_plugin_or_does_not_fit_a_subscription_is_refused_and_the_old
     let jq = read(&plugin_dir().join("jq.wasm"));
     let torn = version(MASKS[1])[..20_000].to_vec();
     for (wasm, status, code, reason) in [
-        (b"no wasm".to_vec(), 400, "plugin", "is not WebAssembly"),
-        (b"\0asm\x01\0\0\0".to_vec(), 400, "plugin", "core module"),
-        (torn, 400, "plugin", "not a valid WebAssembly component"),
+        (b"no wasm".to_vec(), 400, "invalid_request", "is not WebAssembly"),
+        (b"\0asm\x01\0\0\0".to_vec(), 400, "invalid_request", "core module"),
+        (torn, 400, "invalid_request", "not a valid WebAssembly component"),
         (jq, 409, "plugin_unfit", "a: the configuration of the plugin `mask`"),
         (read(&plugin_dir().join("schema.wasm")), 409, "plugin_unfit", "is a filter, not a transform"),
     ] {
@@ -145,7 +145,7 @@ async fn what_is_no_plugin_or_does_not_fit_a_subscription_is_refused_and_the_old
         assert_eq!(next_mask(&nats, &receiver).await, MASKS[0]);
     }
     let wrong = daemon.send_plugin("Mask", version(MASKS[1]), "").await;
-    assert_eq!((wrong.status, wrong.json()["code"].clone()), (400, json!("plugin")), "{wrong:?}");
+    assert_eq!((wrong.status, wrong.json()["errors"][0]["field"].clone()), (400, json!("plugin")), "{wrong:?}");
     let of_file = daemon.request("DELETE", "/api/v1/plugins/mask", None).await;
     assert_eq!(of_file.json()["code"], "plugin_in_use");
     let taken = daemon.send_plugin("mask", version(MASKS[1]), "wait=60").await.json();

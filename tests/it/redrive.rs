@@ -56,7 +56,7 @@ async fn redrive_sends_the_dead_letters_of_a_filter_again_as_it_counted_first() 
     receiver.wait_for_numbers(0..30, SOON).await;
     wait_until("no letter is left", SOON, async || dead(&daemon).await == 0).await;
     let bad = daemon.request("POST", "/api/v1/subscriptions/crm/redrive", Some(&json!({ "since": "soon" }))).await;
-    assert_eq!((bad.status, bad.json()["code"].clone()), (400, json!("since")));
+    assert_eq!((bad.status, bad.json()["errors"][0]["field"].clone()), (400, json!("since")));
 }
 
 #[tokio::test]

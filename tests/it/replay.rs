@@ -319,9 +319,11 @@ async fn replay_says_what_is_wrong_with_a_request() {
         (json!({ "from": 1, "to": 10 }), 422, "range"),
         (json!({ "from": "2001-01-01T00:00:00Z", "to": "2001-01-02T00:00:00Z" }), 422, "range"),
     ];
-    for (body, status, code) in cases {
+    for (body, status, word) in cases {
         let answer = daemon.request("POST", path, Some(&body)).await;
-        assert_eq!((answer.status, answer.json()["code"].as_str()), (status, Some(code)), "{body}: {answer:?}");
+        let problem = answer.json();
+        let told = if status == 400 { &problem["errors"][0]["field"] } else { &problem["code"] };
+        assert_eq!((answer.status, told.as_str()), (status, Some(word)), "{body}: {answer:?}");
     }
     let unknown = daemon.request("POST", "/api/v1/subscriptions/nobody/replay", Some(&json!({ "from": 1 }))).await;
     assert_eq!(unknown.status, 404);

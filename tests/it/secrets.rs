@@ -145,7 +145,7 @@ async fn a_secret_that_the_daemon_makes_is_shown_once_and_rotated() {
     assert!(newest.verifies(OTHER), "the newest signature comes first");
 
     let (status, problem) = rotate(&daemon, "crm", Some(&json!({ "secret": "whsec_hush" }))).await;
-    assert_eq!((status, problem["code"].as_str()), (400, Some("secret")), "{problem}");
+    assert_eq!((status, problem["errors"][0]["field"].as_str()), (400, Some("secret")), "{problem}");
     assert!(!problem.to_string().contains("hush"), "{problem}");
     assert_eq!(rotate(&daemon, "none", None).await.0, 404);
     let url = daemon.url("/api/v1/subscriptions/crm/secret/rotate");

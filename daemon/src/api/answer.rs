@@ -3,13 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::{FailureClass, Header, Response};
 use crate::store::{self, Attempt, LogEntry};
 use crate::telemetry::clock;
 
 /// A body: as text when it is UTF-8, else in base64.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Payload)]
 pub(super) struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
@@ -32,7 +34,8 @@ pub(super) fn headers(headers: &[Header]) -> Vec<[String; 2]> {
 }
 
 /// What a receiver answered, as far as it was captured.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReceiverAnswer)]
 pub(super) struct Answer {
     headers: Vec<[String; 2]>,
     #[serde(flatten)]
@@ -52,7 +55,8 @@ impl From<&Response> for Answer {
 }
 
 /// One attempt of a delivery's history.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempt)]
 pub(super) struct Try {
     number: u32,
     at: String,
@@ -81,7 +85,8 @@ impl From<&Attempt> for Try {
 }
 
 /// One entry of the log.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LogEntry)]
 pub(super) struct Logged {
     id: String,
     stream: String,
@@ -102,7 +107,8 @@ pub(super) struct Logged {
     detail: Option<Detail>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LogDetail)]
 struct Detail {
     took_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

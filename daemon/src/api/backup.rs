@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Extension, Json, Router};
-use bytes::Bytes;
-use http::StatusCode;
-use serde_json::{Value, json};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::extract;
+use super::problem::Code;
 use super::{Problem, State};
 use crate::domain::SubscriptionId;
 use crate::store::{Backup, Error, Store};
@@ -27,16 +28,51 @@ pub struct Access {
 }
 
 /// The route, to be served below `/api/v1`.
-pub fn routes(access: Access) -> Router<State> {
-    Router::new().route("/backup", post(backup)).layer(Extension(access))
+pub fn routes(access: Access) -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(backup)).layer(Extension(access))
 }
 
-/// `POST /api/v1/backup` with `{"name": "…"}`: makes a backup of that name, and answers when it is whole and durable.
-async fn backup(Extension(access): Extension<Access>, body: Bytes) -> Result<Response, Problem> {
-    let name = name(&body)?;
+/// A backup to make.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewBackup {
+    /// Its name: a plain one, never a path.
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", example = "2026-11-22")]
+    name: String,
+}
+
+/// A backup that was made.
+#[derive(Serialize, ToSchema)]
+struct BackupMade {
+    /// The folder that it is in.
+    dir: String,
+    /// How many entries it has.
+    entries: u64,
+    /// How many bytes they have.
+    data_bytes: u64,
+    /// How many large bodies it has beside them.
+    bodies: u64,
+}
+
+/// Make a backup of the store
+///
+/// It is answered when the backup is whole and durable. The master key is not part of it.
+#[utoipa::path(
+    post,
+    path = "/backup",
+    tag = "operation",
+    request_body = NewBackup,
+    responses((status = 200, description = "It is whole and durable", body = BackupMade)),
+    extensions(("x-problems" = json!(["no_backup_dir", "backup_busy", "backup_exists", "backup_failed"])))
+)]
+async fn backup(
+    Extension(access): Extension<Access>,
+    extract::Json(new): extract::Json<NewBackup>,
+) -> Result<Json<BackupMade>, Problem> {
+    let name = name(&new.name)?;
     let Some(dir) = access.dir.map(|dir| dir.join(&name)) else {
         let detail = "no folder for backups is configured: set store.backup_dir and restart";
-        return Err(Problem::new(StatusCode::CONFLICT, "no_backup_dir", "Backups are not set up", detail));
+        return Err(Problem::new(Code::NoBackupDir, detail));
     };
     let (done, answer) = oneshot::channel();
     let (to, began) = (dir.clone(), Instant::now());
@@ -50,8 +86,7 @@ async fn backup(Extension(access): Extension<Access>, body: Bytes) -> Result<Res
             let took_ms = began.elapsed().as_millis() as u64;
             info!(dir = %dir.display(), flush, entries, data_bytes, bodies, took_ms, "backup made");
             let dir = dir.display().to_string();
-            Ok(Json(json!({ "dir": dir, "entries": entries, "data_bytes": data_bytes, "bodies": bodies }))
-                .into_response())
+            Ok(Json(BackupMade { dir, entries, data_bytes, bodies }))
         }
         Ok(Err(error)) => Err(problem(&name, &error)),
         Err(_) => Err(Problem::internal()),
@@ -59,31 +94,26 @@ async fn backup(Extension(access): Extension<Access>, body: Bytes) -> Result<Res
 }
 
 /// The name of the backup: a plain one, never a path.
-fn name(body: &[u8]) -> Result<String, Problem> {
-    let wrong = || {
-        let detail =
-            "send {\"name\": \"…\"}: 1 to 64 letters, digits, `-`, `_` or `.`, beginning with a letter or digit";
+fn name(text: &str) -> Result<String, Problem> {
+    SubscriptionId::parse(text).map(|name| name.as_str().to_owned()).map_err(|_| {
+        let detail = "`name` has 1 to 64 letters, digits, `-`, `_` or `.`, of which the first is a letter or a digit";
         Problem::invalid("name", detail)
-    };
-    let body: Value = serde_json::from_slice(body).map_err(|_| wrong())?;
-    let fields = body.as_object().filter(|fields| fields.keys().all(|key| key == "name")).ok_or_else(wrong)?;
-    let name = fields.get("name").and_then(Value::as_str).ok_or_else(wrong)?;
-    SubscriptionId::parse(name).map(|name| name.as_str().to_owned()).map_err(|_| wrong())
+    })
 }
 
 fn problem(name: &str, wrong: &Error) -> Problem {
     match wrong {
         Error::BackupBusy => {
             let detail = "a backup is under way: wait for its end";
-            Problem::new(StatusCode::CONFLICT, "backup_busy", "One backup at a time", detail)
+            Problem::new(Code::BackupBusy, detail)
         }
         Error::Backup { source, .. } if source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
             let detail = format!("there is something of the name {name} already: choose another name");
-            Problem::new(StatusCode::CONFLICT, "backup_exists", "Backups are never overwritten", detail)
+            Problem::new(Code::BackupExists, detail)
         }
         error => {
             error!(error = %chain(error), "a backup failed");
-            Problem::unavailable("backup_failed", "the backup could not be made, the log says why")
+            Problem::unavailable(Code::BackupFailed, "the backup could not be made, the log says why")
         }
     }
 }
@@ -94,11 +124,9 @@ mod tests {
 
     #[test]
     fn a_name_is_never_a_path() {
-        assert_eq!(name(br#"{"name": "2026-11-22.a"}"#).expect("a name"), "2026-11-22.a");
-        for wrong in
-            ["", "{}", r#"{"name": ".."}"#, r#"{"name": "a/b"}"#, r#"{"name": "/etc"}"#, r#"{"name": "a", "x": 1}"#]
-        {
-            assert_eq!(name(wrong.as_bytes()).expect_err(wrong).code(), "name", "{wrong}");
+        assert_eq!(name("2026-11-22.a").expect("a name"), "2026-11-22.a");
+        for wrong in ["", "..", "a/b", "/etc"] {
+            assert_eq!(name(wrong).expect_err(wrong).errors()[0].field, "name", "{wrong}");
         }
     }
 }

@@ -1,58 +1,76 @@
 //! Dead letters: finding them, looking at one with all its attempts, sending one again, removing one.
 
-use axum::extract::{Path, Query};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tracing::info;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::{Body, Try, headers};
-use super::subscriptions::{Access, PAGE_DEFAULT, PAGE_MAX, bad_cursor, blocking, find};
+use super::extract::{Path, Query};
+use super::problem::Code;
+use super::subscriptions::{Access, bad_cursor, blocking, find, page_limit};
 use super::{Problem, State};
 use crate::domain::{DeliveryId, SubscriptionId};
 use crate::store::{DeadFilter, DeadKey, DeadLetter, DeadPage, Resent};
 use crate::telemetry::clock;
 
 /// The routes, to be served below `/api/v1`; [`Access`] is laid over them by the caller.
-pub(super) fn routes() -> Router<State> {
-    Router::new()
-        .route("/dead-letters", get(list_all))
-        .route("/subscriptions/{name}/dead-letters", get(list))
-        .route("/subscriptions/{name}/dead-letters/{id}", get(one).delete(remove))
-        .route("/subscriptions/{name}/dead-letters/{id}/resend", post(resend))
+pub(super) fn routes() -> OpenApiRouter<State> {
+    OpenApiRouter::default()
+        .routes(routes!(list_all))
+        .routes(routes!(list))
+        .routes(routes!(one, remove))
+        .routes(routes!(resend))
 }
 
 /// Which dead letters are asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Search {
+    /// The most letters of the page.
+    #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<usize>,
+    /// Go on where a page ended: its `next`.
     before: Option<String>,
+    /// Only those of this subscription; not where the path names it already.
     subscription: Option<String>,
+    /// Only those of this class of failure.
     class: Option<String>,
+    /// Only those whose last attempt was answered so.
     status: Option<u16>,
+    /// Only those that failed at this time or later (RFC 3339).
+    #[param(format = DateTime)]
     since: Option<String>,
+    /// Only those that failed before this time (RFC 3339).
+    #[param(format = DateTime)]
     until: Option<String>,
 }
 
 impl Search {
     fn filter(&self) -> Result<DeadFilter, Problem> {
-        let time = |text: &Option<String>| {
+        let time = |name: &str, text: &Option<String>| {
             let parse = |text: &String| {
                 let bad =
-                    || Problem::invalid("time", "a time is written as RFC 3339 has it, such as 2026-01-31T12:00:00Z");
+                    || Problem::invalid(name, "a time is written as RFC 3339 has it, such as 2026-01-31T12:00:00Z");
                 clock::parse_rfc3339(text).ok_or_else(bad)
             };
             text.as_ref().map(parse).transpose()
         };
         let class = self.class.as_deref().map(Into::into);
-        Ok(DeadFilter { class, status: self.status, since_ms: time(&self.since)?, until_ms: time(&self.until)? })
+        Ok(DeadFilter {
+            class,
+            status: self.status,
+            since_ms: time("since", &self.since)?,
+            until_ms: time("until", &self.until)?,
+        })
     }
 
-    fn limit(&self) -> usize {
-        self.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
+    fn limit(&self) -> Result<usize, Problem> {
+        page_limit(self.limit)
     }
 
     fn before(&self) -> Result<Option<(u64, DeliveryId)>, Problem> {
@@ -65,7 +83,8 @@ impl Search {
 }
 
 /// A dead letter as listings show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
 struct Letter {
     id: String,
     subscription: String,
@@ -115,7 +134,8 @@ impl Letter {
 }
 
 /// A dead letter with its headers and every attempt.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WholeDeadLetter)]
 struct Whole {
     #[serde(flatten)]
     letter: Letter,
@@ -125,15 +145,45 @@ struct Whole {
     history: Vec<Try>,
 }
 
-fn answer(page: &DeadPage, with_body: bool) -> Response {
-    let letters: Vec<Letter> = page.letters.iter().map(|letter| Letter::new(letter, with_body)).collect();
-    let next = page.next.as_ref().map(|key| format!("{}-{}", key.failed_ms, key.delivery));
-    Json(serde_json::json!({ "dead_letters": letters, "next": next })).into_response()
+/// A page of dead letters.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterPage)]
+struct Page {
+    /// Newest first.
+    dead_letters: Vec<Letter>,
+    /// Where the next page begins, as `before`; `null` at the end.
+    next: Option<String>,
 }
 
-/// `GET /api/v1/dead-letters`: what was given up, of all subscriptions or one, newest first, without bodies.
-async fn list_all(Extension(access): Extension<Access>, Query(search): Query<Search>) -> Result<Response, Problem> {
-    let (filter, before, limit) = (search.filter()?, search.before()?, search.limit());
+/// What became of a letter that is to be sent again.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ResentDelivery)]
+struct Again {
+    /// The delivery's id.
+    id: String,
+    /// `parked`: it waits for its next attempt, which is due at once.
+    state: &'static str,
+}
+
+fn answer(page: &DeadPage, with_body: bool) -> Json<Page> {
+    let dead_letters = page.letters.iter().map(|letter| Letter::new(letter, with_body)).collect();
+    let next = page.next.as_ref().map(|key| format!("{}-{}", key.failed_ms, key.delivery));
+    Json(Page { dead_letters, next })
+}
+
+/// List dead letters
+///
+/// What was given up, of all subscriptions or one, newest first, without bodies.
+#[utoipa::path(
+    get,
+    path = "/dead-letters",
+    tag = "dead letters",
+    params(Search),
+    responses((status = 200, description = "A page", body = Page)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
+async fn list_all(Extension(access): Extension<Access>, Query(search): Query<Search>) -> Result<Json<Page>, Problem> {
+    let (filter, before, limit) = (search.filter()?, search.before()?, search.limit()?);
     let store = access.store.clone();
     let page = match &search.subscription {
         Some(name) => {
@@ -146,27 +196,45 @@ async fn list_all(Extension(access): Extension<Access>, Query(search): Query<Sea
     Ok(answer(&page, false))
 }
 
-/// `GET /api/v1/subscriptions/{name}/dead-letters`: what was given up of one subscription, newest first, with bodies.
+/// List a subscription's dead letters
+///
+/// What was given up of it, newest first, with bodies.
+#[utoipa::path(
+    get,
+    path = "/subscriptions/{name}/dead-letters",
+    tag = "dead letters",
+    params(("name" = String, Path, description = "The subscription's name"), Search),
+    responses((status = 200, description = "A page", body = Page)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
 async fn list(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     Query(search): Query<Search>,
-) -> Result<Response, Problem> {
+) -> Result<Json<Page>, Problem> {
     if search.subscription.is_some() {
-        return Err(Problem::invalid("parameter", "the subscription stands in the path already"));
+        return Err(Problem::invalid("subscription", "the subscription stands in the path already"));
     }
     let id = known(&access, &name)?;
-    let (filter, limit, store) = (search.filter()?, search.limit(), access.store.clone());
+    let (filter, limit, store) = (search.filter()?, search.limit()?, access.store.clone());
     let before = search.before()?.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
     let page = blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?;
     Ok(answer(&page, true))
 }
 
-/// `GET /api/v1/subscriptions/{name}/dead-letters/{id}`: one, with its body and every attempt.
+/// Get a dead letter, with its body and every attempt
+#[utoipa::path(
+    get,
+    path = "/subscriptions/{name}/dead-letters/{id}",
+    tag = "dead letters",
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
+    responses((status = 200, description = "The letter", body = Whole)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
 async fn one(
     Extension(access): Extension<Access>,
     Path((name, delivery)): Path<(String, String)>,
-) -> Result<Response, Problem> {
+) -> Result<Json<Whole>, Problem> {
     let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
     let store = access.store.clone();
     let found = blocking(move || store.dead_letter(&delivery)).await?;
@@ -177,14 +245,24 @@ async fn one(
         history: letter.history.iter().map(Try::from).collect(),
         letter: Letter::new(&letter, true),
     };
-    Ok(Json(whole).into_response())
+    Ok(Json(whole))
 }
 
-/// `POST /api/v1/subscriptions/{name}/dead-letters/{id}/resend`: it is parked again, and due at once.
+/// Send a dead letter again
+///
+/// It is parked again, and due at once.
+#[utoipa::path(
+    post,
+    path = "/subscriptions/{name}/dead-letters/{id}/resend",
+    tag = "dead letters",
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
+    responses((status = 202, description = "It is parked", body = Again)),
+    extensions(("x-problems" = json!(["not_found", "delivery_under_way", "store_unavailable"])))
+)]
 async fn resend(
     Extension(access): Extension<Access>,
     Path((name, delivery)): Path<(String, String)>,
-) -> Result<Response, Problem> {
+) -> Result<(StatusCode, Json<Again>), Problem> {
     let (lane, delivery) = (find(&access, &name)?, parse(&delivery)?);
     if lane.state().is_claimed(&delivery) {
         // A replay has it under way.
@@ -197,19 +275,26 @@ async fn resend(
             lane.resent(1, clock::now_ms());
             lane.read_parked(&access.store);
             info!(subscription = %name, %delivery, "a dead letter is sent again");
-            let said = serde_json::json!({ "id": delivery.to_string(), "state": "parked" });
-            Ok((StatusCode::ACCEPTED, Json(said)).into_response())
+            Ok((StatusCode::ACCEPTED, Json(Again { id: delivery.to_string(), state: "parked" })))
         }
         Some(Resent::UnderWay) => Err(under_way(&delivery)),
         Some(Resent::Unknown) | None => Err(missing(&name, &delivery)),
     }
 }
 
-/// `DELETE /api/v1/subscriptions/{name}/dead-letters/{id}`: it is forgotten, with its body.
+/// Forget a dead letter, with its body
+#[utoipa::path(
+    delete,
+    path = "/subscriptions/{name}/dead-letters/{id}",
+    tag = "dead letters",
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
+    responses((status = 204, description = "It is forgotten")),
+    extensions(("x-problems" = json!(["not_found", "delivery_under_way", "store_unavailable"])))
+)]
 async fn remove(
     Extension(access): Extension<Access>,
     Path((name, delivery)): Path<(String, String)>,
-) -> Result<Response, Problem> {
+) -> Result<StatusCode, Problem> {
     let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
     let store = access.store.clone();
     let (removed, parked) = blocking(move || {
@@ -222,7 +307,7 @@ async fn remove(
         (0, false) => Err(missing(&name, &delivery)),
         _ => {
             info!(subscription = %name, %delivery, "a dead letter was removed");
-            Ok(StatusCode::NO_CONTENT.into_response())
+            Ok(StatusCode::NO_CONTENT)
         }
     }
 }
@@ -240,7 +325,7 @@ fn key(subscription: &SubscriptionId, failed_ms: u64, delivery: DeliveryId) -> D
 }
 
 fn parse(id: &str) -> Result<DeliveryId, Problem> {
-    DeliveryId::parse(id).map_err(|error| Problem::invalid("delivery_id", error.to_string()))
+    DeliveryId::parse(id).map_err(|error| Problem::invalid("id", error.to_string()))
 }
 
 fn missing(name: &str, delivery: &DeliveryId) -> Problem {
@@ -249,5 +334,5 @@ fn missing(name: &str, delivery: &DeliveryId) -> Problem {
 
 fn under_way(delivery: &DeliveryId) -> Problem {
     let detail = format!("{delivery} is parked and waits for its next attempt: look at the subscription's deliveries");
-    Problem::new(StatusCode::CONFLICT, "delivery_under_way", "The delivery is under way already", detail)
+    Problem::new(Code::DeliveryUnderWay, detail)
 }

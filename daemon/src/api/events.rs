@@ -2,18 +2,22 @@
 
 use std::convert::Infallible;
 
-use axum::body::{Body, Bytes};
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, Query, State};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use futures_util::StreamExt as _;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::warn;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::extract::{Json, Path, Query, is_json};
+use super::problem::Code;
 use super::{Principal, Problem, State as Shared};
 use crate::domain::{Pattern, Subject, SubscriptionId};
 use crate::ingest::{self, Publish};
@@ -25,47 +29,66 @@ const PATTERNS_MAX: usize = 64;
 /// The longest idempotency key and media type, in bytes.
 const HEADER_BYTES_MAX: usize = 256;
 
-#[derive(Deserialize)]
+/// The routes, to be served below `/api/v1`.
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
+        .routes(routes!(publish))
+        .routes(routes!(stream_types))
+        .routes(routes!(list))
+        .routes(routes!(stream_named))
+}
+
+/// An event to publish.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewEvent {
+    /// Its type: tokens with dots between them, such as `orders.created`.
+    #[schema(min_length = 1, max_length = 255, example = "orders.created")]
     r#type: String,
+    /// Its payload: any JSON, or a text where `content_type` is not of JSON.
+    #[schema(value_type = serde_json::Value)]
     data: Value,
+    /// An event with the same key within the stream's duplicate window is not stored a second time.
+    #[schema(min_length = 1, max_length = 256, pattern = "^[ -~]+$")]
     idempotency_key: Option<String>,
+    /// The payload's media type; `application/json` when it is not said.
+    #[schema(min_length = 1, max_length = 256, pattern = "^[ -~]+$")]
     content_type: Option<String>,
 }
 
-#[derive(Serialize)]
+/// An event that is stored.
+#[derive(Serialize, ToSchema)]
 struct Accepted {
+    /// Its idempotency key, else `STREAM:SEQUENCE`.
     id: String,
+    /// The stream that has it.
     stream: String,
+    /// Its place in the stream.
     sequence: u64,
+    /// Whether the stream had it already.
     duplicate: bool,
 }
 
-/// `POST /api/v1/events`.
-pub(super) async fn publish(
-    State(state): State<Shared>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    // A page of another origin can send any text without asking first, but not this type.
-    if !headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json) {
-        let (status, title) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body has the wrong type");
-        return Err(Problem::new(status, "content_type", title, "send it with Content-Type: application/json"));
-    }
-    let body = body.map_err(|rejection| Problem::of_body(&rejection))?;
-    let new: NewEvent = serde_json::from_slice(&body).map_err(|error| Problem::invalid("body", error.to_string()))?;
+/// Publish an event
+///
+/// It is answered when the stream has stored it.
+#[utoipa::path(
+    post,
+    path = "/events",
+    tag = "events",
+    request_body = NewEvent,
+    responses((status = 202, description = "The stream has it", body = Accepted)),
+    extensions(("x-problems" = json!(["invalid_request", "no_stream", "nats_unavailable"])))
+)]
+async fn publish(State(state): State<Shared>, Json(new): Json<NewEvent>) -> Result<Response, Problem> {
     let event = event(new)?;
     let id = event.id.clone();
     let published = state.publisher.publish(event).await.map_err(|error| match error {
-        ingest::Error::NoStreamFor { .. } => {
-            let (status, title) = (StatusCode::UNPROCESSABLE_ENTITY, "No stream takes this event");
-            Problem::new(status, "no_stream", title, error.to_string())
-        }
+        ingest::Error::NoStreamFor { .. } => Problem::new(Code::NoStream, error.to_string()),
         error => {
             warn!(error = %chain(&error), "an event could not be published");
             Problem::unavailable(
-                "nats_unavailable",
+                Code::NatsUnavailable,
                 "the event may or may not be stored: send it again with the same idempotency_key",
             )
         }
@@ -77,7 +100,7 @@ pub(super) async fn publish(
         sequence: position.sequence,
         duplicate: published.duplicate,
     };
-    Ok((StatusCode::ACCEPTED, Json(accepted)).into_response())
+    Ok((StatusCode::ACCEPTED, axum::Json(accepted)).into_response())
 }
 
 fn event(new: NewEvent) -> Result<Publish, Problem> {
@@ -104,19 +127,40 @@ fn event(new: NewEvent) -> Result<Publish, Problem> {
     Ok(Publish { kind, id: new.idempotency_key, content_type, data })
 }
 
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
-}
-
-#[derive(Deserialize)]
-pub(super) struct Listen {
+/// What to listen to.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    /// Patterns of event types, with commas between them: `orders.*,users.>`. Everything, when it is not said.
     types: Option<String>,
+    /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
     last_event_id: Option<String>,
 }
 
-/// `GET /api/v1/events/stream?types=a.*,b.>`.
-pub(super) async fn stream_types(
+/// What to go on after.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Resume {
+    /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
+    last_event_id: Option<String>,
+}
+
+/// Listen to events by their types
+///
+/// Server-Sent Events, until the asker leaves. `id:` is a place to go on from, over all streams.
+#[utoipa::path(
+    get,
+    path = "/events/stream",
+    tag = "events",
+    params(Listen, ("Last-Event-ID" = Option<String>, Header, description = "Go on after this place")),
+    responses((status = 200, description = "Events as they come", body = str, content_type = "text/event-stream")),
+    extensions(("x-problems" = json!([
+        "invalid_request", "stopping", "clients_max", "clients_per_principal_max", "nats_unavailable"
+    ])))
+)]
+async fn stream_types(
     State(state): State<Shared>,
     Extension(principal): Extension<Principal>,
     Query(query): Query<Listen>,
@@ -133,30 +177,70 @@ pub(super) async fn stream_types(
     listen(&state, &principal, Wanted::Types(types), query.last_event_id, &headers).await
 }
 
-/// `GET /api/v1/streams/{name}`.
-pub(super) async fn stream_named(
+/// Listen to a named stream
+///
+/// Server-Sent Events of an SSE subscription of the configuration, with its filters and transforms.
+#[utoipa::path(
+    get,
+    path = "/streams/{name}",
+    tag = "streams",
+    params(
+        ("name" = String, Path, description = "The subscription's name"),
+        Resume,
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this place"),
+    ),
+    responses((status = 200, description = "Events as they come", body = str, content_type = "text/event-stream")),
+    extensions(("x-problems" = json!([
+        "invalid_request", "not_found", "stopping", "clients_max", "clients_per_principal_max", "nats_unavailable"
+    ])))
+)]
+async fn stream_named(
     State(state): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
-    Query(query): Query<Listen>,
+    Query(query): Query<Resume>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = SubscriptionId::parse(&name).map_err(|_| Problem::not_found("there is no stream of that name"))?;
     listen(&state, &principal, Wanted::Named(id), query.last_event_id, &headers).await
 }
 
-/// `GET /api/v1/streams`.
-pub(super) async fn list(State(state): State<Shared>) -> Json<Value> {
-    let streams: Vec<Value> = state
+/// The named streams.
+#[derive(Serialize, ToSchema)]
+struct StreamList {
+    /// All of them.
+    streams: Vec<NamedStream>,
+}
+
+/// A named stream.
+#[derive(Serialize, ToSchema)]
+struct NamedStream {
+    /// Its name.
+    name: String,
+    /// The patterns of the event types that it has.
+    types: Vec<String>,
+    /// How many clients listen to it now.
+    clients: usize,
+}
+
+/// List the named streams
+#[utoipa::path(
+    get,
+    path = "/streams",
+    tag = "streams",
+    responses((status = 200, description = "All named streams", body = StreamList))
+)]
+async fn list(State(state): State<Shared>) -> axum::Json<StreamList> {
+    let streams = state
         .hub
         .named()
         .into_iter()
         .map(|named| {
-            let types: Vec<&str> = named.types.iter().map(Pattern::as_str).collect();
-            json!({ "name": named.name.as_str(), "types": types, "clients": named.clients })
+            let types = named.types.iter().map(ToString::to_string).collect();
+            NamedStream { name: named.name.to_string(), types, clients: named.clients }
         })
         .collect();
-    Json(json!({ "streams": streams }))
+    axum::Json(StreamList { streams })
 }
 
 async fn listen(
@@ -189,18 +273,15 @@ async fn listen(
 fn refused(error: &stream::Error) -> Problem {
     let detail = error.to_string();
     match error {
-        stream::Error::Stopping => Problem::unavailable("stopping", detail),
-        stream::Error::Clients { .. } => Problem::unavailable("clients_max", detail).retry_after(10),
-        stream::Error::ClientsOfPrincipal { .. } => {
-            let (status, title) = (StatusCode::TOO_MANY_REQUESTS, "Too many event streams");
-            Problem::new(status, "clients_per_principal_max", title, detail).retry_after(10)
-        }
+        stream::Error::Stopping => Problem::unavailable(Code::Stopping, detail),
+        stream::Error::Clients { .. } => Problem::unavailable(Code::ClientsMax, detail).retry_after(10),
+        stream::Error::ClientsOfPrincipal { .. } => Problem::new(Code::ClientsPerPrincipalMax, detail).retry_after(10),
         stream::Error::NoSuchStream { .. } => Problem::not_found(detail),
         stream::Error::NoStreamForTypes | stream::Error::Forgetful { .. } => Problem::invalid("types", detail),
         stream::Error::UnknownStream { .. } => Problem::invalid("last_event_id", detail),
         stream::Error::NotReady { .. } | stream::Error::Facts { .. } => {
             warn!(error = %chain(error), "an event stream could not be opened");
-            Problem::unavailable("nats_unavailable", detail)
+            Problem::unavailable(Code::NatsUnavailable, detail)
         }
     }
 }

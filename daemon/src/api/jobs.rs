@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::Path;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::Extension;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::extract::{Json, JsonOrNone, Path};
 use super::{Problem, State};
 use crate::domain::job::{RATE_DEFAULT, RATE_MAX};
 use crate::domain::{Begin, JobId, JobState, NewJob, NewTask, StreamName, SubscriptionId, Wish};
@@ -37,46 +36,90 @@ pub trait Jobs: Send + Sync + 'static {
 }
 
 type Access = Extension<Arc<dyn Jobs>>;
+/// A job that has begun.
+type Begun = Result<(StatusCode, axum::Json<Job>), Problem>;
+/// A job as it is now.
+type Changed = Result<axum::Json<Job>, Problem>;
 
 /// The routes, to be served below `/api/v1`.
-pub fn routes(jobs: Arc<dyn Jobs>) -> Router<State> {
-    Router::new()
-        .route("/subscriptions/{name}/replay", post(replay))
-        .route("/subscriptions/{name}/redrive", post(redrive))
-        .route("/jobs", get(list))
-        .route("/jobs/{id}", get(one))
-        .route("/jobs/{id}/pause", post(|jobs, id| change(jobs, id, Wish::Pause)))
-        .route("/jobs/{id}/resume", post(|jobs, id| change(jobs, id, Wish::Resume)))
-        .route("/jobs/{id}/cancel", post(|jobs, id| change(jobs, id, Wish::Cancel)))
+pub fn routes(jobs: Arc<dyn Jobs>) -> OpenApiRouter<State> {
+    OpenApiRouter::default()
+        .routes(routes!(replay))
+        .routes(routes!(redrive))
+        .routes(routes!(list))
+        .routes(routes!(one))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(cancel))
         .layer(Extension(jobs))
 }
 
-#[derive(Deserialize)]
+/// What to deliver again from a stream.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewReplay)]
 #[serde(deny_unknown_fields)]
 struct Replay {
+    /// The stream; needed only where there are several.
     stream: Option<String>,
-    from: Value,
-    to: Option<Value>,
+    /// The first event: a stream sequence, a time (RFC 3339), or `all`.
+    from: StreamPlace,
+    /// The last event: a stream sequence, a time, or `now`, which is the default.
+    to: Option<StreamPlace>,
+    /// Deliveries a second, at most.
+    #[schema(minimum = 1, maximum = 10000)]
     rate: Option<u32>,
+    /// Only count what would be delivered.
     #[serde(default)]
     dry_run: bool,
 }
 
-#[derive(Default, Deserialize)]
+/// A place in a stream.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+enum StreamPlace {
+    /// A stream sequence.
+    Sequence(u64),
+    /// A time such as `2026-01-31T08:00:00Z`, or a word.
+    Word(String),
+}
+
+/// Which dead letters to park again; all, when nothing is said.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = NewRedrive)]
 #[serde(deny_unknown_fields)]
 struct Redrive {
+    /// Only those whose last attempt was answered so.
+    #[schema(minimum = 100, maximum = 599)]
     status: Option<u16>,
+    /// Only those of this class of failure.
     class: Option<String>,
+    /// Only those that failed at this time or later (RFC 3339).
+    #[schema(format = DateTime)]
     since: Option<String>,
+    /// Only those that failed before this time.
+    #[schema(format = DateTime)]
     until: Option<String>,
+    /// Deliveries a second, at most.
+    #[schema(minimum = 1, maximum = 10000)]
     rate: Option<u32>,
+    /// Only count what would be parked again.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// `POST /api/v1/subscriptions/{name}/replay`.
-async fn replay(Extension(jobs): Access, Path(name): Path<String>, body: Bytes) -> Result<Response, Problem> {
-    let asked: Replay = read(&body)?;
+/// Replay history to a subscription
+#[utoipa::path(
+    post,
+    path = "/subscriptions/{name}/replay",
+    tag = "jobs",
+    params(("name" = String, Path, description = "The subscription's name")),
+    request_body = Replay,
+    responses((status = 202, description = "The job, which has begun", body = Job)),
+    extensions(("x-problems" = json!([
+        "invalid_request", "not_found", "range", "job_running", "jobs_max", "store_unavailable", "nats_unavailable"
+    ])))
+)]
+async fn replay(Extension(jobs): Access, Path(name): Path<String>, Json(asked): Json<Replay>) -> Begun {
     let stream = asked.stream.as_deref().map(StreamName::parse).transpose();
     let from = place(&asked.from, &[("all", Begin::All)]).ok_or_else(|| {
         Problem::invalid(
@@ -91,9 +134,19 @@ async fn replay(Extension(jobs): Access, Path(name): Path<String>, body: Bytes) 
     begin(&jobs, &name, task, asked.rate, asked.dry_run).await
 }
 
-/// `POST /api/v1/subscriptions/{name}/redrive`.
-async fn redrive(Extension(jobs): Access, Path(name): Path<String>, body: Bytes) -> Result<Response, Problem> {
-    let asked: Redrive = if body.is_empty() { Redrive::default() } else { read(&body)? };
+/// Park a subscription's dead letters again
+#[utoipa::path(
+    post,
+    path = "/subscriptions/{name}/redrive",
+    tag = "jobs",
+    params(("name" = String, Path, description = "The subscription's name")),
+    request_body = Option<Redrive>,
+    responses((status = 202, description = "The job, which has begun", body = Job)),
+    extensions(("x-problems" = json!([
+        "invalid_request", "not_found", "job_running", "jobs_max", "store_unavailable"
+    ])))
+)]
+async fn redrive(Extension(jobs): Access, Path(name): Path<String>, JsonOrNone(asked): JsonOrNone<Redrive>) -> Begun {
     let time = |name, text: Option<&str>| match text.map(clock::parse_rfc3339) {
         None => Ok(None),
         Some(Some(at_ms)) => Ok(Some(at_ms)),
@@ -108,13 +161,7 @@ async fn redrive(Extension(jobs): Access, Path(name): Path<String>, body: Bytes)
     begin(&jobs, &name, task, asked.rate, asked.dry_run).await
 }
 
-async fn begin(
-    jobs: &Arc<dyn Jobs>,
-    name: &str,
-    task: NewTask,
-    rate: Option<u32>,
-    dry_run: bool,
-) -> Result<Response, Problem> {
+async fn begin(jobs: &Arc<dyn Jobs>, name: &str, task: NewTask, rate: Option<u32>, dry_run: bool) -> Begun {
     let unknown = |_| Problem::not_found(format!("there is no webhook subscription {name}"));
     let subscription = SubscriptionId::parse(name).map_err(unknown)?;
     let rate = rate.unwrap_or(RATE_DEFAULT);
@@ -122,40 +169,93 @@ async fn begin(
         return Err(Problem::invalid("rate", format!("`rate` must be from 1 to {RATE_MAX} deliveries a second")));
     }
     let job = jobs.begin(NewJob { subscription, task, rate, dry_run }).await?;
-    Ok((StatusCode::ACCEPTED, Json(Job::from(&job))).into_response())
+    Ok((StatusCode::ACCEPTED, axum::Json(Job::from(&job))))
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))
-}
-
-fn place(value: &Value, words: &[(&str, Begin)]) -> Option<Begin> {
-    match value {
-        Value::Number(number) => number.as_u64().filter(|sequence| *sequence > 0).map(Begin::Sequence),
-        Value::String(text) => match words.iter().find(|(word, _)| word == text) {
+fn place(place: &StreamPlace, words: &[(&str, Begin)]) -> Option<Begin> {
+    match place {
+        StreamPlace::Sequence(sequence) => (*sequence > 0).then_some(Begin::Sequence(*sequence)),
+        StreamPlace::Word(text) => match words.iter().find(|(word, _)| word == text) {
             Some((_, place)) => Some(*place),
             None => clock::parse_rfc3339(text).map(Begin::Time),
         },
-        _ => None,
     }
 }
 
-/// `GET /api/v1/jobs`: newest first.
-async fn list(Extension(jobs): Access) -> Result<Response, Problem> {
-    let all = jobs.list()?;
-    let all: Vec<Job> = all.iter().rev().map(Job::from).collect();
-    Ok(Json(serde_json::json!({ "jobs": all })).into_response())
+/// Jobs.
+#[derive(Serialize, ToSchema)]
+struct JobList {
+    /// All that are kept, newest first.
+    jobs: Vec<Job>,
 }
 
-/// `GET /api/v1/jobs/{id}`.
-async fn one(Extension(jobs): Access, Path(id): Path<String>) -> Result<Response, Problem> {
-    Ok(Json(Job::from(&jobs.get(job_id(&id)?)?)).into_response())
+/// List jobs, newest first
+#[utoipa::path(
+    get,
+    path = "/jobs",
+    tag = "jobs",
+    responses((status = 200, description = "All that are kept", body = JobList))
+)]
+async fn list(Extension(jobs): Access) -> Result<axum::Json<JobList>, Problem> {
+    let jobs = jobs.list()?.iter().rev().map(Job::from).collect();
+    Ok(axum::Json(JobList { jobs }))
 }
 
-/// `POST /api/v1/jobs/{id}/pause`, `/resume` and `/cancel`.
-async fn change(Extension(jobs): Access, Path(id): Path<String>, wish: Wish) -> Result<Response, Problem> {
+/// Get a job
+#[utoipa::path(
+    get,
+    path = "/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The job as it is now", body = Job)),
+    extensions(("x-problems" = json!(["not_found"])))
+)]
+async fn one(Extension(jobs): Access, Path(id): Path<String>) -> Changed {
+    Ok(axum::Json(Job::from(&jobs.get(job_id(&id)?)?)))
+}
+
+/// Pause a job
+#[utoipa::path(
+    post,
+    path = "/jobs/{id}/pause",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The job as it is now", body = Job)),
+    extensions(("x-problems" = json!(["not_found", "job_over", "store_unavailable"])))
+)]
+async fn pause(jobs: Access, id: Path<String>) -> Changed {
+    change(jobs, id, Wish::Pause).await
+}
+
+/// Resume a paused job
+#[utoipa::path(
+    post,
+    path = "/jobs/{id}/resume",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The job as it is now", body = Job)),
+    extensions(("x-problems" = json!(["not_found", "job_over", "store_unavailable"])))
+)]
+async fn resume(jobs: Access, id: Path<String>) -> Changed {
+    change(jobs, id, Wish::Resume).await
+}
+
+/// Cancel a job
+#[utoipa::path(
+    post,
+    path = "/jobs/{id}/cancel",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, description = "The job as it is now", body = Job)),
+    extensions(("x-problems" = json!(["not_found", "job_over", "store_unavailable"])))
+)]
+async fn cancel(jobs: Access, id: Path<String>) -> Changed {
+    change(jobs, id, Wish::Cancel).await
+}
+
+async fn change(Extension(jobs): Access, Path(id): Path<String>, wish: Wish) -> Changed {
     let job = jobs.change(job_id(&id)?, wish).await?;
-    Ok(Json(Job::from(&job)).into_response())
+    Ok(axum::Json(Job::from(&job)))
 }
 
 fn job_id(text: &str) -> Result<JobId, Problem> {
@@ -163,7 +263,7 @@ fn job_id(text: &str) -> Result<JobId, Problem> {
 }
 
 /// A job as it is now.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Job {
     id: String,
     subscription: String,
@@ -187,7 +287,8 @@ struct Job {
 
 /// What has come of it. `deliveries` are those made (of a dry run: that would be), and `delivered`, `parked` and `failed`
 /// what came of them; a redrive knows only how many letters it has parked again.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobCounts)]
 struct Counts {
     seen: u64,
     filtered: u64,
@@ -199,7 +300,9 @@ struct Counts {
     failed: u64,
 }
 
-#[derive(Serialize)]
+/// What it is to do.
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobTask)]
 #[serde(untagged)]
 enum Task {
     Replay {

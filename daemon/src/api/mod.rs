@@ -3,12 +3,16 @@
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - `auth`: how it is known who asks; [`principal`]: who that is and what they may do; [`owners`]: whose what is.
+//! - `extract`: what handlers take out of a request.
+//! - `document`: the interface's own description, OpenAPI, and a page of it.
 
 mod answer;
 mod auth;
 pub mod backup;
 mod dead_letters;
+mod document;
 mod events;
+mod extract;
 pub mod jobs;
 mod operate;
 pub mod owners;
@@ -27,7 +31,7 @@ pub mod webhooks;
 pub use auth::AdminKey;
 pub use owners::Owners;
 pub use principal::Principal;
-pub use problem::Problem;
+pub use problem::{Code, FieldError, Problem};
 pub use server::{Config, Server, State, router};
 
 use std::net::SocketAddr;

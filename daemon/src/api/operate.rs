@@ -1,12 +1,16 @@
 //! `/healthz`, `/readyz` and `/metrics`: open to whoever can reach the address.
 
+use std::collections::BTreeMap;
+
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
 
 use super::Problem;
 use crate::telemetry::health::{Condition, Health};
@@ -15,35 +19,86 @@ use crate::telemetry::metrics::Metrics;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The three, which need nothing else of the daemon.
-pub(super) fn routes<S: Clone + Send + Sync + 'static>(metrics: Metrics, health: Health) -> Router<S> {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz).with_state(health))
-        .route("/metrics", get(render).with_state(metrics))
+pub(super) fn routes<S: Clone + Send + Sync + 'static>(metrics: Metrics, health: Health) -> OpenApiRouter<S> {
+    OpenApiRouter::default()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz).with_state(health))
+        .routes(routes!(render).with_state(metrics))
 }
 
+/// Is the process alive?
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "operation",
+    security(()),
+    responses((status = 200, description = "It is alive", body = str, content_type = "text/plain"))
+)]
 async fn healthz() -> &'static str {
     "ok"
 }
 
+/// How the daemon's parts are.
+#[derive(Serialize, ToSchema)]
+struct Readiness {
+    /// Whether all parts work.
+    ready: bool,
+    /// Each part, by its name.
+    components: BTreeMap<&'static str, Component>,
+}
+
+/// How one part of the daemon is.
+#[derive(Serialize, ToSchema)]
+struct Component {
+    /// Whether it works.
+    ready: bool,
+    /// What there is to say of it, though it works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    /// Why it does not work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+}
+
+/// Can it do its work?
+///
+/// NATS and the store are usable, and the start is over.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operation",
+    security(()),
+    responses(
+        (status = 200, description = "All parts work", body = Readiness),
+        (status = 503, description = "A part does not work", body = Readiness),
+    )
+)]
 async fn readyz(State(health): State<Health>) -> Response {
     let report = health.report();
     let ready = report.iter().all(|(_, condition)| !matches!(condition, Condition::Failing(_)));
-    let components: Map<String, Value> = report
-        .into_iter()
-        .map(|(name, condition)| {
-            let value = match condition {
-                Condition::Ready => json!({ "ready": true }),
-                Condition::Noted(note) => json!({ "ready": true, "note": note }),
-                Condition::Failing(cause) => json!({ "ready": false, "cause": cause }),
-            };
-            (name.to_owned(), value)
-        })
-        .collect();
+    let component = |condition| match condition {
+        Condition::Ready => Component { ready: true, note: None, cause: None },
+        Condition::Noted(note) => Component { ready: true, note: Some(note), cause: None },
+        Condition::Failing(cause) => Component { ready: false, note: None, cause: Some(cause) },
+    };
+    let components = report.into_iter().map(|(name, condition)| (name, component(condition))).collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "components": components }))).into_response()
+    (status, Json(Readiness { ready, components })).into_response()
 }
 
+/// The daemon's metrics, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operation",
+    security(()),
+    responses((
+        status = 200,
+        description = "All metrics, in the OpenMetrics format",
+        body = str,
+        content_type = "application/openmetrics-text",
+    ))
+)]
 async fn render(State(metrics): State<Metrics>) -> Response {
     match metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

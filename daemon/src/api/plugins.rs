@@ -11,17 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::extract::DefaultBodyLimit;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::error;
+use utoipa::ToSchema;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
 
 use self::shown::shown;
+use super::extract::{self, Path, Raw};
+use super::problem::Code;
 use super::{Problem, State, trace};
 use crate::domain::SubscriptionId;
 use crate::plugin::{Chain, Error, Heard, Plugin, Trial, is_name};
@@ -169,25 +173,41 @@ pub struct Access {
 }
 
 /// The routes, to be served below `/api/v1`.
-pub fn routes(access: Access) -> Router<State> {
+pub fn routes(access: Access) -> OpenApiRouter<State> {
     let large = DefaultBodyLimit::max(access.file_bytes_max);
-    Router::new()
-        .route("/plugins", get(list))
-        .route("/plugins/{name}", get(one).delete(remove).put(upload).layer(large))
-        .route("/plugins/{name}/rollback", post(rollback))
-        .route("/plugins/{name}/dry-run", post(dry_run::run))
-        .route("/plugins/{name}/shadow", get(shadow).put(begin_shadow).delete(end_shadow).layer(large))
-        .route("/plugins/{name}/shadow/promote", post(promote))
+    OpenApiRouter::default()
+        .routes(routes!(list))
+        .routes(routes!(one, remove, upload).layer(large))
+        .routes(routes!(rollback))
+        .routes(routes!(dry_run::run))
+        .routes(routes!(shadow, begin_shadow, end_shadow).layer(large))
+        .routes(routes!(promote))
         .layer(Extension(access))
 }
 
-/// `GET /api/v1/plugins`.
+/// List the plugins
+#[utoipa::path(
+    get,
+    path = "/plugins",
+    tag = "plugins",
+    responses((status = 200, description = "All of them", body = Value))
+)]
 async fn list(Extension(access): Extension<Access>) -> Response {
     let all: Vec<_> = access.plugins.all().iter().map(|listed| shown(listed, false)).collect();
     Json(json!({ "plugins": all })).into_response()
 }
 
-/// `GET /api/v1/plugins/{name}`: with the configuration's schema and the differences of shadow mode.
+/// Get a plugin
+///
+/// With its configuration's schema and the differences of shadow mode.
+#[utoipa::path(
+    get,
+    path = "/plugins/{name}",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name")),
+    responses((status = 200, description = "The plugin", body = Value)),
+    extensions(("x-problems" = json!(["not_found"])))
+)]
 async fn one(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
@@ -201,14 +221,29 @@ async fn one(
     Ok(Json(shown(&find()?, true)).into_response())
 }
 
-/// `PUT /api/v1/plugins/{name}`: the WebAssembly component as the body.
+/// Send a version of a plugin
+///
+/// It takes the place of the version that runs when it is compiled and every subscription that uses the plugin can use it.
+/// `Prefer: wait=SECONDS` says how long the request waits for that.
+#[utoipa::path(
+    put,
+    path = "/plugins/{name}",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
+    request_body(content = [u8], content_type = "application/wasm", description = "A WebAssembly component"),
+    responses(
+        (status = 200, description = "It runs", body = Value),
+        (status = 201, description = "It runs, and is the plugin's first", body = Value),
+        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+    ),
+    extensions(("x-problems" = json!(["plugin_unfit", "plugin_busy", "unavailable"])))
+)]
 async fn upload(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    Raw(body): Raw,
 ) -> Result<Response, Problem> {
-    let body = body.map_err(|rejection| Problem::of_body(&rejection))?;
     if !is_name(&name) {
         return Err(problem(&name, Refused::Broken(Error::Name { name: name.as_str().into() })));
     }
@@ -216,32 +251,75 @@ async fn upload(
     place(&access, &name, Version::Sent(body), Place::Current, &headers, status).await
 }
 
-/// `POST /api/v1/plugins/{name}/rollback`: to the version that ran before, or to the one of `{"digest": "…"}`.
+/// A version that is kept.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct KeptVersion {
+    /// The SHA-256 of its WebAssembly, in hexadecimal digits.
+    digest: Option<Box<str>>,
+}
+
+/// Go back to an earlier version of a plugin
+///
+/// To the one that ran before, or to the one that the body names.
+#[utoipa::path(
+    post,
+    path = "/plugins/{name}/rollback",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
+    request_body = Option<KeptVersion>,
+    responses(
+        (status = 200, description = "It runs", body = Value),
+        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+    ),
+    extensions(("x-problems" = json!(["not_found", "no_version", "plugin_unfit", "plugin_busy", "unavailable"])))
+)]
 async fn rollback(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Raw,
 ) -> Result<Response, Problem> {
     let version = digest(&body)?.map_or(Version::Previous, Version::Kept);
     place(&access, &name, version, Place::Current, &headers, StatusCode::OK).await
 }
 
-/// `GET /api/v1/plugins/{name}/shadow`.
+/// Look at a plugin's shadow mode
+#[utoipa::path(
+    get,
+    path = "/plugins/{name}/shadow",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name")),
+    responses((status = 200, description = "What it has found", body = Value)),
+    extensions(("x-problems" = json!(["not_found", "no_version"])))
+)]
 async fn shadow(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
     let listed = access.plugins.one(&name).ok_or_else(|| problem(&name, Refused::Unknown))?;
     let trial = listed.trial.ok_or_else(|| problem(&name, Refused::NoVersion))?;
     Ok(Json(shown::trial(&trial, true)).into_response())
 }
 
-/// `PUT /api/v1/plugins/{name}/shadow`: a component as the body, or `{"digest": "…"}` of a version that is kept.
+/// Run a version beside the current one, without effect
+///
+/// A component as the body, or `{"digest": "…"}` of a version that is kept.
+#[utoipa::path(
+    put,
+    path = "/plugins/{name}/shadow",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
+    request_body(content = [u8], content_type = "application/wasm", description = "A WebAssembly component"),
+    responses(
+        (status = 200, description = "It runs beside the current one", body = Value),
+        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+    ),
+    extensions(("x-problems" = json!(["not_found", "no_version", "plugin_busy", "unavailable"])))
+)]
 async fn begin_shadow(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    Raw(body): Raw,
 ) -> Result<Response, Problem> {
-    let body = body.map_err(|rejection| Problem::of_body(&rejection))?;
     let version = match body.first() {
         Some(b'{') => digest(&body)?.map(Version::Kept),
         _ => Some(Version::Sent(body)),
@@ -250,13 +328,32 @@ async fn begin_shadow(
     place(&access, &name, version, Place::Shadow, &headers, StatusCode::OK).await
 }
 
-/// `DELETE /api/v1/plugins/{name}/shadow`.
+/// End a plugin's shadow mode
+#[utoipa::path(
+    delete,
+    path = "/plugins/{name}/shadow",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name")),
+    responses((status = 204, description = "It has ended")),
+    extensions(("x-problems" = json!(["not_found", "no_version", "plugin_busy", "unavailable"])))
+)]
 async fn end_shadow(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     access.plugins.end_shadow(&name).await.map_err(|refused| problem(&name, refused))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /api/v1/plugins/{name}/shadow/promote`: the version in shadow mode takes the place of the current one.
+/// Let the version in shadow mode take the place of the current one
+#[utoipa::path(
+    post,
+    path = "/plugins/{name}/shadow/promote",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
+    responses(
+        (status = 200, description = "It runs", body = Value),
+        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+    ),
+    extensions(("x-problems" = json!(["not_found", "no_version", "plugin_unfit", "plugin_busy", "unavailable"])))
+)]
 async fn promote(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
@@ -265,7 +362,15 @@ async fn promote(
     place(&access, &name, Version::Shadow, Place::Current, &headers, StatusCode::OK).await
 }
 
-/// `DELETE /api/v1/plugins/{name}`.
+/// Forget a plugin that nobody uses, with its versions
+#[utoipa::path(
+    delete,
+    path = "/plugins/{name}",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name")),
+    responses((status = 204, description = "It is forgotten")),
+    extensions(("x-problems" = json!(["not_found", "plugin_in_use", "plugin_of_file", "plugin_busy", "unavailable"])))
+)]
 async fn remove(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     access.plugins.remove(&name).await.map_err(|refused| problem(&name, refused))?;
     Ok(StatusCode::NO_CONTENT)
@@ -307,13 +412,8 @@ fn digest(body: &[u8]) -> Result<Option<Box<str>>, Problem> {
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let body: Value = serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))?;
-    let fields = body.as_object().filter(|fields| fields.keys().all(|key| key == "digest")).ok_or_else(no_digest)?;
-    match fields.get("digest") {
-        None => Ok(None),
-        Some(Value::String(digest)) => Ok(Some(digest.to_ascii_lowercase().into())),
-        Some(_) => Err(no_digest()),
-    }
+    let asked: KeptVersion = extract::parse(body)?;
+    Ok(asked.digest.map(|digest| digest.to_ascii_lowercase().into()))
 }
 
 fn no_digest() -> Problem {
@@ -321,12 +421,11 @@ fn no_digest() -> Problem {
 }
 
 fn problem(name: &str, refused: Refused) -> Problem {
-    let conflict = |code, title, detail: String| Problem::new(StatusCode::CONFLICT, code, title, detail);
     match refused {
         Refused::Unknown => Problem::not_found(format!("there is no plugin `{name}`")),
         Refused::NoVersion => {
             let detail = format!("`{name}` has no such version: GET /api/v1/plugins/{name} lists those that are kept");
-            Problem::new(StatusCode::NOT_FOUND, "no_version", "There is no such version", detail)
+            Problem::new(Code::NoVersion, detail)
         }
         Refused::Broken(error) => Problem::invalid("plugin", chain(&error)),
         Refused::Unfit(unfit) => {
@@ -336,24 +435,24 @@ fn problem(name: &str, refused: Refused) -> Problem {
                 0 => named,
                 more => format!("{named}; and {more} more"),
             };
-            conflict("plugin_unfit", "The version that runs stays: subscriptions cannot use the new one", detail)
+            Problem::new(Code::PluginUnfit, detail)
         }
         Refused::InUse(users) => {
             let users: Vec<&str> = users.iter().take(UNFIT_NAMED_MAX).map(SubscriptionId::as_str).collect();
             let detail = format!("take `{name}` out of these subscriptions first: {}", users.join(", "));
-            conflict("plugin_in_use", "The plugin is in use", detail)
+            Problem::new(Code::PluginInUse, detail)
         }
         Refused::OfFile => {
             let detail = format!("remove {name}.wasm from the plugin directory first");
-            conflict("plugin_of_file", "The plugin lies in the plugin directory", detail)
+            Problem::new(Code::PluginOfFile, detail)
         }
         Refused::Busy => {
             let detail = format!("another version of `{name}` is on its way: see its `candidate`");
-            conflict("plugin_busy", "One change of a plugin at a time", detail).retry_after(2)
+            Problem::new(Code::PluginBusy, detail).retry_after(2)
         }
         Refused::Unavailable(reason) => {
             error!(plugin = name, error = %chain(&*reason), "a plugin could not be changed");
-            Problem::unavailable("unavailable", "the change was not made: try again")
+            Problem::unavailable(Code::Unavailable, "the change was not made: try again")
         }
     }
 }
@@ -381,8 +480,8 @@ mod tests {
         assert_eq!(digest(b" ").expect("nothing"), None);
         assert_eq!(digest(b"{}").expect("nothing"), None);
         assert_eq!(digest(br#"{"digest": "AB"}"#).expect("a digest").as_deref(), Some("ab"));
-        for wrong in [&b"[]"[..], br#"{"digest": 1}"#, br#"{"version": "1"}"#] {
-            assert_eq!(digest(wrong).expect_err("none").code(), "digest");
+        for wrong in [&b"{"[..], br#"{"digest": 1}"#, br#"{"version": "1"}"#] {
+            assert_eq!(digest(wrong).expect_err("none").code(), Code::InvalidRequest);
         }
     }
 }

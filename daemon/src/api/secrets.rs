@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Path;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
-use bytes::Bytes;
-use http::StatusCode;
+use axum::{Extension, Json};
+use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderValue};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tracing::error;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::extract::{Path, Raw, json_type};
+use super::problem::Code;
 use super::subscriptions::Lanes;
 use super::{Problem, State};
 use crate::deliver::secrets::{Error, Secrets, View};
@@ -34,49 +36,119 @@ pub struct Access {
 }
 
 /// The routes, to be served below `/api/v1`.
-pub fn routes(access: Access) -> Router<State> {
-    Router::new()
-        .route("/subscriptions/{name}/secret", get(show))
-        .route("/subscriptions/{name}/secret/rotate", post(rotate))
-        .layer(Extension(access))
+pub fn routes(access: Access) -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate)).layer(Extension(access))
 }
 
-/// `GET /api/v1/subscriptions/{name}/secret`: all about the secret but the secret.
-async fn show(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
+/// All about a signing secret but the secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SecretView)]
+struct About {
+    /// The subscription's name.
+    subscription: String,
+    /// Its beginning, to tell it from others.
+    preview: String,
+    /// `file`: it stands in the configuration; `daemon`: it is kept in the store.
+    source: &'static str,
+    /// When the subscription got its first secret.
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When it got this one.
+    #[schema(format = DateTime)]
+    rotated_at: String,
+    /// Until when earlier secrets are valid.
+    #[schema(format = DateTime)]
+    overlap_until: Option<String>,
+    /// The earlier secrets that are still valid.
+    previous: Vec<Earlier>,
+    /// The secret's text: only in the answer to a rotation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+/// An earlier secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EarlierSecret)]
+struct Earlier {
+    /// Until when it is signed with too.
+    #[schema(format = DateTime)]
+    valid_until: String,
+}
+
+/// Another secret, if one likes.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the document's word for what is read by hand")]
+struct Rotation {
+    /// The new secret: `whsec_` and the Base64 of 24 to 64 bytes; one is made, when it is not said.
+    secret: Option<String>,
+    /// How long the earlier secret stays valid, up to `30d`: `0s` ends it at once.
+    #[schema(example = "24h")]
+    overlap: Option<String>,
+}
+
+/// Look at a signing secret
+///
+/// All about it but its text.
+#[utoipa::path(
+    get,
+    path = "/subscriptions/{name}/secret",
+    tag = "subscriptions",
+    params(("name" = String, Path, description = "The subscription's name")),
+    responses((status = 200, description = "All about it", body = About)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
+async fn show(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Json<About>, Problem> {
     let id = find(&access, &name)?;
     let view = blocking(move || access.secrets.view(&id)).await?;
-    Ok(Json(fields(&name, &view)).into_response())
+    Ok(Json(about(name, &view)))
 }
 
-/// `POST /api/v1/subscriptions/{name}/secret/rotate`: another secret from now on. Its text is in the answer, and nowhere
-/// afterwards.
+/// Another signing secret
+///
+/// From now on. Its text is in the answer, and nowhere afterwards.
+#[utoipa::path(
+    post,
+    path = "/subscriptions/{name}/secret/rotate",
+    tag = "subscriptions",
+    params(("name" = String, Path, description = "The subscription's name")),
+    request_body = Option<Rotation>,
+    responses((status = 200, description = "All about it, with its text", body = About)),
+    extensions(("x-problems" = json!([
+        "not_found", "secret_from_file", "too_many_secrets", "same_secret", "store_unavailable"
+    ])))
+)]
 async fn rotate(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
-    body: Bytes,
-) -> Result<Response, Problem> {
+    headers: HeaderMap,
+    body: Raw,
+) -> Result<([(http::HeaderName, HeaderValue); 1], Json<About>), Problem> {
     let id = find(&access, &name)?;
+    if !body.trim_ascii().is_empty() {
+        json_type(&headers)?;
+    }
     let Wish { secret, overlap } = wish(&body)?;
     let (secret, view) = blocking(move || access.secrets.rotate(&id, secret, overlap)).await?;
-    let mut fields = fields(&name, &view);
-    fields["secret"] = Value::String(text_of(&secret));
-    let mut response = Json(fields).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let about = About { secret: Some(text_of(&secret)), ..about(name, &view) };
+    Ok(([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(about)))
 }
 
-fn fields(name: &str, view: &View) -> Value {
-    let previous: Vec<Value> =
-        view.previous_until_ms.iter().map(|until| json!({ "valid_until": clock::rfc3339(*until) })).collect();
-    json!({
-        "subscription": name,
-        "preview": view.preview,
-        "source": match view.origin { Origin::File => "file", Origin::Kept => "daemon" },
-        "created_at": clock::rfc3339(view.created_ms),
-        "rotated_at": clock::rfc3339(view.rotated_ms),
-        "overlap_until": view.previous_until_ms.iter().max().map(|until| clock::rfc3339(*until)),
-        "previous": previous,
-    })
+fn about(subscription: String, view: &View) -> About {
+    let earlier = |until: &u64| Earlier { valid_until: clock::rfc3339(*until) };
+    About {
+        subscription,
+        preview: view.preview.to_string(),
+        source: match view.origin {
+            Origin::File => "file",
+            Origin::Kept => "daemon",
+        },
+        created_at: clock::rfc3339(view.created_ms),
+        rotated_at: clock::rfc3339(view.rotated_ms),
+        overlap_until: view.previous_until_ms.iter().max().map(|until| clock::rfc3339(*until)),
+        previous: view.previous_until_ms.iter().map(earlier).collect(),
+        secret: None,
+    }
 }
 
 fn find(access: &Access, name: &str) -> Result<SubscriptionId, Problem> {
@@ -132,24 +204,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 }
 
 fn problem(wrong: &Error) -> Problem {
-    let conflict =
-        |code, detail: &str| Problem::new(StatusCode::CONFLICT, code, "The secret cannot be rotated", detail);
     match wrong {
-        Error::FromFile => conflict(
-            "secret_from_file",
+        Error::FromFile => Problem::new(
+            Code::SecretFromFile,
             "the secret stands in the configuration file: change it there, and the one before stays valid for \
              secret_overlap; or remove it there, and the daemon keeps it and can rotate it",
         ),
-        Error::TooMany => conflict(
-            "too_many_secrets",
+        Error::TooMany => Problem::new(
+            Code::TooManySecrets,
             "too many earlier secrets are still valid: wait until one has ended, or rotate with \"overlap\": \"0s\" to end \
              all of them at once",
         ),
-        Error::Same => conflict("same_secret", "this is the secret that the subscription has already"),
+        Error::Same => Problem::new(Code::SameSecret, "this is the secret that the subscription has already"),
         Error::Unknown => Problem::not_found("the subscription has no secret yet"),
         Error::Store(error) => {
             error!(error = %chain(error), "the store could not serve a request");
-            Problem::unavailable("store_unavailable", "the store cannot be used at the moment")
+            Problem::unavailable(Code::StoreUnavailable, "the store cannot be used at the moment")
         }
     }
 }
@@ -171,7 +241,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_without_repeating_it() {
-        for (body, code) in [
+        for (body, field) in [
             ("hush", "body"),
             ("[\"hush\"]", "body"),
             (r#"{"hush": 1}"#, "body"),
@@ -182,7 +252,7 @@ mod tests {
             (r#"{"overlap": "31d"}"#, "overlap"),
         ] {
             let problem = wish(body.as_bytes()).err().expect(body);
-            assert_eq!(problem.code(), code, "{body}");
+            assert_eq!(problem.errors()[0].field, field, "{body}");
             assert!(!format!("{problem:?}").contains("hush"), "{problem:?}");
         }
     }

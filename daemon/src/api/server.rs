@@ -11,12 +11,11 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Fuse};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Method};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +23,10 @@ use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{debug, error, warn};
+use utoipa_axum::router::OpenApiRouter;
 
-use super::{AdminKey, Error, Problem, auth, events, operate};
+use super::problem::Code;
+use super::{AdminKey, Error, Problem, auth, document, events, operate};
 use crate::ingest::{self, Nats, Publish, Published};
 use crate::stream::Hub;
 use crate::telemetry::health::Health;
@@ -130,7 +131,7 @@ impl Server {
     ///
     /// # Errors
     /// When an origin is not one.
-    pub fn complete(&mut self, config: &Config, state: State, more: Router<State>) -> Result<(), Error> {
+    pub fn complete(&mut self, config: &Config, state: State, more: OpenApiRouter<State>) -> Result<(), Error> {
         self.router = Some(router(config, state, more)?);
         Ok(())
     }
@@ -161,9 +162,12 @@ impl Server {
 
 /// What can be answered before the daemon has all its parts.
 fn starting(metrics: Metrics, health: Health) -> Router {
-    operate::routes(metrics, health)
+    let (router, _) = operate::routes(metrics, health).split_for_parts();
+    router
         .method_not_allowed_fallback(method_not_allowed)
-        .fallback(async || Problem::unavailable("starting", "the daemon is starting: /readyz says what it waits for"))
+        .fallback(async || {
+            Problem::unavailable(Code::Starting, "the daemon is starting: /readyz says what it waits for")
+        })
         .layer(from_fn(log))
 }
 
@@ -171,20 +175,19 @@ fn starting(metrics: Metrics, health: Health) -> Router {
 ///
 /// # Errors
 /// When an origin is not one.
-pub fn router(config: &Config, state: State, more: Router<State>) -> Result<Router, Error> {
+pub fn router(config: &Config, state: State, more: OpenApiRouter<State>) -> Result<Router, Error> {
     let key = config.admin_key.clone().map(Arc::new);
-    let api = Router::new()
-        .route("/events", post(events::publish))
-        .route("/events/stream", get(events::stream_types))
-        .route("/streams", get(events::list))
-        .route("/streams/{name}", get(events::stream_named))
-        .merge(more)
+    let (api, below) = events::routes().merge(more).split_for_parts();
+    let api = api
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(from_fn(acceptable))
         .layer(from_fn_with_state(key, auth::authenticate));
-    let router = operate::routes(state.metrics.clone(), state.health.clone())
+    let (operate, open) = operate::routes(state.metrics.clone(), state.health.clone()).split_for_parts();
+    let router = operate
+        .merge(document::routes(&document::whole(open, below)))
         .method_not_allowed_fallback(method_not_allowed)
-        .nest("/api/v1", api)
+        .nest(document::BASE, api)
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(config.body_bytes_max))
         .layer(cors(&config.cors_origins)?)
@@ -213,8 +216,29 @@ async fn not_found() -> Problem {
 }
 
 async fn method_not_allowed() -> Problem {
-    let (status, title) = (StatusCode::METHOD_NOT_ALLOWED, "The path knows no such method");
-    Problem::new(status, "method_not_allowed", title, "the Allow header names those that it knows")
+    Problem::new(Code::MethodNotAllowed, "the Allow header names those that it knows")
+}
+
+/// Refuses what could be answered only in a type that the asker does not take, before anything is done for it.
+async fn acceptable(request: Request, next: Next) -> Response {
+    let offered = document::answer_type(request.uri().path());
+    let wanted: Vec<&str> = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if wanted.is_empty() || wanted.iter().any(|wanted| accepts(wanted, offered)) {
+        return next.run(request).await;
+    }
+    Problem::new(Code::NotAcceptable, format!("the answer comes as {offered}")).into_response()
+}
+
+/// Does an `Accept` header take a media type?
+fn accepts(header: &str, offered: &str) -> bool {
+    let kind = offered.split('/').next().unwrap_or_default();
+    header.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let refused = parts.any(|part| matches!(part.split_once('='), Some(("q", q)) if q.parse() == Ok(0.0)));
+        let matches = range == "*/*" || range == offered || range.strip_suffix("/*") == Some(kind);
+        matches && !refused
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]

@@ -1,13 +1,13 @@
 //! How a webhook subscription is, and an operator's word on it: disable it, enable it again.
 
-use axum::extract::Path;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::error;
+use utoipa::ToSchema;
 
 use super::Problem;
+use super::extract::{JsonOrNone, Path};
+use super::problem::Code;
 use super::subscriptions::{Access, find};
 use crate::deliver::health::{self, Resume, Seen};
 use crate::deliver::lane::Lane;
@@ -19,7 +19,8 @@ use crate::telemetry::{chain, clock};
 const REASON_BYTES_MAX: usize = 512;
 
 /// A webhook subscription as it is now.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SubscriptionStatus)]
 pub(super) struct Status {
     pub(super) name: String,
     /// `live`, `held` (its endpoint is left alone, or it catches up) or `disabled`.
@@ -61,7 +62,7 @@ pub(super) struct Status {
     gaps: Vec<Missed>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct LastFailure {
     at: String,
     class: String,
@@ -82,14 +83,15 @@ impl From<&Seen> for LastFailure {
 }
 
 /// A plugin that is set aside: its calls fail at once, but for a probe now and then.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = QuarantinedPlugin)]
 struct Quarantined {
     plugin: String,
     /// How many faults in a row it had.
     faults: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Lag {
     /// Events that wait: exact while it reads live, and at most so many while it is held.
     events: u64,
@@ -98,7 +100,8 @@ struct Lag {
 }
 
 /// Which events wait for each other, and how many do.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = KeptOrder)]
 struct Kept {
     /// Events in memory that wait for an earlier one of their key.
     waiting: usize,
@@ -106,7 +109,8 @@ struct Kept {
     blocked_keys: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RateLimit)]
 struct Rate {
     /// So many attempts ...
     rate: u32,
@@ -123,7 +127,8 @@ impl From<RateLimit> for Rate {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = HeldPosition)]
 struct Place {
     stream: String,
     /// The next event to read.
@@ -132,7 +137,8 @@ struct Place {
     until: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Gap)]
 struct Missed {
     stream: String,
     /// The first sequence that was not read.
@@ -202,15 +208,18 @@ pub(super) fn of(lane: &Lane, store: &Store) -> Status {
     }
 }
 
-#[derive(Deserialize, Default)]
+/// How a disabled subscription is to go on.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Enable {
+pub(super) struct Enable {
+    /// Where it stopped, or with what is published from now on.
     #[serde(default)]
     from: Start,
 }
 
 /// Where to go on.
-#[derive(Deserialize, Default, Clone, Copy)]
+#[derive(Deserialize, Default, Clone, Copy, ToSchema)]
+#[schema(as = EnableFrom)]
 #[serde(rename_all = "lowercase")]
 enum Start {
     #[default]
@@ -218,64 +227,78 @@ enum Start {
     Now,
 }
 
-#[derive(Deserialize, Default)]
+/// Why nothing is to be delivered.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Disable {
+pub(super) struct Disable {
+    /// One line.
+    #[schema(max_length = 512)]
     reason: Option<String>,
 }
 
-/// `POST /api/v1/subscriptions/{name}/enable`, with `{"from": "stop" | "now"}` if one likes: a disabled subscription goes on
-/// where it stopped, or with what is published from now on. Durable when it is answered.
+/// Enable a subscription
+///
+/// A disabled one goes on where it stopped, or with what is published from now on. Durable when it is answered.
+#[utoipa::path(
+    post,
+    path = "/subscriptions/{name}/enable",
+    tag = "subscriptions",
+    params(("name" = String, Path, description = "The subscription's name")),
+    request_body = Option<Enable>,
+    responses((status = 200, description = "How it is now", body = Status)),
+    extensions(("x-problems" = json!(["not_found", "not_disabled", "store_unavailable", "stream_unavailable"])))
+)]
 pub(super) async fn enable(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
-    body: Bytes,
-) -> Result<Response, Problem> {
+    JsonOrNone(asked): JsonOrNone<Enable>,
+) -> Result<Json<Status>, Problem> {
     let lane = find(&access, &name)?;
-    let resume = match parse::<Enable>(&body)?.from {
+    let resume = match asked.from {
         Start::Stop => Resume::Stop,
         Start::Now => Resume::Now,
     };
     access.lanes.enable(&lane, resume).await.map_err(|error| refused(&error))?;
-    Ok(Json(of(&lane, &access.store)).into_response())
+    Ok(Json(of(&lane, &access.store)))
 }
 
-/// `POST /api/v1/subscriptions/{name}/disable`, with `{"reason": "…"}` if one likes: nothing is delivered until it is
-/// enabled, and its events wait in the stream. Durable when it is answered.
+/// Disable a subscription
+///
+/// Nothing is delivered until it is enabled, and its events wait in the stream. Durable when it is answered.
+#[utoipa::path(
+    post,
+    path = "/subscriptions/{name}/disable",
+    tag = "subscriptions",
+    params(("name" = String, Path, description = "The subscription's name")),
+    request_body = Option<Disable>,
+    responses((status = 200, description = "How it is now", body = Status)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
 pub(super) async fn disable(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
-    body: Bytes,
-) -> Result<Response, Problem> {
+    JsonOrNone(asked): JsonOrNone<Disable>,
+) -> Result<Json<Status>, Problem> {
     let lane = find(&access, &name)?;
-    let reason = parse::<Disable>(&body)?.reason.unwrap_or_else(|| "disabled by an operator".to_owned());
+    let reason = asked.reason.unwrap_or_else(|| "disabled by an operator".to_owned());
     if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
-        return Err(Problem::invalid("body", format!("`reason` is one line of at most {REASON_BYTES_MAX} bytes")));
+        return Err(Problem::invalid("reason", format!("`reason` is one line of at most {REASON_BYTES_MAX} bytes")));
     }
     access.lanes.disable(&lane, reason.into()).await.map_err(|error| refused(&error))?;
-    Ok(Json(of(&lane, &access.store)).into_response())
-}
-
-/// A body, or nothing at all.
-fn parse<T: Default + for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Problem> {
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))
+    Ok(Json(of(&lane, &access.store)))
 }
 
 fn refused(error: &health::Error) -> Problem {
     error!(error = %chain(error), "a subscription could not be enabled or disabled");
     match error {
-        health::Error::Store => Problem::unavailable("store_unavailable", "the store cannot be written at the moment"),
-        health::Error::Stream { .. } => {
-            Problem::unavailable("stream_unavailable", "the stream cannot be read at the moment")
+        health::Error::Store => {
+            Problem::unavailable(Code::StoreUnavailable, "the store cannot be written at the moment")
         }
-        health::Error::NotDisabled => Problem::new(
-            http::StatusCode::CONFLICT,
-            "not_disabled",
-            "The subscription is not disabled",
-            "only a disabled subscription can go on from now: disable it first",
-        ),
+        health::Error::Stream { .. } => {
+            Problem::unavailable(Code::StreamUnavailable, "the stream cannot be read at the moment")
+        }
+        health::Error::NotDisabled => {
+            Problem::new(Code::NotDisabled, "only a disabled subscription can go on from now: disable it first")
+        }
     }
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
-use serde::Deserialize;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
 use tracing::error;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::Logged;
+use super::extract::{Path, Query};
+use super::problem::Code;
 use super::status::{self, Status};
 use super::{Problem, State, dead_letters};
 use crate::deliver::Lane;
@@ -44,13 +46,13 @@ pub struct Access {
 }
 
 /// The routes, to be served below `/api/v1`.
-pub fn routes(access: Access) -> Router<State> {
-    Router::new()
-        .route("/subscriptions", get(list))
-        .route("/subscriptions/{name}", get(one))
-        .route("/subscriptions/{name}/enable", post(status::enable))
-        .route("/subscriptions/{name}/disable", post(status::disable))
-        .route("/subscriptions/{name}/deliveries", get(deliveries))
+pub fn routes(access: Access) -> OpenApiRouter<State> {
+    OpenApiRouter::default()
+        .routes(routes!(list))
+        .routes(routes!(one))
+        .routes(routes!(status::enable))
+        .routes(routes!(status::disable))
+        .routes(routes!(deliveries))
         .merge(dead_letters::routes())
         .layer(Extension(access))
 }
@@ -64,49 +66,107 @@ pub(super) fn find(access: &Access, name: &str) -> Result<Arc<Lane>, Problem> {
     found.ok_or_else(|| Problem::not_found(format!("there is no webhook subscription {name}")))
 }
 
-/// `GET /api/v1/subscriptions`.
-async fn list(Extension(access): Extension<Access>) -> Response {
+/// Webhook subscriptions.
+#[derive(Serialize, ToSchema)]
+struct SubscriptionList {
+    /// All that run, in the order of their names.
+    subscriptions: Vec<Status>,
+}
+
+/// List the webhook subscriptions
+///
+/// Those of the configuration and those that were made over the interface, with how they are.
+#[utoipa::path(
+    get,
+    path = "/subscriptions",
+    tag = "subscriptions",
+    responses((status = 200, description = "All that run", body = SubscriptionList))
+)]
+async fn list(Extension(access): Extension<Access>) -> Json<SubscriptionList> {
     let mut all: Vec<Status> = access.lanes.lanes().iter().map(|lane| status::of(lane, &access.store)).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
-    Json(serde_json::json!({ "subscriptions": all })).into_response()
+    Json(SubscriptionList { subscriptions: all })
 }
 
-/// `GET /api/v1/subscriptions/{name}`.
-async fn one(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
+/// Get a webhook subscription
+#[utoipa::path(
+    get,
+    path = "/subscriptions/{name}",
+    tag = "subscriptions",
+    params(("name" = String, Path, description = "The subscription's name")),
+    responses((status = 200, description = "How it is now", body = Status)),
+    extensions(("x-problems" = json!(["not_found"])))
+)]
+async fn one(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Json<Status>, Problem> {
     let lane = find(&access, &name)?;
-    Ok(Json(status::of(&lane, &access.store)).into_response())
+    Ok(Json(status::of(&lane, &access.store)))
 }
 
-#[derive(Deserialize)]
+/// Which page.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct PageQuery {
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<usize>,
+    /// Go on where a page ended: its `next`.
     before: Option<String>,
 }
 
 impl PageQuery {
-    fn limit(&self) -> usize {
-        self.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
+    fn limit(&self) -> Result<usize, Problem> {
+        page_limit(self.limit)
     }
 }
 
-pub(super) fn bad_cursor() -> Problem {
-    Problem::invalid("cursor", "`before` is not a cursor: take it from the `next` of a page")
+/// The entries of a page.
+///
+/// # Errors
+/// When so many cannot be asked for.
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(PAGE_DEFAULT) {
+        limit @ 1..=PAGE_MAX => Ok(limit),
+        _ => Err(Problem::invalid("limit", format!("`limit` is from 1 to {PAGE_MAX}"))),
+    }
 }
 
-/// `GET /api/v1/subscriptions/{name}/deliveries`: every outcome on record, newest first.
+/// A page of the log.
+#[derive(Serialize, ToSchema)]
+struct LogPage {
+    /// Outcomes, newest first.
+    deliveries: Vec<Logged>,
+    /// Where the next page begins, as `before`; `null` at the end.
+    next: Option<String>,
+}
+
+pub(super) fn bad_cursor() -> Problem {
+    Problem::invalid("before", "`before` is not a cursor: take it from the `next` of a page")
+}
+
+/// List what became of a subscription's events
+///
+/// Every outcome on record, newest first.
+#[utoipa::path(
+    get,
+    path = "/subscriptions/{name}/deliveries",
+    tag = "deliveries",
+    params(("name" = String, Path, description = "The subscription's name"), PageQuery),
+    responses((status = 200, description = "A page", body = LogPage)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
 async fn deliveries(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Response, Problem> {
+) -> Result<Json<LogPage>, Problem> {
     let lane = find(&access, &name)?;
     let before = query.before.as_deref().map(log_key).transpose()?;
-    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit());
+    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit()?);
     let page = blocking(move || store.deliveries(&id, before, limit)).await?;
-    let entries: Vec<Logged> = page.entries.iter().map(|(_, entry)| Logged::from(entry)).collect();
+    let deliveries = page.entries.iter().map(|(_, entry)| Logged::from(entry)).collect();
     let next = page.next.map(|key| format!("{}-{}", key.flush, key.index));
-    Ok(Json(serde_json::json!({ "deliveries": entries, "next": next })).into_response())
+    Ok(Json(LogPage { deliveries, next }))
 }
 
 fn log_key(text: &str) -> Result<LogKey, Problem> {
@@ -119,7 +179,7 @@ fn log_key(text: &str) -> Result<LogKey, Problem> {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, Problem> {
-    let unavailable = || Problem::unavailable("store_unavailable", "the store cannot be read at the moment");
+    let unavailable = || Problem::unavailable(Code::StoreUnavailable, "the store cannot be read at the moment");
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::server::Publisher;
 use super::{AdminKey, Config, State, router};
@@ -64,7 +65,7 @@ fn api(key: Option<&str>, hub: HubConfig) -> Api {
         metrics: Metrics::new(),
         health: health.clone(),
     };
-    let more = Router::new().route("/panics", axum::routing::get(panics));
+    let more = OpenApiRouter::default().route("/panics", axum::routing::get(panics));
     let router = router(&config, state, more).unwrap();
     Api { router, kept, log, health }
 }
@@ -98,7 +99,8 @@ async fn assert_problem(response: Response, status: u16, code: &str) {
     assert_eq!(response.status(), status);
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     let body = json_of(response).await;
-    assert_eq!((&body["code"], &body["status"]), (&json!(code), &json!(status)), "{body}");
+    let word = if status == 400 { &body["errors"][0]["field"] } else { &body["code"] };
+    assert_eq!((word, &body["status"]), (&json!(code), &json!(status)), "{body}");
     assert!(body["title"].is_string() && body["detail"].is_string());
 }
 
@@ -189,7 +191,7 @@ async fn refuses_what_is_not() {
     assert_problem(send(&api, Method::POST, "/api/v1/events", &json_type, "{").await, 400, "body").await;
     let large = json!({"type": "a", "data": "x".repeat(300)});
     assert_problem(post(&api, &large).await, 413, "body_too_large").await;
-    assert_problem(send(&api, Method::POST, "/api/v1/events", &[], "{}").await, 415, "content_type").await;
+    assert_problem(send(&api, Method::POST, "/api/v1/events", &[], "{}").await, 415, "unsupported_media_type").await;
     assert!(api.kept.0.lock().is_empty());
     assert_problem(post(&api, &json!({"type": "nobody.takes.it", "data": 1})).await, 422, "no_stream").await;
     let down = post(&api, &json!({"type": "down", "data": 1})).await;
@@ -251,4 +253,38 @@ async fn pages_of_allowed_origins_may_ask() {
     assert_eq!(allowed.status(), 200);
     assert_eq!(allowed.headers()["access-control-allow-origin"], "https://board.example");
     assert!(!preflight("https://other.example").await.headers().contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn the_interface_describes_itself_to_everybody() {
+    let api = api(Some("s3cret"), HubConfig::default());
+    let document = json_of(get(&api, "/api/v1/openapi.json", &[]).await).await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let publish = &document["paths"]["/api/v1/events"]["post"];
+    let codes = &publish["responses"]["400"]["content"]["application/problem+json"]["schema"]["properties"]["code"];
+    assert_eq!(codes["enum"], json!(["invalid_request"]), "{publish}");
+    assert!(publish.get("x-problems").is_none() && publish["responses"]["422"].is_object(), "{publish}");
+    let healthz = &document["paths"]["/healthz"]["get"];
+    assert!(healthz["responses"].get("401").is_none() && publish["responses"]["401"].is_object());
+
+    let page = get(&api, "/docs", &[]).await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let text = String::from_utf8(page.into_body().collect().await.unwrap().to_bytes().into()).unwrap();
+    assert!(text.contains("Publish an event") && !text.contains("<script") && !text.contains("://"), "{text}");
+    assert_eq!(get(&api, "/docs/page.css", &[]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_answer_comes_in_a_type_that_is_accepted_or_not_at_all() {
+    let api = api(None, HubConfig::default());
+    for accept in ["*/*", "application/*;q=0.1", "text/html, application/json"] {
+        assert_eq!(get(&api, "/api/v1/streams", &[("accept", accept)]).await.status(), 200, "{accept}");
+    }
+    for accept in ["text/html", "application/json;q=0", "text/event-stream"] {
+        assert_problem(get(&api, "/api/v1/streams", &[("accept", accept)]).await, 406, "not_acceptable").await;
+    }
+    let stream = "/api/v1/events/stream";
+    assert_eq!(get(&api, stream, &[("accept", "text/event-stream")]).await.status(), 200);
+    assert_problem(get(&api, stream, &[("accept", "application/json")]).await, 406, "not_acceptable").await;
 }

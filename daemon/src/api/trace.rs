@@ -5,14 +5,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tracing::error;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::{Logged, Try};
+use super::extract::{Path, Query};
+use super::problem::Code;
 use super::subscriptions::blocking;
 use super::{Problem, State};
 use crate::deliver::Lane;
@@ -89,21 +92,25 @@ pub struct Access {
 }
 
 /// The route, to be served below `/api/v1`.
-pub fn routes(access: Access) -> Router<State> {
-    Router::new().route("/events/{id}/trace", get(trace)).layer(Extension(access))
+pub fn routes(access: Access) -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(trace)).layer(Extension(access))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Asked {
     /// Only this subscription, also when it does not match.
     subscription: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Trace {
+    /// The event.
     event: Found,
+    /// How far the log was read for it.
     log: Looked,
+    /// The subscriptions that match its type.
     subscriptions: Vec<Told>,
     /// How many subscriptions do not match the event's type.
     unmatched: usize,
@@ -111,7 +118,8 @@ struct Trace {
     left_out: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceFound)]
 struct Found {
     id: String,
     r#type: String,
@@ -127,14 +135,16 @@ struct Found {
 }
 
 /// How far the log was read.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceLooked)]
 struct Looked {
     flushes: usize,
     /// Whether nothing can have been missed.
     complete: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceTold)]
 struct Told {
     subscription: String,
     /// `webhook` or `sse`: what goes to listeners leaves no record, so that a stream has a verdict and no deliveries.
@@ -150,7 +160,8 @@ struct Told {
     deliveries: Vec<Delivery>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceSubject)]
 struct Subject {
     matches: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,7 +171,8 @@ struct Subject {
 }
 
 /// What the plugins say now; they may have said something else when the event came.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceVerdict)]
 struct Verdict {
     recomputed: bool,
     /// `kept`, `dropped`, `faulted` or `undecodable`.
@@ -174,14 +186,16 @@ struct Verdict {
     outputs: Vec<Output>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TracePlugin)]
 struct Plugin {
     role: &'static str,
     name: String,
     version: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceOutput)]
 struct Output {
     part: u32,
     bytes: usize,
@@ -191,7 +205,8 @@ struct Output {
     content_type: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TraceDelivery)]
 struct Delivery {
     id: String,
     part: u32,
@@ -208,12 +223,22 @@ struct Delivery {
     history: Vec<Try>,
 }
 
-/// `GET /api/v1/events/{id}/trace`.
+/// Where is my event?
+///
+/// What each subscription makes of it now, and what became of its deliveries.
+#[utoipa::path(
+    get,
+    path = "/events/{id}/trace",
+    tag = "events",
+    params(("id" = String, Path, description = "The event's id, or its place as STREAM:SEQUENCE"), Asked),
+    responses((status = 200, description = "All that is known of it", body = Trace)),
+    extensions(("x-problems" = json!(["not_found", "nats_unavailable", "store_unavailable"])))
+)]
 async fn trace(
     Extension(access): Extension<Access>,
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
-) -> Result<Json<impl Serialize>, Problem> {
+) -> Result<Json<Trace>, Problem> {
     let event = Arc::new(find(&access, &id).await?);
     let (store, position) = (access.store.clone(), event.position.clone());
     let log = Arc::new(blocking(move || store.event_log(&position)).await?);
@@ -274,7 +299,7 @@ impl One {
 async fn find(access: &Access, id: &str) -> Result<Event, Problem> {
     let unavailable = |error: ingest::Error| {
         error!(error = %chain(&error), "the stream could not serve a trace");
-        Problem::unavailable("nats_unavailable", "the stream cannot be read at the moment")
+        Problem::unavailable(Code::NatsUnavailable, "the stream cannot be read at the moment")
     };
     let place = id.rsplit_once(':').and_then(|(stream, sequence)| {
         let stream = access.events.streams().into_iter().find(|name| name.as_str() == stream)?;

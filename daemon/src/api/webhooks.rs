@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::Path;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::Extension;
+use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http::header::LOCATION;
 use serde_json::{Map, Value, json};
 use tracing::error;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::extract::{Json, Path};
+use super::problem::{Code, FieldError};
 use super::{Problem, State};
 use crate::domain::{Owner, SubscriptionId};
 use crate::telemetry::{chain, clock};
@@ -143,10 +144,10 @@ fn unmask(headers: &mut Value, kept: Option<&Value>) {
 }
 
 /// The routes, to be served below `/api/v1`.
-pub fn routes(webhooks: Arc<dyn Webhooks>) -> Router<State> {
-    Router::new()
-        .route("/webhooks", get(list).post(make))
-        .route("/webhooks/{id}", get(one).put(replace).patch(change).delete(remove))
+pub fn routes(webhooks: Arc<dyn Webhooks>) -> OpenApiRouter<State> {
+    OpenApiRouter::default()
+        .routes(routes!(list, make))
+        .routes(routes!(one, replace, change, remove))
         .layer(Extension(webhooks))
 }
 
@@ -174,53 +175,110 @@ fn shown(webhook: &Webhook) -> Map<String, Value> {
 
 type Registry = Extension<Arc<dyn Webhooks>>;
 
-/// `GET /api/v1/webhooks`.
+/// List the webhooks
+#[utoipa::path(
+    get,
+    path = "/webhooks",
+    tag = "webhooks",
+    responses((status = 200, description = "All of them", body = Value)),
+    extensions(("x-problems" = json!(["unavailable"])))
+)]
 async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
     let all = webhooks.all().await.map_err(problem)?;
     let all: Vec<_> = all.iter().map(shown).collect();
-    Ok(Json(json!({ "webhooks": all })).into_response())
+    Ok(axum::Json(json!({ "webhooks": all })).into_response())
 }
 
-/// `GET /api/v1/webhooks/{id}`.
+/// Get a webhook
+#[utoipa::path(
+    get,
+    path = "/webhooks/{id}",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses((status = 200, description = "The webhook", body = Value)),
+    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+)]
 async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Response, Problem> {
     let webhook = webhooks.one(&parse(&id)?).await.map_err(problem)?;
-    Ok(Json(shown(&webhook)).into_response())
+    Ok(axum::Json(shown(&webhook)).into_response())
 }
 
-/// `POST /api/v1/webhooks`: the answer holds the signing secret, for the only time.
-async fn make(Extension(webhooks): Registry, body: Bytes) -> Result<Response, Problem> {
-    let Body { name, owner, definition } = read(&body)?;
-    let name = name.ok_or_else(|| Problem::invalid("definition", "`name` is missing: say what it is called"))?;
+/// Make a webhook
+///
+/// The answer holds the signing secret, for the only time.
+#[utoipa::path(
+    post,
+    path = "/webhooks",
+    tag = "webhooks",
+    request_body = Value,
+    responses((status = 201, description = "It runs", body = Value)),
+    extensions(("x-problems" = json!(["unavailable"])))
+)]
+async fn make(Extension(webhooks): Registry, Json(body): Json<Definition>) -> Result<Response, Problem> {
+    let Body { name, owner, definition } = read(body)?;
+    let name = name.ok_or_else(|| Problem::invalid("name", "`name` is missing: say what it is called"))?;
     let new = New { name, owner: owner.flatten(), definition, owned_max: None };
     let made = webhooks.make(new).await.map_err(problem)?;
     let mut answer = shown(&made.webhook);
     answer.insert("secret".to_owned(), json!(made.secret));
     let location = format!("/api/v1/webhooks/{}", made.webhook.id);
-    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(answer)).into_response())
+    Ok((StatusCode::CREATED, [(LOCATION, location)], axum::Json(answer)).into_response())
 }
 
-/// `PUT /api/v1/webhooks/{id}`: what is not named goes back to its default; the secret stays unless it is named.
-async fn replace(extension: Registry, path: Path<String>, body: Bytes) -> Result<Response, Problem> {
-    edit(extension, path, &body, true).await
+/// Replace a webhook
+///
+/// What is not named goes back to its default; the secret stays unless it is named.
+#[utoipa::path(
+    put,
+    path = "/webhooks/{id}",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    request_body = Value,
+    responses((status = 200, description = "As it runs now", body = Value)),
+    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+)]
+async fn replace(webhooks: Registry, id: Path<String>, Json(body): Json<Definition>) -> Result<Response, Problem> {
+    edit(webhooks, id, body, true).await
 }
 
-/// `PATCH /api/v1/webhooks/{id}`: what is not named stays, `null` takes a key out.
-async fn change(extension: Registry, path: Path<String>, body: Bytes) -> Result<Response, Problem> {
-    edit(extension, path, &body, false).await
+/// Change a webhook
+///
+/// What is not named stays, `null` takes a key out.
+#[utoipa::path(
+    patch,
+    path = "/webhooks/{id}",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    request_body = Value,
+    responses((status = 200, description = "As it runs now", body = Value)),
+    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+)]
+async fn change(webhooks: Registry, id: Path<String>, Json(body): Json<Definition>) -> Result<Response, Problem> {
+    edit(webhooks, id, body, false).await
 }
 
 async fn edit(
     Extension(webhooks): Registry,
     Path(id): Path<String>,
-    body: &[u8],
+    body: Definition,
     replaces: bool,
 ) -> Result<Response, Problem> {
     let Body { name, owner, definition: keys } = read(body)?;
     let changed = webhooks.change(&parse(&id)?, Edit { name, owner, keys, replaces }).await.map_err(problem)?;
-    Ok(Json(shown(&changed)).into_response())
+    Ok(axum::Json(shown(&changed)).into_response())
 }
 
-/// `DELETE /api/v1/webhooks/{id}`.
+/// Remove a webhook
+///
+/// It ends, and is forgotten with its deliveries.
+#[utoipa::path(
+    delete,
+    path = "/webhooks/{id}",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses((status = 204, description = "It is forgotten")),
+    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+)]
 async fn remove(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     webhooks.remove(&parse(&id)?).await.map_err(problem)?;
     Ok(StatusCode::NO_CONTENT)
@@ -234,15 +292,13 @@ struct Body {
     definition: Definition,
 }
 
-fn read(body: &[u8]) -> Result<Body, Problem> {
-    let mut definition: Definition =
-        serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))?;
+fn read(mut definition: Definition) -> Result<Body, Problem> {
     let name = match definition.remove("name") {
         None => None,
         Some(Value::String(name)) if !name.trim().is_empty() && name.chars().count() <= NAME_CHARS_MAX => Some(name),
         Some(_) => {
             let detail = format!("`name` must be a text of 1 to {NAME_CHARS_MAX} characters");
-            return Err(Problem::invalid("definition", detail));
+            return Err(Problem::invalid("name", detail));
         }
     };
     let owner = match definition.remove("owner") {
@@ -250,9 +306,9 @@ fn read(body: &[u8]) -> Result<Body, Problem> {
         Some(Value::Null) => Some(None),
         Some(Value::String(text)) => {
             let owner = Owner::parse(&text);
-            Some(Some(owner.map_err(|error| Problem::invalid("definition", format!("`owner`: {error}")))?))
+            Some(Some(owner.map_err(|error| Problem::invalid("owner", format!("`owner`: {error}")))?))
         }
-        Some(_) => return Err(Problem::invalid("definition", "`owner` must be a text")),
+        Some(_) => return Err(Problem::invalid("owner", "`owner` must be a text")),
     };
     Ok(Body { name: name.map(Into::into), owner, definition })
 }
@@ -269,20 +325,16 @@ fn problem(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown => unknown(),
         Refused::TooMany(most) => {
-            let (status, title) = (StatusCode::CONFLICT, "The owner has as many webhooks as one may have");
             let detail = format!("{most} webhooks are the limit of one owner: remove one first");
-            Problem::new(status, "webhooks_per_owner_max", title, detail)
+            Problem::new(Code::WebhooksPerOwnerMax, detail)
         }
         Refused::Flaws(flaws) => {
-            let flaw = |flaw: &Flaw| match flaw.key.as_str() {
-                "" => flaw.reason.clone(),
-                key => format!("{key}: {}", flaw.reason),
-            };
-            Problem::invalid("definition", flaws.iter().map(flaw).collect::<Vec<_>>().join("; "))
+            let error = |Flaw { key, reason }| FieldError { field: key, detail: reason };
+            Problem::invalid_all(flaws.into_iter().map(error).collect())
         }
         Refused::Unavailable(reason) => {
             error!(error = %chain(&*reason), "a webhook could not be changed");
-            Problem::unavailable("unavailable", "the change was not made: try again")
+            Problem::unavailable(Code::Unavailable, "the change was not made: try again")
         }
     }
 }

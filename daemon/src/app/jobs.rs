@@ -4,10 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::StatusCode;
 use tracing::warn;
 
-use crate::api::{self, Problem};
+use crate::api::{self, Code, Problem};
 use crate::domain::{JobId, NewJob, Wish};
 use crate::pipeline::jobs::{Error, Jobs};
 use crate::store::JobRecord;
@@ -25,7 +24,7 @@ impl Handle {
     }
 
     fn jobs(&self) -> Result<&Jobs, Problem> {
-        self.0.get().ok_or_else(|| Problem::unavailable("starting", "the daemon is still starting"))
+        self.0.get().ok_or_else(|| Problem::unavailable(Code::Starting, "the daemon is still starting"))
     }
 }
 
@@ -52,18 +51,14 @@ fn problem(error: &Error) -> Problem {
     match error {
         Error::NoSubscription(_) | Error::NoJob(_) => Problem::not_found(detail),
         Error::Stream { .. } | Error::Forgetful { .. } => Problem::invalid("stream", detail),
-        Error::Range { .. } => {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "range", "There is nothing to replay", detail)
-        }
-        Error::Busy(_) => Problem::new(StatusCode::CONFLICT, "job_running", "There is a job already", detail),
-        Error::TooMany => {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "jobs_max", "Too many jobs", detail).retry_after(10)
-        }
-        Error::Over(_) => Problem::new(StatusCode::CONFLICT, "job_over", "The job is over", detail),
-        Error::NotDurable => Problem::unavailable("store_unavailable", detail),
+        Error::Range { .. } => Problem::new(Code::Range, detail),
+        Error::Busy(_) => Problem::new(Code::JobRunning, detail),
+        Error::TooMany => Problem::new(Code::JobsMax, detail).retry_after(10),
+        Error::Over(_) => Problem::new(Code::JobOver, detail),
+        Error::NotDurable => Problem::unavailable(Code::StoreUnavailable, detail),
         Error::Ingest(error) => {
             warn!(error = %chain(error), "a job could not be begun");
-            Problem::unavailable("nats_unavailable", "the stream cannot be asked at the moment")
+            Problem::unavailable(Code::NatsUnavailable, "the stream cannot be asked at the moment")
         }
     }
 }

@@ -104,7 +104,8 @@ async fn ask(url: &Url, name: &str, config: &Config) -> anyhow::Result<String> {
     let to = url.join("/api/v1/backup")?;
     let key = config.auth.admin_key.as_ref().map_or("", |key| key.expose());
     let body = Full::new(Bytes::from(serde_json::json!({ "name": name }).to_string()));
-    let request = Request::post(to.as_str()).header("x-api-key", key).body(body)?;
+    let request =
+        Request::post(to.as_str()).header("x-api-key", key).header("content-type", "application/json").body(body)?;
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.with_context(|| format!("no answer from {url}"))?;
     let status = response.status();

@@ -48,6 +48,8 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("figment", &["config"]),
     ("toml_edit", &["config", "cli"]),
     ("axum", &["api"]),
+    ("utoipa", &["api"]),
+    ("utoipa_axum", &["api"]),
     ("serde", &["config", "api", "store"]),
     ("anyhow", &["main", "cli"]),
 ];

@@ -1,24 +1,25 @@
 //! `POST /api/v1/plugins/{name}/dry-run`: what a plugin makes of one event. Nothing is delivered, recorded or counted.
 
-use axum::body::Bytes;
-use axum::extract::Path;
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::Extension;
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use super::{Access, Refused, Rehearsal, problem, shown};
-use crate::api::Problem;
+use crate::api::extract::{Json, Path};
+use crate::api::{Code, Problem};
 use crate::domain::{Event, Header, Position, StreamName, Subject, Verdict};
 use crate::plugin::{Heard, Passed, Said};
 use crate::telemetry::{chain, clock};
 
 /// What a plugin is used as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[schema(as = PluginRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It says whether an event goes on.
@@ -27,11 +28,16 @@ pub enum Role {
     Transform,
 }
 
-#[derive(Deserialize)]
+/// What to try out, and on which event.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = DryRun)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+pub(super) struct Asked {
+    /// The role; without one the plugin is a transform if it can.
     role: Option<Role>,
+    /// The plugin's configuration.
     #[serde(default)]
+    #[schema(value_type = Object)]
     config: Map<String, Value>,
     /// A version that is kept; without it the one that runs.
     digest: Option<Box<str>>,
@@ -39,29 +45,49 @@ struct Asked {
     event: Option<Given>,
     /// or where it is.
     stream: Option<String>,
+    /// Its place in the stream.
     sequence: Option<u64>,
 }
 
 /// An event as it is sent for a dry run.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = DryRunEvent)]
 #[serde(deny_unknown_fields)]
 struct Given {
+    /// Its type.
+    #[schema(min_length = 1, max_length = 255, example = "orders.created")]
     r#type: String,
+    /// Its id.
     id: Option<Box<str>>,
+    /// Its payload: any JSON, or a text where `content_type` is not of JSON,
     data: Option<Value>,
+    /// or any bytes, in Base64.
     data_base64: Option<String>,
+    /// Its payload's media type.
     content_type: Option<Box<str>>,
+    /// Its headers, as pairs of name and value.
     #[serde(default)]
+    #[schema(value_type = Vec<Vec<String>>)]
     headers: Vec<(Box<str>, Box<str>)>,
 }
 
-/// The route.
+/// Try a plugin out on one event
+///
+/// Nothing is delivered, recorded or counted.
+#[utoipa::path(
+    post,
+    path = "/plugins/{name}/dry-run",
+    tag = "plugins",
+    params(("name" = String, Path, description = "The plugin's name")),
+    request_body = Asked,
+    responses((status = 200, description = "What the plugin makes of it", body = Value)),
+    extensions(("x-problems" = json!(["not_found", "no_version", "nats_unavailable", "unavailable"])))
+)]
 pub(super) async fn run(
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
-    body: Bytes,
+    Json(asked): Json<Asked>,
 ) -> Result<Response, Problem> {
-    let asked: Asked = serde_json::from_slice(&body).map_err(|error| Problem::invalid("body", error.to_string()))?;
     let event = match (asked.event, asked.stream, asked.sequence) {
         (Some(given), None, None) => given.event()?,
         (None, Some(stream), Some(sequence)) => stored(&access, &stream, sequence).await?,
@@ -105,7 +131,7 @@ pub(super) async fn run(
     if let (Value::Object(answer), Value::Object(said)) = (&mut answer, shown::said(&said)) {
         answer.extend(said);
     }
-    Ok(Json(answer).into_response())
+    Ok(axum::Json(answer).into_response())
 }
 
 /// The event at a place of a stream.
@@ -120,7 +146,7 @@ async fn stored(access: &Access, stream: &str, sequence: u64) -> Result<Event, P
         Ok(event) => event.ok_or_else(unknown),
         Err(error) => {
             warn!(%stream, sequence, error = %chain(&error), "an event could not be read for a dry run");
-            Err(Problem::unavailable("nats_unavailable", "the stream cannot be read: try again"))
+            Err(Problem::unavailable(Code::NatsUnavailable, "the stream cannot be read: try again"))
         }
     }
 }

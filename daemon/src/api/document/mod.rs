@@ -1,0 +1,162 @@
+//! The interface's own description: OpenAPI 3.1, made of the handlers, and a page for people made of that.
+//!
+//! A handler says in `x-problems` which codes it can answer; what every handler can answer is added here, and each status gets
+//! a response whose schema names its codes.
+
+mod page;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Router;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, SecurityRequirement};
+use utoipa::{PartialSchema as _, ToSchema};
+
+use super::problem::{self, Code, FieldError};
+
+/// What the routes of the interface are served below.
+pub(super) const BASE: &str = "/api/v1";
+/// The member of an operation in which a handler names its codes.
+const PROBLEMS: &str = "x-problems";
+/// Codes that every operation can answer.
+const ALWAYS: [Code; 2] = [Code::Internal, Code::Starting];
+/// Codes of every operation that needs a key.
+const WITH_KEY: [Code; 2] = [Code::Unauthorized, Code::NotAcceptable];
+/// The parts of the interface, in the order of the page.
+const TAGS: [(&str, &str); 9] = [
+    ("webhooks", "Webhooks that are made over the interface."),
+    ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the interface."),
+    ("deliveries", "What became of events."),
+    ("dead letters", "Deliveries that were given up, kept with their bodies."),
+    ("events", "Publishing events, finding them, listening to them."),
+    ("streams", "Named event streams: the SSE subscriptions of the configuration."),
+    ("jobs", "Work that takes a while: replaying history, redriving dead letters."),
+    ("plugins", "Filters and transforms."),
+    ("operation", "The daemon itself."),
+];
+
+/// The media type that a path below [`BASE`] is answered with.
+pub(super) fn answer_type(path: &str) -> &'static str {
+    let named = path.strip_prefix("/streams/").is_some_and(|name| !name.contains('/'));
+    if named || path == "/events/stream" { "text/event-stream" } else { "application/json" }
+}
+
+/// The whole document: of the routes that are open to everybody, and of those below [`BASE`].
+pub(super) fn whole(open: OpenApi, below: OpenApi) -> Value {
+    let document = base().nest(BASE, below).merge_from(open);
+    let mut document = serde_json::to_value(document).expect("its keys are texts");
+    let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    for operation in operations.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+        state_problems(operation);
+    }
+    document
+}
+
+/// All but the routes.
+fn base() -> OpenApi {
+    let mut components = Components::new();
+    let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
+    components.add_security_scheme("key", key);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The same key, or a token."));
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    components.schemas.insert("FieldError".to_owned(), FieldError::schema());
+    components.schemas.insert(problem::Body::name().into_owned(), problem::Body::schema());
+    let info = InfoBuilder::new()
+        .title("sluiced")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "An event router daemon: NATS JetStream in, signed webhooks and Server-Sent Events out. Every error is a problem \
+             (RFC 9457) with a stable `code`.",
+        ))
+        .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
+    let tags = TAGS.map(|(name, description)| {
+        utoipa::openapi::tag::TagBuilder::new().name(name).description(Some(description)).build()
+    });
+    let none: [&str; 0] = [];
+    OpenApiBuilder::new()
+        .info(info.build())
+        .tags(Some(tags))
+        .components(Some(components))
+        .security(Some([SecurityRequirement::new("key", none), SecurityRequirement::new("bearer", none)]))
+        .build()
+}
+
+/// Puts a response for each status of its codes into an operation, in the place of the codes.
+fn state_problems(operation: &mut Value) {
+    let codes = codes(operation);
+    let Some(operation) = operation.as_object_mut() else { return };
+    operation.remove(PROBLEMS);
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status().as_u16()).or_default().push(code);
+    }
+    let responses = operation.entry("responses").or_insert_with(|| json!({}));
+    for (status, codes) in by_status {
+        let response = &mut responses[status.to_string()];
+        if response.is_null() {
+            *response = json!({ "description": "" });
+        }
+        let told = codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title()));
+        let told: Vec<String> = [response["description"].as_str().unwrap_or_default().to_owned()]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .chain(told)
+            .collect();
+        response["description"] = told.join(" ").into();
+        let words: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+        response["content"][problem::MEDIA_TYPE] = json!({ "schema": {
+            "allOf": [{ "$ref": "#/components/schemas/Problem" }],
+            "properties": { "status": { "const": status }, "code": { "enum": words } },
+        } });
+        if codes.iter().any(|code| code.waits()) {
+            response["headers"]["Retry-After"] =
+                json!({ "description": "After how many seconds to try again", "schema": { "type": "integer" } });
+        }
+    }
+}
+
+/// All codes that an operation can answer.
+fn codes(operation: &Value) -> BTreeSet<Code> {
+    let named = operation[PROBLEMS].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut codes: BTreeSet<Code> =
+        named.map(|word| Code::parse(word).unwrap_or_else(|| panic!("there is no code {word:?}"))).collect();
+    codes.extend(ALWAYS);
+    let is_open = operation["security"].as_array().is_some_and(|any| any.iter().any(|all| *all == json!({})));
+    if !is_open {
+        codes.extend(WITH_KEY);
+    }
+    if let Some(body) = operation["requestBody"].as_object() {
+        codes.extend([Code::InvalidRequest, Code::BodyTooLarge]);
+        if body["content"].get("application/json").is_some() {
+            codes.insert(Code::UnsupportedMediaType);
+        }
+    }
+    if operation["parameters"].as_array().is_some_and(|parameters| !parameters.is_empty()) {
+        codes.insert(Code::InvalidRequest);
+    }
+    codes
+}
+
+/// The routes of the document and of its page: open to everybody, as they say nothing of what the daemon holds.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: &Value) -> Router<S> {
+    let text = Bytes::from(serde_json::to_vec(document).expect("JSON can be written"));
+    let shown = text.clone();
+    Router::new()
+        .route(&format!("{BASE}/openapi.json"), get(async move || answer("application/json", text.clone())))
+        .route("/docs", get(async move || page::answer(&shown)))
+        .route("/docs/page.css", get(async || answer("text/css; charset=utf-8", Bytes::from_static(page::STYLE))))
+}
+
+fn answer(kind: &'static str, body: Bytes) -> Response {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}

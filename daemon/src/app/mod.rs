@@ -40,6 +40,7 @@ use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
 
+use crate::api::event_types::EventTypes;
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
@@ -158,7 +159,9 @@ impl App {
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
-        let (registry, asked) = Registry::new(store.clone(), catalogue.clone(), secrets.clone(), Arc::clone(&current));
+        let types = EventTypes::open(store.clone())?;
+        let kept = (store.clone(), catalogue.clone(), secrets.clone());
+        let (registry, asked) = Registry::new(kept.0, kept.1, kept.2, Arc::clone(&current), types.clone());
         registry.sweep();
         registry.learn_owners()?;
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
@@ -174,7 +177,8 @@ impl App {
         let recovered = store.recover(&floors)?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
         let publisher = Arc::new(nats.clone());
-        let state = api::State { publisher, hub: hub.clone(), metrics: metrics.clone(), health: health.clone() };
+        let (metrics_of, health_of) = (metrics.clone(), health.clone());
+        let state = api::State { publisher, types, hub: hub.clone(), metrics: metrics_of, health: health_of };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
@@ -273,11 +277,23 @@ impl Reach<'_> {
         let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
         let traced =
             trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
+        let (owners, types) = (registry.owners.clone(), registry.event_types.clone());
+        let jobs: Arc<dyn api::jobs::Jobs> = Arc::new(jobs);
+        let deliveries = api::deliveries::Access {
+            lanes: lanes(),
+            store: store(),
+            owners,
+            nats: nats.clone(),
+            jobs: Arc::clone(&jobs),
+        };
         let more = subscriptions::routes(Access { lanes: lanes(), store: store() })
             .merge(webhooks::routes(Arc::new(registry)))
             .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
-            .merge(api::jobs::routes(Arc::new(jobs)))
+            .merge(api::jobs::routes(jobs))
+            .merge(api::deliveries::routes(deliveries))
+            .merge(api::event_types::routes(types))
+            .merge(api::events::read::routes(api::events::read::Access { nats: nats.clone() }))
             .merge(api::plugins::routes(api::plugins::Access {
                 plugins: Arc::new(plugins),
                 events: Arc::new(nats.clone()),

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::plugins::{Catalogue, Change};
 use crate::api::Owners;
+use crate::api::event_types::EventTypes;
 use crate::api::plugins;
 use crate::api::webhooks::{Edit, Flaw, Made, New, Refused, Webhook, Webhooks};
 use crate::config::Config;
@@ -74,6 +75,8 @@ pub(super) struct Registry {
     pub(super) changing: Arc<Mutex<()>>,
     /// Whose the subscriptions are.
     pub(super) owners: Owners,
+    /// What is known of event types.
+    pub(super) event_types: EventTypes,
 }
 
 /// The daemon is stopping, or does not get on.
@@ -88,10 +91,12 @@ impl Registry {
         catalogue: Catalogue,
         secrets: Secrets,
         config: Arc<ArcSwap<Config>>,
+        event_types: EventTypes,
     ) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
         let (changing, owners) = (Arc::default(), Owners::default());
-        (Self { store, catalogue, secrets, config, asks, changing, owners }, asked)
+        event_types.replace_of_file(&config.load().event_types);
+        (Self { store, catalogue, secrets, config, asks, changing, owners, event_types }, asked)
     }
 
     /// Learns whose the webhooks are, and whose the subscriptions of the file. Blocks.

@@ -29,12 +29,13 @@ const ALWAYS: [Code; 2] = [Code::Internal, Code::Starting];
 /// Codes of every operation that needs a key.
 const WITH_KEY: [Code; 2] = [Code::Unauthorized, Code::NotAcceptable];
 /// The parts of the interface, in the order of the page.
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     ("webhooks", "Webhooks that are made over the interface."),
     ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the interface."),
     ("deliveries", "What became of events."),
     ("dead letters", "Deliveries that were given up, kept with their bodies."),
     ("events", "Publishing events, finding them, listening to them."),
+    ("event types", "What is known of the types of events."),
     ("streams", "Named event streams: the SSE subscriptions of the configuration."),
     ("jobs", "Work that takes a while: replaying history, redriving dead letters."),
     ("plugins", "Filters and transforms."),

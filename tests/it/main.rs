@@ -5,6 +5,7 @@ mod author;
 mod backup;
 mod catalogue;
 mod config;
+mod contract;
 mod crash;
 mod dead_letters;
 mod degrade;

@@ -43,6 +43,11 @@ type Changed = Result<axum::Json<Job>, Problem>;
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(jobs: Arc<dyn Jobs>) -> OpenApiRouter<State> {
+    operations().layer(Extension(jobs))
+}
+
+/// The operations, not yet bound to what they work on.
+pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(replay))
         .routes(routes!(redrive))
@@ -51,7 +56,6 @@ pub fn routes(jobs: Arc<dyn Jobs>) -> OpenApiRouter<State> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(cancel))
-        .layer(Extension(jobs))
 }
 
 /// What to deliver again from a stream.

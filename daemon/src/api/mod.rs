@@ -34,6 +34,7 @@ pub mod trace;
 pub mod webhooks;
 
 pub use auth::AdminKey;
+pub use document::document;
 pub use owners::Owners;
 pub use principal::Principal;
 pub use problem::{Code, FieldError, Problem};

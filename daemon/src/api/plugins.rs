@@ -174,7 +174,12 @@ pub struct Access {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
-    let large = DefaultBodyLimit::max(access.file_bytes_max);
+    operations(access.file_bytes_max).layer(Extension(access))
+}
+
+/// The operations, not yet bound to what they work on.
+pub(super) fn operations(file_bytes_max: usize) -> OpenApiRouter<State> {
+    let large = DefaultBodyLimit::max(file_bytes_max);
     OpenApiRouter::default()
         .routes(routes!(list))
         .routes(routes!(one, remove, upload).layer(large))
@@ -182,7 +187,6 @@ pub fn routes(access: Access) -> OpenApiRouter<State> {
         .routes(routes!(dry_run::run))
         .routes(routes!(shadow, begin_shadow, end_shadow).layer(large))
         .routes(routes!(promote))
-        .layer(Extension(access))
 }
 
 /// List the plugins

@@ -37,7 +37,12 @@ pub struct Access {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate)).layer(Extension(access))
+    operations().layer(Extension(access))
+}
+
+/// The operations, not yet bound to what they work on.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate))
 }
 
 /// All about a signing secret but the secret.

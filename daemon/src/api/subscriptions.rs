@@ -47,6 +47,11 @@ pub struct Access {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
+    operations().layer(Extension(access))
+}
+
+/// The operations, not yet bound to what they work on.
+pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(list))
         .routes(routes!(one))
@@ -54,7 +59,6 @@ pub fn routes(access: Access) -> OpenApiRouter<State> {
         .routes(routes!(status::disable))
         .routes(routes!(deliveries))
         .merge(dead_letters::routes())
-        .layer(Extension(access))
 }
 
 /// The subscription of that name.

@@ -267,7 +267,9 @@ async fn the_interface_describes_itself_to_everybody() {
     let document = json_of(get(&api, "/api/v1/openapi.json", &[]).await).await;
     assert_eq!(document["openapi"], "3.1.0");
     let publish = &document["paths"]["/api/v1/events"]["post"];
-    let codes = &publish["responses"]["400"]["content"]["application/problem+json"]["schema"]["properties"]["code"];
+    let shared = publish["responses"]["400"]["$ref"].as_str().unwrap().trim_start_matches('#').to_owned();
+    let shared = document.pointer(&shared).unwrap();
+    let codes = &shared["content"]["application/problem+json"]["schema"]["properties"]["code"];
     assert_eq!(codes["enum"], json!(["invalid_request"]), "{publish}");
     assert!(publish.get("x-problems").is_none() && publish["responses"]["422"].is_object(), "{publish}");
     let healthz = &document["paths"]["/healthz"]["get"];

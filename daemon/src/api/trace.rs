@@ -93,7 +93,12 @@ pub struct Access {
 
 /// The route, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(trace)).layer(Extension(access))
+    operations().layer(Extension(access))
+}
+
+/// The operations, not yet bound to what they work on.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(trace))
 }
 
 #[derive(Deserialize, IntoParams)]

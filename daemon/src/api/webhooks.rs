@@ -145,10 +145,12 @@ fn unmask(headers: &mut Value, kept: Option<&Value>) {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(webhooks: Arc<dyn Webhooks>) -> OpenApiRouter<State> {
-    OpenApiRouter::default()
-        .routes(routes!(list, make))
-        .routes(routes!(one, replace, change, remove))
-        .layer(Extension(webhooks))
+    operations().layer(Extension(webhooks))
+}
+
+/// The operations, not yet bound to what they work on.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(list, make)).routes(routes!(one, replace, change, remove))
 }
 
 /// As an answer shows it: without the values of its headers, which are often credentials.

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod check;
 pub mod dev;
 pub mod explain;
+pub mod openapi;
 mod passing;
 pub mod plugin;
 pub mod run;
@@ -49,6 +50,8 @@ enum Command {
     Compact(ConfigArgs),
     /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
     Explain(explain::ExplainArgs),
+    /// Print the description of the API: OpenAPI 3.1, as a running daemon serves it at /api/v1/openapi.json.
+    Openapi,
     /// For authors of plugins: make a project, build it, test it, look into it, measure it.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -124,6 +127,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Restore(args) => backup::restore(&args),
         Command::Compact(args) => backup::compact(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Openapi => openapi::run(),
         Command::Plugin(command) => plugin::run(&command),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),

@@ -19,6 +19,9 @@ use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiB
 use utoipa::{PartialSchema as _, ToSchema};
 
 use super::problem::{self, Code, FieldError};
+use super::{backup, events, jobs, operate, plugins, secrets, subscriptions, trace, webhooks};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
 
 /// What the routes of the interface are served below.
 pub(super) const BASE: &str = "/api/v1";
@@ -48,14 +51,32 @@ pub(super) fn answer_type(path: &str) -> &'static str {
     if named || path == "/events/stream" { "text/event-stream" } else { "application/json" }
 }
 
+/// The whole document, without a daemon that serves it.
+pub fn document() -> Value {
+    let below = events::routes()
+        .merge(subscriptions::operations())
+        .merge(webhooks::operations())
+        .merge(secrets::operations())
+        .merge(backup::operations())
+        .merge(jobs::operations())
+        .merge(plugins::operations(0))
+        .merge(trace::operations());
+    let open = operate::routes::<()>(Metrics::new(), Health::new([]));
+    whole(open.into_openapi(), below.into_openapi())
+}
+
 /// The whole document: of the routes that are open to everybody, and of those below [`BASE`].
 pub(super) fn whole(open: OpenApi, below: OpenApi) -> Value {
     let document = base().nest(BASE, below).merge_from(open);
     let mut document = serde_json::to_value(document).expect("its keys are texts");
+    let mut shared = Map::new();
     let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
     for operation in operations.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
-        state_problems(operation);
+        name_operation(operation);
+        simplify_body(operation);
+        state_problems(operation, &mut shared);
     }
+    document["components"]["responses"] = Value::Object(shared);
     document
 }
 
@@ -88,8 +109,31 @@ fn base() -> OpenApi {
         .build()
 }
 
-/// Puts a response for each status of its codes into an operation, in the place of the codes.
-fn state_problems(operation: &mut Value) {
+/// Handlers of different parts have the same names: the part makes them one of a kind.
+fn name_operation(operation: &mut Value) {
+    let (part, name) = (operation["tags"][0].as_str(), operation["operationId"].as_str());
+    if let (Some(part), Some(name)) = (part, name) {
+        operation["operationId"] = format!("{}_{name}", part.replace(' ', "_")).into();
+    }
+}
+
+/// A body that may be left out is not one that may be `null`.
+fn simplify_body(operation: &mut Value) {
+    let Some(body) = operation.get_mut("requestBody") else { return };
+    let mut required = true;
+    for media in body["content"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let parts = media["schema"]["oneOf"].as_array().cloned().unwrap_or_default();
+        if let Some(null) = parts.iter().position(|part| part["type"] == "null") {
+            required = false;
+            media["schema"] = parts[1 - null.min(1)].clone();
+        }
+    }
+    body["required"] = required.into();
+}
+
+/// Puts a response for each status of its codes into an operation, in the place of the codes. Responses that many have are
+/// `shared`.
+fn state_problems(operation: &mut Value, shared: &mut Map<String, Value>) {
     let codes = codes(operation);
     let Some(operation) = operation.as_object_mut() else { return };
     operation.remove(PROBLEMS);
@@ -99,26 +143,39 @@ fn state_problems(operation: &mut Value) {
     }
     let responses = operation.entry("responses").or_insert_with(|| json!({}));
     for (status, codes) in by_status {
+        let words: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
         let response = &mut responses[status.to_string()];
         if response.is_null() {
-            *response = json!({ "description": "" });
+            let name = words.join("-");
+            shared.entry(name.as_str()).or_insert_with(|| {
+                let mut response = json!({ "description": "" });
+                state(&mut response, status, &codes);
+                response
+            });
+            *response = json!({ "$ref": format!("#/components/responses/{name}") });
+        } else {
+            state(response, status, &codes);
         }
-        let told = codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title()));
-        let told: Vec<String> = [response["description"].as_str().unwrap_or_default().to_owned()]
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .chain(told)
-            .collect();
-        response["description"] = told.join(" ").into();
-        let words: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
-        response["content"][problem::MEDIA_TYPE] = json!({ "schema": {
+    }
+}
+
+/// Says in a response of that status which codes it can have.
+fn state(response: &mut Value, status: u16, codes: &[Code]) {
+    let told = codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title()));
+    let told: Vec<String> = [response["description"].as_str().unwrap_or_default().to_owned()]
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .chain(told)
+        .collect();
+    response["description"] = told.join(" ").into();
+    let words: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+    response["content"][problem::MEDIA_TYPE] = json!({ "schema": {
             "allOf": [{ "$ref": "#/components/schemas/Problem" }],
             "properties": { "status": { "const": status }, "code": { "enum": words } },
         } });
-        if codes.iter().any(|code| code.waits()) {
-            response["headers"]["Retry-After"] =
-                json!({ "description": "After how many seconds to try again", "schema": { "type": "integer" } });
-        }
+    if codes.iter().any(|code| code.waits()) {
+        response["headers"]["Retry-After"] =
+            json!({ "description": "After how many seconds to try again", "schema": { "type": "integer" } });
     }
 }
 

@@ -115,6 +115,7 @@ impl Operation<'_> {
         }
         html.push_str("<h4>Answers</h4>");
         for (status, response) in self.about["responses"].as_object().into_iter().flatten() {
+            let response = resolved(response, document);
             let about = prose(text(&response["description"]));
             let _ = write!(html, "<details><summary><b>{}</b> {about}</summary>", escaped(status));
             if let Some(content) = response["content"].as_object() {
@@ -182,8 +183,8 @@ fn write_row(html: &mut String, depth: usize, name: &str, shape: &str, required:
 
 /// What a reference stands for.
 fn resolved<'a>(schema: &'a Value, document: &'a Value) -> &'a Value {
-    let name = schema["$ref"].as_str().and_then(|to| to.strip_prefix("#/components/schemas/"));
-    name.map_or(schema, |name| &document["components"]["schemas"][name])
+    let pointer = schema["$ref"].as_str().and_then(|to| to.strip_prefix('#'));
+    pointer.and_then(|pointer| document.pointer(pointer)).unwrap_or(schema)
 }
 
 /// A schema in a few words: its type and its bounds.

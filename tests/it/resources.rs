@@ -6,6 +6,7 @@ use serde_json::Value;
 use sluiced_tests::TestDaemon;
 
 mod deliveries;
+mod event_types;
 mod events;
 
 const SOON: Duration = Duration::from_secs(30);

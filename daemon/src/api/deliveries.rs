@@ -49,13 +49,17 @@ pub struct Access {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
+    operations().layer(Extension(access))
+}
+
+/// The routes, with nothing to work on yet.
+pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(list))
         .routes(routes!(stats::stats))
         .routes(routes!(one))
         .routes(routes!(retry::retry))
         .routes(routes!(of_webhook))
-        .layer(Extension(access))
 }
 
 /// How a delivery stands.

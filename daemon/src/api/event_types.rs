@@ -25,7 +25,12 @@ use crate::telemetry::{chain, clock};
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(types: EventTypes) -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(list)).routes(routes!(one, put, remove)).layer(Extension(types))
+    operations().layer(Extension(types))
+}
+
+/// The routes, with nothing to work on yet.
+pub(super) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(list)).routes(routes!(one, put, remove))
 }
 
 /// An event type, as it is described.

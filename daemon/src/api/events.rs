@@ -37,7 +37,7 @@ const HEADER_BYTES_MAX: usize = 256;
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(publish))
-        .routes(routes!(batch::publish))
+        .routes(routes!(batch::publish_batch))
         .routes(routes!(stream_types))
         .routes(routes!(list))
         .routes(routes!(stream_named))

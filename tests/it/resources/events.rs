@@ -23,7 +23,9 @@ async fn events_are_listed_from_either_end_and_pages_stay_while_more_are_publish
     assert_eq!(get(&daemon, "/api/v1/events").await, json!({ "events": [], "next": null }));
     published(&nats, 240).await;
 
-    let more = async || drop(nats.publish("events.orders.created", order(1)).await);
+    let more = async || {
+        nats.publish("events.orders.created", order(1)).await;
+    };
     let newest = pages(&daemon, "/api/v1/events?limit=70", "events", more).await;
     assert_eq!(sequences(&newest), (1..=240).rev().collect::<Vec<_>>(), "what came meanwhile is on no page");
     let now = 240 + 3;
@@ -160,7 +162,8 @@ create = true
 #[tokio::test]
 async fn many_events_are_published_at_once_each_with_its_own_answer() {
     let nats = TestNats::start().await;
-    let daemon = TestDaemon::start(&nats, EVENTS).await;
+    let large = format!("[limits]\nbody_bytes_max = 4194304\n{EVENTS}");
+    let daemon = TestDaemon::start(&nats, &large).await;
     let post = async |events: Value| {
         let answer = daemon.request("POST", "/api/v1/events/batch", Some(&json!({ "events": events }))).await;
         (answer.status, answer.json())

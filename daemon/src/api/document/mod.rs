@@ -19,7 +19,7 @@ use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiB
 use utoipa::{PartialSchema as _, ToSchema};
 
 use super::problem::{self, Code, FieldError};
-use super::{backup, events, jobs, operate, plugins, secrets, subscriptions, trace, webhooks};
+use super::{backup, deliveries, event_types, events, jobs, operate, plugins, secrets, subscriptions, trace, webhooks};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -54,6 +54,9 @@ pub(super) fn answer_type(path: &str) -> &'static str {
 /// The whole document, without a daemon that serves it.
 pub fn document() -> Value {
     let below = events::routes()
+        .merge(events::read::operations())
+        .merge(event_types::operations())
+        .merge(deliveries::operations())
         .merge(subscriptions::operations())
         .merge(webhooks::operations())
         .merge(secrets::operations())

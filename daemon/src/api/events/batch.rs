@@ -85,7 +85,7 @@ impl From<Problem> for Refused {
     ),
     extensions(("x-problems" = json!(["invalid_request"])))
 )]
-pub(super) async fn publish(
+pub(super) async fn publish_batch(
     State(state): State<Shared>,
     Extension(principal): Extension<Principal>,
     Json(batch): Json<Batch>,

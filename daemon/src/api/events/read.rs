@@ -41,11 +41,12 @@ pub struct Access {
 
 /// The routes, to be served below `/api/v1`.
 pub fn routes(access: Access) -> OpenApiRouter<State> {
-    OpenApiRouter::default()
-        .routes(routes!(list))
-        .routes(routes!(super::stats::stats))
-        .routes(routes!(one))
-        .layer(Extension(access))
+    operations().layer(Extension(access))
+}
+
+/// The routes, with nothing to work on yet.
+pub(in crate::api) fn operations() -> OpenApiRouter<State> {
+    OpenApiRouter::default().routes(routes!(list)).routes(routes!(super::stats::stats)).routes(routes!(one))
 }
 
 /// Which events are wanted.

@@ -43,7 +43,9 @@ fn stages(last: u64) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("sluiced-deliveries-").tempdir()?;
     let store = Store::open(Config::new(dir.path().join("store")))?;
     println!("{SUBSCRIPTIONS} subscriptions, and one with a record in {RARE}; p50 / p99 in ms; {TARGET}\n");
-    println!("| records | insert /s | index s | newest page | deep page | rare page | of nobody | all, newest | by id | no such id |");
+    println!(
+        "| records | insert /s | index s | newest page | deep page | rare page | of nobody | all, newest | by id | no such id |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut stages: Vec<u64> = [10_000, 100_000].into_iter().filter(|stage| *stage < last).collect();
     stages.push(last);
@@ -68,7 +70,7 @@ fn subscription(n: u64) -> SubscriptionId {
 
 /// The subscription and the place of a record.
 fn record(number: u64) -> (SubscriptionId, Position) {
-    let of = if number % RARE == 0 { subscription(SUBSCRIPTIONS) } else { subscription(number % SUBSCRIPTIONS) };
+    let of = if number.is_multiple_of(RARE) { subscription(SUBSCRIPTIONS) } else { subscription(number % SUBSCRIPTIONS) };
     let stream = StreamName::parse("EVENTS").expect("a valid name");
     (of, Position { stream, sequence: number + 1 })
 }

@@ -150,8 +150,8 @@ fn add_block(partition: &Partition, until: u64, is_newest: bool) -> Result<bool,
 
 /// The last flush of a partition that a block covers; all before it are covered too.
 pub(super) fn covered(index: &sled::Tree) -> Result<Option<u64>, Error> {
-    let blocks = index.range(key(SUBSCRIPTIONS, 0)..=key(SUBSCRIPTIONS, u64::MAX));
-    let Some(last) = blocks.rev().next() else { return Ok(None) };
+    let mut blocks = index.range(key(SUBSCRIPTIONS, 0)..=key(SUBSCRIPTIONS, u64::MAX));
+    let Some(last) = blocks.next_back() else { return Ok(None) };
     there(last)?.map(|(key, _)| last_of(&key)).transpose()
 }
 

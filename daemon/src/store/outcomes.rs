@@ -4,6 +4,7 @@
 //! log, which is not indexed yet, is read flush by flush. What a page may read is bounded; one that stopped early says where
 //! to go on.
 
+use std::cmp::Reverse;
 use std::ops::Bound;
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -219,7 +220,7 @@ impl Store {
                 before.map(|(failed_ms, delivery)| DeadKey { subscription: subscription.clone(), failed_ms, delivery });
             keys.extend(letters::keys_of(&engine, subscription, filter, before.as_ref(), limit)?);
         }
-        keys.sort_unstable_by(|a, b| (b.failed_ms, b.delivery).cmp(&(a.failed_ms, a.delivery)));
+        keys.sort_unstable_by_key(|key| Reverse((key.failed_ms, key.delivery)));
         keys.truncate(limit);
         let next = keys.last().filter(|_| keys.len() == limit).cloned();
         letters::page(&engine, keys, next)

@@ -41,7 +41,10 @@ async fn a_type_of_the_file_is_enforced_read_only_and_hot_reloaded() {
 
     assert_eq!(publish(&daemon, "orders.created", json!({ "id": 1 })).await.0, 202);
     let (status, problem) = publish(&daemon, "orders.created", json!({ "id": "one" })).await;
-    assert_eq!((status, &problem["code"], &problem["errors"][0]["field"]), (422, &json!("schema_mismatch"), &json!("data/id")));
+    assert_eq!(
+        (status, &problem["code"], &problem["errors"][0]["field"]),
+        (422, &json!("schema_mismatch"), &json!("data/id"))
+    );
     let (status, problem) = publish(&daemon, "orders.created", json!({})).await;
     assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("data")), "{problem}");
     assert_eq!(publish(&daemon, "orders.paid", json!({})).await.0, 202, "nothing is asked of other types");
@@ -56,7 +59,8 @@ async fn a_type_of_the_file_is_enforced_read_only_and_hot_reloaded() {
     }
     daemon.write_config(&with_types("An order, paid or not"));
     daemon.reload();
-    wait_until("the file is read", SOON, async || get(&daemon, &path).await["description"] == "An order, paid or not").await;
+    wait_until("the file is read", SOON, async || get(&daemon, &path).await["description"] == "An order, paid or not")
+        .await;
     daemon.write_config(EVENTS);
     daemon.reload();
     wait_until("it is gone", SOON, async || daemon.request("GET", &path, None).await.status == 404).await;
@@ -71,7 +75,8 @@ async fn types_are_described_over_the_api_and_survive_a_kill() {
         let answer = daemon.request("PUT", &format!("{TYPES}/{name}"), Some(&body)).await;
         (answer.status, answer.json())
     };
-    let schema = json!({ "type": "object", "required": ["sku"], "additionalProperties": false, "properties": { "sku": {} } });
+    let schema =
+        json!({ "type": "object", "required": ["sku"], "additionalProperties": false, "properties": { "sku": {} } });
     let described = json!({ "description": "Stock", "schema": schema, "example": { "sku": "A" }, "enforce": true });
     let (status, made) = put(&daemon, "stock.changed", described.clone()).await;
     assert_eq!((status, &made["managed_by"], &made["schema"]), (201, &json!("api"), &schema), "{made}");

@@ -70,7 +70,8 @@ fn subscription(n: u64) -> SubscriptionId {
 
 /// The subscription and the place of a record.
 fn record(number: u64) -> (SubscriptionId, Position) {
-    let of = if number.is_multiple_of(RARE) { subscription(SUBSCRIPTIONS) } else { subscription(number % SUBSCRIPTIONS) };
+    let of =
+        if number.is_multiple_of(RARE) { subscription(SUBSCRIPTIONS) } else { subscription(number % SUBSCRIPTIONS) };
     let stream = StreamName::parse("EVENTS").expect("a valid name");
     (of, Position { stream, sequence: number + 1 })
 }

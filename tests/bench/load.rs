@@ -17,7 +17,7 @@ use crate::{Options, bare, say};
 /// The daemon's durable consumer, as its defaults name it.
 pub(crate) const CONSUMER: &str = "sluiced";
 /// From the last delivery to the last acknowledgement.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Figures for each delivery.
 pub(crate) const DELIVERED: &[Column] = &[

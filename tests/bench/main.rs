@@ -13,6 +13,7 @@ mod child;
 mod clock;
 mod dead;
 mod idle;
+mod instructions;
 mod latency;
 mod load;
 mod machine;
@@ -103,6 +104,8 @@ enum Case {
     Start,
     /// A million events beside a thousand dead endpoints: what the store grows by, and their coming back
     Dead,
+    /// Instructions of the daemon for one delivery, counted by callgrind
+    Instructions,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -122,6 +125,12 @@ struct Options {
     /// The largest size of `routing`
     #[arg(long, global = true, default_value_t = SUBSCRIPTIONS, value_parser = clap::value_parser!(u64).range(10..=100_000))]
     subscriptions: u64,
+    /// Of `instructions`: end with an error when a figure is more than a tenth above the committed one
+    #[arg(long, global = true)]
+    check: bool,
+    /// Of `instructions`: write the figures down as the committed ones
+    #[arg(long, global = true, conflicts_with = "check")]
+    commit: bool,
 }
 
 fn main() -> Result<()> {
@@ -191,6 +200,7 @@ async fn run(case: Case, options: Options) -> Result<Report> {
         Case::Idle => idle::run().await,
         Case::Start => start::run().await,
         Case::Dead => dead::run().await,
+        Case::Instructions => instructions::run(options).await,
     }
 }
 

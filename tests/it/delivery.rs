@@ -133,6 +133,26 @@ async fn one_event_goes_to_every_subscription_that_matches_and_to_no_other() {
     }
 }
 
+#[tokio::test]
+async fn many_types_are_asked_for_with_few_subjects_and_each_goes_where_it_belongs() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let hook = |n: u64| Webhook::to(&format!("s{n}"), &receiver.url("/")).types(&[&format!("tenant{n}.orders")]);
+    let hooks: Vec<Webhook> = (0..400).map(hook).collect();
+    let daemon = TestDaemon::start(&nats, &config("", &hooks)).await;
+    let asked = nats.consumer_info("EVENTS", CONSUMER).await.expect("the daemon's consumer").config.filter_subjects;
+    assert_eq!(asked, ["events.*.orders"]);
+    for n in [7, 399, 400] {
+        nats.publish(&format!("events.tenant{n}.orders"), order(n)).await;
+    }
+
+    nats.wait_drained("EVENTS", CONSUMER, SOON).await;
+    for n in [7, 399] {
+        assert_eq!(daemon.accounted(&format!("s{n}"), 1).await.delivered, 1);
+    }
+    assert_eq!(numbers_at(&receiver, "/"), [7, 399]);
+    daemon.wait_metric("sluiced_ingest_unmatched_total", &[], 1.0).await;
+}
+
 /// The order numbers that came in at a path, in ascending order.
 fn numbers_at(receiver: &TestReceiver, path: &str) -> Vec<u64> {
     let received = receiver.received();

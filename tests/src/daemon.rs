@@ -37,6 +37,8 @@ pub struct TestDaemon {
     env: Vec<(String, String)>,
     open_files_max: Option<u32>,
     limits_files: bool,
+    /// What runs it, with its arguments, in the place of the system itself.
+    under: Vec<String>,
     dir: TempDir,
 }
 
@@ -61,6 +63,7 @@ impl TestDaemon {
             env,
             open_files_max: None,
             limits_files: false,
+            under: Vec::new(),
             dir,
         };
         daemon.share_plugin_cache();
@@ -104,6 +107,11 @@ impl TestDaemon {
     /// Ends it with SIGKILL.
     pub fn kill9(&mut self) {
         drop(self.process.take());
+    }
+
+    /// Has the next starts run it under another program, such as one that counts its instructions.
+    pub fn run_under(&mut self, program: &[&str]) {
+        self.under = program.iter().map(|&part| part.to_owned()).collect();
     }
 
     /// Asks it to stop with SIGTERM and waits for its end.
@@ -153,7 +161,10 @@ impl TestDaemon {
             before += "trap '' XFSZ && ";
         }
         if before.is_empty() {
-            return Command::new(sluiced_binary());
+            let Some((program, args)) = self.under.split_first() else { return Command::new(sluiced_binary()) };
+            let mut command = Command::new(program);
+            command.args(args).arg(sluiced_binary());
+            return command;
         }
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("{before}exec \"$0\" \"$@\"")]).arg(sluiced_binary());

@@ -23,7 +23,7 @@ pub mod webhook;
 pub use ack::{AckShare, AckSink, AckToken, Settlement};
 pub use allow::AllowList;
 pub use begin::{Begin, DeliverFrom};
-pub use cover::cover;
+pub use cover::cover_of_at_most;
 pub use delivery::{DeliveryId, Failure, FailureClass, Outcome, Response};
 pub use event::{Event, Header, Output, Position, StreamName, Verdict};
 pub use health::{BreakerPolicy, HealthPolicy};

@@ -157,26 +157,17 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The narrowest pattern that contains both of two overlapping patterns.
-pub(super) fn join(a: &Pattern, b: &Pattern) -> Pattern {
-    if a.contains(b) {
-        return a.clone();
-    }
-    if b.contains(a) {
-        return b.clone();
-    }
+/// The narrowest pattern that contains both of two patterns.
+pub(super) fn hull(a: &Pattern, b: &Pattern) -> Pattern {
     let mut out = Vec::new();
-    let (mut left, mut right) = (a.tokens(), b.tokens());
-    loop {
-        match (left.next(), right.next()) {
-            (Some(x), Some(y)) if x == y => out.push(x),
-            (Some(">"), _) | (_, Some(">")) => {
-                out.push(">");
-                break;
-            }
-            (Some(_), Some(_)) => out.push("*"),
-            _ => break,
+    let (mut left, mut right) = (a.tokens().peekable(), b.tokens().peekable());
+    while let (Some(x), Some(y)) = (left.next(), right.next()) {
+        // A `>` takes one token or more, so it also has to stand for the last one of a pattern that ends before the other.
+        if x == ">" || y == ">" || left.peek().is_some() != right.peek().is_some() {
+            out.push(">");
+            break;
         }
+        out.push(if x == y { x } else { "*" });
     }
     Pattern(out.join(".").into())
 }

@@ -12,12 +12,14 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Storag
 use tracing::{info, warn};
 
 use super::Error;
-use crate::domain::{Pattern, StreamName};
+use crate::domain::{Pattern, StreamName, cover_of_at_most};
 
 /// How long a reply from JetStream's API may take.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest wait between two attempts to connect again.
 const RECONNECT_DELAY_MS: (u64, u64) = (50, 2_000);
+/// The filter subjects of one consumer: nats-server compares each with each other whenever the consumer is made or changed.
+pub(super) const FILTER_SUBJECTS_MAX: usize = 256;
 /// How long an idempotency key is remembered by a stream that the daemon creates.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -161,6 +163,17 @@ impl Nats {
     /// that was acked can be read again.
     pub fn is_forgetful(&self, name: &StreamName) -> bool {
         self.forgetful.contains(name)
+    }
+
+    /// The subjects that a consumer of a stream asks for, for the sake of those event types. Where the stream keeps what is
+    /// acked, others may come too.
+    pub(super) fn filter_for<'a>(
+        &self,
+        stream: &StreamConfig,
+        types: impl IntoIterator<Item = &'a Pattern>,
+    ) -> Vec<Pattern> {
+        let max = if self.is_forgetful(&stream.name) { usize::MAX } else { FILTER_SUBJECTS_MAX };
+        cover_of_at_most(max, stream.subjects_for(types))
     }
 
     /// Is the connection up at this moment?

@@ -18,7 +18,6 @@ use tracing::{info, warn};
 use super::acks::Acks;
 use super::connect::{Nats, StreamConfig, identity};
 use super::{Error, decode};
-use crate::domain::cover;
 use crate::domain::{AckSink, AckToken, Event, Pattern, StreamName};
 
 /// How many messages one pull asks for.
@@ -104,7 +103,7 @@ impl Live {
         types: &[Pattern],
         resume_after: Option<u64>,
     ) -> Result<Self, Error> {
-        let filter = cover(stream.subjects_for(types));
+        let filter = nats.filter_for(&stream, types);
         let mut live = Self {
             nats,
             stream,
@@ -168,7 +167,7 @@ impl Live {
     /// # Errors
     /// When JetStream does not take the new filter; the old one stays.
     pub async fn retarget(&mut self, types: &[Pattern]) -> Result<(), Error> {
-        let filter = cover(self.stream.subjects_for(types));
+        let filter = self.nats.filter_for(&self.stream, types);
         if filter == self.filter {
             return Ok(());
         }

@@ -11,7 +11,6 @@ use tracing::debug;
 
 use super::connect::{Nats, StreamConfig};
 use super::{Error, decode};
-use crate::domain::cover;
 use crate::domain::{Event, Pattern, StreamName};
 use crate::telemetry::clock;
 
@@ -107,7 +106,7 @@ impl Reader {
             available: facts.first_sequence,
         });
         let next = from.max(facts.first_sequence);
-        let subjects = cover(stream.subjects_for(types)).iter().map(ToString::to_string).collect();
+        let subjects = nats.filter_for(&stream, types).iter().map(ToString::to_string).collect();
         let config = pull::Config {
             description: Some("sluiced: a reader of history".to_owned()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: next },

@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use super::connect::{Nats, StreamConfig};
 use super::decode::{self, STRUCTURED, starts_with_ignore_case};
 use super::{Error, Source};
-use crate::domain::{Event, Pattern, StreamName, cover};
+use crate::domain::{Event, Pattern, StreamName};
 use crate::telemetry::clock;
 
 /// How many places are asked at for one page, and how many stretches are read. A page that is not full by then says where
@@ -77,7 +77,7 @@ impl Nats {
     pub async fn newest(&self, stretch: &Stretch<'_>, limit: usize) -> Result<Headings, Error> {
         let name = &stretch.stream.name;
         let mut page = Headings::default();
-        let subjects = subjects(stretch.stream, stretch.types);
+        let subjects = self.subjects(stretch.stream, stretch.types);
         let facts = self.facts(name).await?;
         let (from, mut until) = (stretch.from.max(facts.first_sequence), stretch.until.min(facts.last_sequence + 1));
         if subjects.is_empty() || from >= until {
@@ -132,7 +132,7 @@ impl Nats {
     pub async fn oldest(&self, stretch: &Stretch<'_>, limit: usize) -> Result<Headings, Error> {
         let name = &stretch.stream.name;
         let mut page = Headings::default();
-        let subjects = subjects(stretch.stream, stretch.types);
+        let subjects = self.subjects(stretch.stream, stretch.types);
         if subjects.is_empty() || stretch.from >= stretch.until {
             return Ok(page);
         }
@@ -156,7 +156,7 @@ impl Nats {
     /// # Errors
     /// When the stream cannot be asked.
     pub async fn count_since(&self, stream: &StreamConfig, types: &[Pattern], at_ms: u64) -> Result<u64, Error> {
-        let subjects = subjects(stream, types);
+        let subjects = self.subjects(stream, types);
         if subjects.is_empty() {
             return Ok(0);
         }
@@ -201,6 +201,11 @@ impl Nats {
             }
         }
         Ok(())
+    }
+
+    /// The subjects that a consumer is to filter by. They may take in more than the types, where these overlap.
+    fn subjects(&self, stream: &StreamConfig, types: &[Pattern]) -> Vec<String> {
+        self.filter_for(stream, types).iter().map(ToString::to_string).collect()
     }
 
     async fn count_from(&self, stream: &StreamName, subjects: &[String], place: DeliverPolicy) -> Result<u64, Error> {
@@ -270,11 +275,6 @@ impl Nats {
 
 fn sequence(start_sequence: u64) -> DeliverPolicy {
     DeliverPolicy::ByStartSequence { start_sequence: start_sequence.max(1) }
-}
-
-/// The subjects that a consumer is to filter by. They may take in more than the types, where these overlap.
-fn subjects(stream: &StreamConfig, types: &[Pattern]) -> Vec<String> {
-    cover(stream.subjects_for(types)).iter().map(ToString::to_string).collect()
 }
 
 /// How far to go back for so many, when `left` lie evenly in so long a stretch: a little further than it takes.

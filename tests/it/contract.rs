@@ -10,6 +10,8 @@ use sluiced_tests::paths::{sluiced_binary, workspace};
 use sluiced_tests::setup::EVENTS;
 use sluiced_tests::{TestDaemon, TestNats};
 
+mod webhooks;
+
 /// How the snapshot is renewed.
 const RENEW: &str = "look at what has changed, then renew it: cargo run --bin sluiced -- openapi > docs/openapi.json";
 

@@ -3,6 +3,7 @@
 use std::sync::Once;
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Response};
 use serde_json::Value;
 
@@ -25,6 +26,8 @@ pub fn client() -> Client {
 pub struct Answer {
     /// The status code.
     pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
     /// The whole body.
     pub body: String,
 }
@@ -62,7 +65,8 @@ pub async fn send(
         request = request.body(body);
     }
     let response = request.send().await.ok()?;
-    Some(Answer { status: response.status().as_u16(), body: read(response).await? })
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Some(Answer { status, headers, body: read(response).await? })
 }
 
 async fn read(mut response: Response) -> Option<String> {

@@ -4,6 +4,7 @@
 //! that takes; nothing is delivered yet.
 //! [`App::run`] starts the work, reloads subscriptions, and stops in a written order.
 
+mod answers;
 mod dead_letters;
 mod descriptors;
 mod file_size;
@@ -164,6 +165,7 @@ impl App {
         let (registry, asked) = Registry::new(kept.0, kept.1, kept.2, Arc::clone(&current), types.clone());
         registry.sweep();
         registry.learn_owners()?;
+        registry.learn_answers()?;
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let mut server = Server::bind(&parts::api(&config), metrics.clone(), health.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;

@@ -9,11 +9,12 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::answers::{Answers, Seen};
 use super::plugins::{Catalogue, Change};
 use crate::api::Owners;
 use crate::api::event_types::EventTypes;
 use crate::api::plugins;
-use crate::api::webhooks::{Edit, Flaw, Made, New, Refused, Webhook, Webhooks};
+use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Refused, RequestKey, Webhook, Webhooks};
 use crate::config::Config;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
@@ -21,7 +22,7 @@ use crate::domain::{Owner, Subscription, SubscriptionId, WebhookSecret};
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Ready};
 use crate::plugin::Host;
-use crate::store::{Definition, Store};
+use crate::store::{Answer, Definition, Store};
 use crate::telemetry::{self, clock};
 
 /// How many changes may wait for the daemon's loop.
@@ -77,6 +78,8 @@ pub(super) struct Registry {
     pub(super) owners: Owners,
     /// What is known of event types.
     pub(super) event_types: EventTypes,
+    /// The answers to requests that have a key of their own.
+    answers: Answers,
 }
 
 /// The daemon is stopping, or does not get on.
@@ -94,9 +97,23 @@ impl Registry {
         event_types: EventTypes,
     ) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
-        let (changing, owners) = (Arc::default(), Owners::default());
         event_types.replace_of_file(&config.load().event_types);
-        (Self { store, catalogue, secrets, config, asks, changing, owners, event_types }, asked)
+        let (changing, owners, answers) = (Arc::default(), Owners::default(), Answers::default());
+        (Self { store, catalogue, secrets, config, asks, changing, owners, event_types, answers }, asked)
+    }
+
+    /// Learns which requests with a key of their own were answered. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub(super) fn learn_answers(&self) -> Result<(), crate::store::Error> {
+        let now = clock::now_ms();
+        for (id, answer) in self.store.answers(self.secrets.keyring())? {
+            for over in self.answers.add(&id, &answer, now) {
+                self.store.remove_answer(&over)?;
+            }
+        }
+        Ok(())
     }
 
     /// Learns whose the webhooks are, and whose the subscriptions of the file. Blocks.
@@ -162,18 +179,46 @@ impl Registry {
             updated_ms: kept.updated_ms,
             definition,
             broken: broken.map(Into::into),
+            is_of_file: false,
         }
     }
 
-    /// Makes a definition durable and puts it into effect.
-    async fn put(&self, id: &SubscriptionId, kept: Definition) -> Result<Webhook, Refused> {
+    /// A webhook of the file.
+    fn shown_of_file(&self, id: &SubscriptionId) -> Option<Webhook> {
+        let config = self.config.load();
+        let subscription = config.subscriptions.iter().find(|one| one.id == *id)?;
+        Some(Webhook {
+            id: id.clone(),
+            name: id.as_str().into(),
+            owner: subscription.owner.clone(),
+            created_ms: 0,
+            updated_ms: 0,
+            definition: config.definition_of_file(id)?,
+            broken: None,
+            is_of_file: true,
+        })
+    }
+
+    /// All webhooks of the file.
+    fn of_file(&self) -> Vec<Webhook> {
+        let config = self.config.load();
+        config.subscriptions.iter().filter_map(|one| self.shown_of_file(&one.id)).collect()
+    }
+
+    /// Makes a definition durable, with what is to be answered for it, and puts it into effect.
+    async fn put(&self, id: &SubscriptionId, kept: Definition, answer: Option<Answer>) -> Result<Webhook, Refused> {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
         let spec = blocking(move || {
             let config = registry.config.load();
             let subscription = define(&config, &of, &parse(&kept)).map_err(Refused::Flaws)?;
             let host = registry.catalogue.host_for(&subscription);
             let spec = registry.ready(host, &subscription).map_err(Refused::Flaws)?;
-            registry.store.put_definition(registry.secrets.keyring(), &of, &kept).map_err(unavailable)?;
+            let keyring = registry.secrets.keyring();
+            let written = match &answer {
+                None => registry.store.put_definition(keyring, &of, &kept),
+                Some(answer) => registry.store.put_made(keyring, &of, &kept, answer),
+            };
+            written.map_err(unavailable)?;
             Ok(spec)
         });
         self.ask(vec![(id.clone(), spec.await?)], Vec::new()).await?;
@@ -194,6 +239,41 @@ impl Registry {
         let kept = blocking(move || registry.store.definition(registry.secrets.keyring(), &id).map_err(unavailable));
         kept.await?.ok_or(Refused::Unknown)
     }
+
+    /// A webhook that may be changed, as long as it is as the asker saw it.
+    async fn changeable(&self, id: &SubscriptionId, if_match: &IfMatch) -> Result<Definition, Refused> {
+        let kept = match self.kept(id).await {
+            Err(Refused::Unknown) if self.shown_of_file(id).is_some() => return Err(Refused::OfFile),
+            kept => kept?,
+        };
+        match if_match.allows(&self.shown(id.clone(), &kept)) {
+            true => Ok(kept),
+            false => Err(Refused::Changed),
+        }
+    }
+
+    /// What a request made that had the same key and was done before.
+    async fn made_before(&self, id: SubscriptionId) -> Result<Made, Refused> {
+        let registry = self.clone();
+        blocking(move || {
+            let answer = registry.store.answer(registry.secrets.keyring(), &id).map_err(unavailable)?;
+            let (answer, kept) = answer.ok_or(Refused::Unknown)?;
+            let webhook = Webhook { broken: None, ..registry.shown(id, &kept) };
+            Ok(Made { webhook, secret: answer.secret.into(), is_repeated: true })
+        })
+        .await
+    }
+
+    /// Remembers an answer, and forgets those that it is time to forget.
+    async fn answered(&self, id: &SubscriptionId, answer: &Answer) {
+        let over = self.answers.add(id, answer, answer.at_ms);
+        let registry = self.clone();
+        let forgotten =
+            blocking(move || over.iter().try_for_each(|id| registry.store.remove_answer(id)).map_err(unavailable));
+        if let Err(error) = forgotten.await {
+            warn!(?error, "old answers could not be forgotten, trying again at the next start");
+        }
+    }
 }
 
 impl Registry {
@@ -202,14 +282,17 @@ impl Registry {
         let (registry, id) = (self.clone(), id.clone());
         blocking(move || {
             registry.store.remove_definition(&id).map_err(unavailable)?;
-            registry.erase(&id).map_err(unavailable)
+            registry.erase(&id).map_err(unavailable)?;
+            registry.answers.forget(&id);
+            Ok(())
         })
         .await
     }
 
-    /// Takes a webhook's secrets, parked deliveries and dead letters out of the store: nobody will ask for them again.
+    /// Takes a webhook's secrets, answer, parked deliveries and dead letters out of the store: nobody will ask for them again.
     fn erase(&self, id: &SubscriptionId) -> Result<(), crate::store::Error> {
         self.secrets.forget(id)?;
+        self.store.remove_answer(id)?;
         while self.store.forget_deliveries(id)? > 0 {}
         Ok(())
     }
@@ -251,19 +334,35 @@ impl Webhooks for Registry {
         let registry = self.clone();
         blocking(move || {
             let all = registry.store.definitions(registry.secrets.keyring()).map_err(unavailable)?;
-            Ok(all.into_iter().map(|(id, kept)| registry.shown(id, &kept)).collect())
+            let mut all: Vec<_> = all.into_iter().map(|(id, kept)| registry.shown(id, &kept)).collect();
+            all.extend(registry.of_file());
+            all.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok(all)
         })
         .boxed()
     }
 
     fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>> {
-        async move { Ok(self.shown(id.clone(), &self.kept(id).await?)) }.boxed()
+        async move {
+            match self.kept(id).await {
+                Err(Refused::Unknown) => self.shown_of_file(id).ok_or(Refused::Unknown),
+                kept => Ok(self.shown(id.clone(), &kept?)),
+            }
+        }
+        .boxed()
     }
 
     fn make(&self, new: New) -> BoxFuture<'_, Result<Made, Refused>> {
         async move {
+            let New { name, owner, mut definition, owned_max, key } = new;
+            let _in_hand = match key.as_ref().map(|key| self.answers.look(key, clock::now_ms())) {
+                None => None,
+                Some(Seen::New(in_hand)) => Some(in_hand),
+                Some(Seen::Done(id)) => return self.made_before(id).await,
+                Some(Seen::Other) => return Err(Refused::KeyReused),
+                Some(Seen::InHand) => return Err(Refused::KeyInUse),
+            };
             let _changing = self.changing.lock().await;
-            let New { name, owner, mut definition, owned_max } = new;
             if let (Some(owner), Some(most)) = (&owner, owned_max)
                 && self.owners.made(owner) >= most
             {
@@ -283,10 +382,20 @@ impl Webhooks for Registry {
                 text: text(definition),
             };
             self.owners.set(&id, owner);
-            match self.put(&id, kept).await {
+            let secret = text_of(&secret);
+            let answer = key.map(|RequestKey { key, request }| Answer {
+                key,
+                request,
+                at_ms: now,
+                secret: secret.as_str().into(),
+            });
+            match self.put(&id, kept, answer.clone()).await {
                 Ok(webhook) => {
+                    if let Some(answer) = &answer {
+                        self.answered(&id, answer).await;
+                    }
                     info!(subscription = %id, "webhook made");
-                    Ok(Made { webhook, secret: text_of(&secret) })
+                    Ok(Made { webhook, secret, is_repeated: false })
                 }
                 Err(refused) => {
                     // Nobody knows its id: it must not come to life at the next start.
@@ -301,7 +410,7 @@ impl Webhooks for Registry {
     fn change<'a>(&'a self, id: &'a SubscriptionId, edit: Edit) -> BoxFuture<'a, Result<Webhook, Refused>> {
         async move {
             let _changing = self.changing.lock().await;
-            let mut kept = self.kept(id).await?;
+            let mut kept = self.changeable(id, &edit.if_match).await?;
             let (before, as_it_was) = (parse(&kept), kept.clone());
             kept.label = edit.name.clone().unwrap_or(kept.label);
             kept.owner = edit.owner.clone().unwrap_or(kept.owner);
@@ -309,8 +418,9 @@ impl Webhooks for Registry {
             let mut definition = edit.apply(&before);
             let given = take_secret(&mut definition)?;
             kept.text = text(definition);
-            kept.updated_ms = clock::now_ms();
-            let changed = match self.put(id, kept).await {
+            // Each version has a time of its own: it is told from the others by that.
+            kept.updated_ms = clock::now_ms().max(kept.updated_ms + 1);
+            let changed = match self.put(id, kept, None).await {
                 Ok(changed) => changed,
                 Err(refused @ Refused::Flaws(_)) => {
                     // It runs as it was, and is to begin so at the next start.
@@ -335,10 +445,10 @@ impl Webhooks for Registry {
         .boxed()
     }
 
-    fn remove<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<(), Refused>> {
+    fn remove<'a>(&'a self, id: &'a SubscriptionId, if_match: IfMatch) -> BoxFuture<'a, Result<(), Refused>> {
         async move {
             let _changing = self.changing.lock().await;
-            self.kept(id).await?;
+            self.changeable(id, &if_match).await?;
             let (store, of) = (self.store.clone(), id.clone());
             blocking(move || store.remove_definition(&of).map_err(unavailable)).await?;
             self.ask(Vec::new(), vec![id.clone()]).await?;

@@ -8,6 +8,8 @@
 use figment::value::{Dict, Value};
 use serde_json::{Map, Value as Json};
 
+use super::begin::DATE_KEY;
+use super::dump::{MASK, is_secret};
 use super::places::{KeyPath, Places};
 use super::raw::{self, Table};
 use super::report::Report;
@@ -41,6 +43,18 @@ impl Config {
         })
     }
 
+    /// The definition of a webhook that stands in the file, in the same shape, with `***` in the place of every secret. Its
+    /// signing secret is left out.
+    pub fn definition_of_file(&self, id: &SubscriptionId) -> Option<Map<String, Json>> {
+        let all = self.layers.values.get("subscription").and_then(Value::as_array)?;
+        let named = |table: &&Dict| table.get("name").and_then(Value::as_str) == Some(id.as_str());
+        let table = all.iter().filter_map(Value::as_dict).find(named)?;
+        let endpoint = table.get("webhook").and_then(Value::as_dict)?;
+        let own = table.iter().filter(|(key, _)| OF_SUBSCRIPTION.contains(&key.as_str()));
+        let both = own.chain(endpoint.iter().filter(|(key, _)| *key != "secret"));
+        Some(both.map(|(key, value)| (key.clone(), masked(key, value, false))).collect())
+    }
+
     fn check_definition(
         &self,
         id: &SubscriptionId,
@@ -62,6 +76,31 @@ impl Config {
         let defaults = webhook::Defaults::of(&delivery.0, &self.delivery);
         subscription::one(&root, raw.0, Some(&self.streams), Some(&defaults), report)
     }
+}
+
+/// A value as JSON, without what is secret; `secret` when a key above it says so. The values of plain headers hide too:
+/// many receivers take their credentials there.
+fn masked(key: &str, value: &Value, secret: bool) -> Json {
+    // It says where a key stands, and holds none.
+    let secret = key != "order_key" && (secret || is_secret(key));
+    match value {
+        Value::Dict(_, dict) if let Some(Value::String(_, date)) = dict.get(DATE_KEY) => date.as_str().into(),
+        Value::Dict(_, dict) => dict
+            .iter()
+            .map(|(name, value)| {
+                let value = if key == "order_key" { plain(value) } else { masked(name, value, secret) };
+                (name.clone(), value)
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(_, list) => list.iter().map(|one| masked("", one, secret)).collect(),
+        _ if secret => MASK.into(),
+        other => plain(other),
+    }
+}
+
+fn plain(value: &Value) -> Json {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 /// The key as it stands in the flat object.
@@ -110,6 +149,35 @@ mod tests {
         let crate::domain::Target::Webhook(endpoint) = subscription.target else { panic!("a webhook") };
         assert_eq!((endpoint.in_flight_max.get(), endpoint.retry.attempts_max()), (3, 3));
         assert_eq!(&*endpoint.headers[0].value, "sales");
+    }
+
+    #[test]
+    fn a_webhook_of_the_file_is_shown_in_the_same_shape_without_its_secrets() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = format!(
+            r#"
+            [[stream]]
+            name = "EVENTS"
+            subjects = ["events.>"]
+            type_prefix = "events."
+            [[subscription]]
+            name = "crm"
+            types = ["orders.>"]
+            filters = [{{ plugin = "jq", config = {{ expr = ".a", api_key = "hush" }} }}]
+            webhook = {{ url = "https://a.example/", secret = "{SECRET}", headers = {{ X = "hush" }}, max_in_flight = 3, ordering = "key", order_key = {{ token = 2 }} }}
+            "#
+        );
+        std::fs::write(file.path(), text).expect("written");
+        let config = load(Some(file.path()), std::iter::empty(), Overrides::default()).expect("valid");
+        let id = SubscriptionId::parse("crm").expect("valid");
+        let shown = Json::Object(config.definition_of_file(&id).expect("it is there"));
+        let expected = serde_json::json!({
+            "url": "https://a.example/", "types": ["orders.>"], "headers": { "X": "***" }, "max_in_flight": 3,
+            "ordering": "key", "order_key": { "token": 2 },
+            "filters": [{ "plugin": "jq", "config": { "expr": ".a", "api_key": "***" } }],
+        });
+        assert_eq!(shown, expected);
+        assert!(config.definition_of_file(&SubscriptionId::parse("other").expect("valid")).is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table};
 use super::begin::DATE_KEY;
 
 /// What stands in the place of a secret.
-const MASK: &str = "***";
+pub(super) const MASK: &str = "***";
 
 /// Writes merged values as TOML.
 pub(super) fn toml(values: &Dict) -> String {
@@ -78,7 +78,7 @@ fn order_key(key: &str, value: &Value) -> Option<toml_edit::Value> {
 
 /// Does a key of that name hide what is under it? Header values count, since many receivers take their credentials there,
 /// and so does whatever a plugin's configuration calls by such a name. How long a secret is valid is none.
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     if key == "secret_overlap" {
         return false;

@@ -23,6 +23,51 @@ pub struct Definition {
     pub text: Box<[u8]>,
 }
 
+/// What was answered to a request that made a webhook and had a key of its own: whoever sends it again is answered alike.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The digest of who asked and of the request's key.
+    pub key: [u8; DIGEST_BYTES],
+    /// The digest of the request's body.
+    pub request: [u8; DIGEST_BYTES],
+    /// When it was answered, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The text of the signing secret.
+    pub secret: Box<str>,
+}
+
+/// The length of a SHA-256 digest.
+const DIGEST_BYTES: usize = 32;
+/// The version of an answer's layout.
+const ANSWER_VERSION: u8 = 1;
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("at_ms", &self.at_ms).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    fn write(&self, definition: &[u8]) -> Vec<u8> {
+        let mut w = Writer(Vec::with_capacity(96 + self.secret.len() + definition.len()));
+        w.0.push(ANSWER_VERSION);
+        w.bytes(&self.key);
+        w.bytes(&self.request);
+        w.number(self.at_ms);
+        w.text(&self.secret);
+        w.bytes(definition);
+        w.0
+    }
+
+    fn read(plain: &[u8]) -> Option<(Self, Definition)> {
+        let (_, mut r) = Reader::record(plain, ANSWER_VERSION)?;
+        let (key, request) = (r.bytes()?.try_into().ok()?, r.bytes()?.try_into().ok()?);
+        let answer = Self { key, request, at_ms: r.number()?, secret: r.text()?.into() };
+        let definition = read(r.bytes()?)?;
+        r.is_empty().then_some((answer, definition))
+    }
+}
+
 impl std::fmt::Debug for Definition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Definition").field("label", &self.label).finish_non_exhaustive()
@@ -39,6 +84,62 @@ impl Store {
         let written = self.put_sealed(keyring, Purpose::Definition, &[(id, &plain)]);
         wipe(&mut plain);
         written
+    }
+
+    /// Records the definition of a webhook that is made, and what its maker is answered, both or neither; durable when it
+    /// returns. Blocks.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_made(
+        &self,
+        keyring: &Keyring,
+        id: &SubscriptionId,
+        definition: &Definition,
+        answer: &Answer,
+    ) -> Result<(), Error> {
+        let (mut plain, mut answered) = (write(definition), answer.write(&write(definition)));
+        let records: [(Purpose, &SubscriptionId, &[u8]); 2] =
+            [(Purpose::Definition, id, &plain), (Purpose::Answer, id, &answered)];
+        let written = self.put_sealed_of_all(keyring, &records);
+        wipe(&mut plain);
+        wipe(&mut answered);
+        written
+    }
+
+    /// What was answered when a webhook was made, with its definition as it was then.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn answer(&self, keyring: &Keyring, id: &SubscriptionId) -> Result<Option<(Answer, Definition)>, Error> {
+        let opened = self.sealed(keyring, Purpose::Answer, id)?;
+        opened.map(|opened| Answer::read(opened.bytes()).ok_or(DAMAGED)).transpose()
+    }
+
+    /// All webhooks of which an answer is kept, in the order of their ids.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn answers(&self, keyring: &Keyring) -> Result<Vec<(SubscriptionId, Answer)>, Error> {
+        let mut all = Vec::new();
+        for key in self.engine()?.state.scan_prefix([kind::SEALED]).keys() {
+            let key = key.map_err(Error::read)?;
+            let (id, purpose) = keys::parse_subscription(&key).ok_or(DAMAGED)?;
+            if purpose == [Purpose::Answer.byte()]
+                && let Some((answer, _)) = self.answer(keyring, &id)?
+            {
+                all.push((id, answer));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Forgets an answer; durable when it returns. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remove_answer(&self, id: &SubscriptionId) -> Result<(), Error> {
+        self.remove_sealed(Purpose::Answer, id)
     }
 
     /// Forgets a definition; durable when it returns. Blocks.
@@ -133,6 +234,20 @@ mod tests {
         let bytes = write(&definition);
         assert_eq!(hex::encode(&bytes), "020363726d01ac02027b7d010461636d65");
         assert_eq!(read(&bytes), Some(definition));
+        let answer = Answer { key: [1; 32], request: [2; 32], at_ms: 300, secret: "whsec_".into() };
+        let definition = read(&bytes).expect("valid");
+        let whole = hex::encode(answer.write(&bytes));
+        assert_eq!(
+            whole,
+            format!(
+                "0120{}20{}ac020677687365635f{:02x}{}",
+                "01".repeat(32),
+                "02".repeat(32),
+                bytes.len(),
+                hex::encode(&bytes)
+            )
+        );
+        assert_eq!(Answer::read(&hex::decode(whole).expect("hexadecimal")), Some((answer, definition)));
         assert_eq!((read(&bytes[..9]), read(&[3, 0, 0, 0, 0]), read(&first[..9])), (None, None, None));
     }
 }

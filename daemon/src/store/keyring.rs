@@ -90,6 +90,8 @@ pub enum Purpose {
     SigningSecrets,
     /// A subscription's definition, with what it holds of credentials.
     Definition,
+    /// What was answered when a webhook was made, for who asks the same again.
+    Answer,
 }
 
 impl Purpose {
@@ -99,12 +101,15 @@ impl Purpose {
             Self::KeyCheck => 0,
             Self::SigningSecrets => 1,
             Self::Definition => 2,
+            Self::Answer => 3,
         }
     }
 
     /// The purpose of that byte.
     pub(super) fn of(byte: u8) -> Option<Self> {
-        [Self::KeyCheck, Self::SigningSecrets, Self::Definition].into_iter().find(|purpose| purpose.byte() == byte)
+        [Self::KeyCheck, Self::SigningSecrets, Self::Definition, Self::Answer]
+            .into_iter()
+            .find(|purpose| purpose.byte() == byte)
     }
 }
 

@@ -100,7 +100,7 @@ pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;
 pub use compact::Compaction;
 pub use config::Config;
-pub use definitions::Definition;
+pub use definitions::{Answer, Definition};
 pub use error::Error;
 pub use event_types::EventTypeRecord;
 pub use jobs::{JobCounts, JobRecord, JobTask, Mark, RedriveTask, ReplayTask};

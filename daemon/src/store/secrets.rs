@@ -165,8 +165,21 @@ impl Store {
         purpose: Purpose,
         records: &[(&SubscriptionId, &[u8])],
     ) -> Result<(), Error> {
+        let records: Vec<_> = records.iter().map(|(subscription, plain)| (purpose, *subscription, *plain)).collect();
+        self.put_sealed_of_all(keyring, &records)
+    }
+
+    /// The same with records of several purposes.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(super) fn put_sealed_of_all(
+        &self,
+        keyring: &Keyring,
+        records: &[(Purpose, &SubscriptionId, &[u8])],
+    ) -> Result<(), Error> {
         self.write_directly(|_, _, batch| {
-            for (subscription, plain) in records {
+            for &(purpose, subscription, plain) in records {
                 let sealed = keyring.seal(purpose, Some(subscription), plain);
                 batch.insert(keys::sealed(subscription, purpose.byte()), sealed);
             }

@@ -50,18 +50,26 @@ codes! {
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The path knows no such method";
     /// The answer comes in no type that the request accepts.
     NotAcceptable = NOT_ACCEPTABLE, "not_acceptable", "There is no answer of an accepted type";
+    /// What is to change is not as the asker saw it.
+    PreconditionFailed = PRECONDITION_FAILED, "precondition_failed", "It has changed in the meantime";
     /// A body that is larger than the daemon takes.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large";
     /// An event that is larger than its stream takes.
     EventTooLarge = PAYLOAD_TOO_LARGE, "event_too_large", "The event is too large";
     /// A body of a type that the operation does not take.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body has the wrong type";
+    /// The key of the request was sent before with another body.
+    IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key belongs to another request";
     /// No configured stream takes events of the type.
     NoStream = UNPROCESSABLE_ENTITY, "no_stream", "No stream takes this event";
     /// The payload does not fit the schema of its event type; `errors` says where.
     SchemaMismatch = UNPROCESSABLE_ENTITY, "schema_mismatch", "The payload does not fit its event type";
     /// A replay's range has nothing in it.
     Range = UNPROCESSABLE_ENTITY, "range", "There is nothing to replay";
+    /// The webhook stands in the configuration file.
+    ManagedByFile = CONFLICT, "managed_by_file", "The configuration file has the say";
+    /// A request with the same key is being done.
+    IdempotencyKeyInUse = CONFLICT, "idempotency_key_in_use", "The request is being done";
     /// No folder for backups is configured.
     NoBackupDir = CONFLICT, "no_backup_dir", "Backups are not set up";
     /// A backup is under way.

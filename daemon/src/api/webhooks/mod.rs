@@ -1,21 +1,27 @@
-//! Webhooks that are made over the interface: the same keys as a `[[subscription]]` of the file and its `webhook` table,
+//! Webhooks that are made over the interface, and those of the configuration file, which are only shown: the same keys as a `[[subscription]]` of the file and its `webhook` table,
 //! side by side in one object.
+
+mod schema;
+mod version;
 
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
-use http::StatusCode;
-use http::header::LOCATION;
+use http::header::{CACHE_CONTROL, ETAG, HeaderValue, LOCATION};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use tracing::error;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use version::{IfMatch, RequestKey};
+
+use self::version::{IDEMPOTENCY_KEY, IfNoneMatch, REPLAYED, tag};
 use super::extract::{Json, Path};
 use super::problem::{Code, FieldError};
-use super::{Problem, State};
+use super::{Principal, Problem, State};
 use crate::domain::{Owner, SubscriptionId};
 use crate::telemetry::{chain, clock};
 
@@ -23,6 +29,9 @@ use crate::telemetry::{chain, clock};
 pub const NAME_CHARS_MAX: usize = 100;
 /// What stands in an answer in the place of a header's value. Sent back, it stands for the value that is kept.
 const MASK: &str = "***";
+
+/// The key of a definition whose value is a private key.
+const SIGNING_KEY: &str = "ed25519_key";
 
 /// The keys of a webhook's definition.
 pub type Definition = Map<String, Value>;
@@ -44,6 +53,8 @@ pub struct Webhook {
     pub definition: Definition,
     /// Why it does not run, when its definition no longer fits the daemon's configuration.
     pub broken: Option<Box<str>>,
+    /// Whether it stands in the configuration file, which then has the say.
+    pub is_of_file: bool,
 }
 
 /// One thing that is wrong with a definition.
@@ -62,6 +73,14 @@ pub enum Refused {
     Flaws(Vec<Flaw>),
     /// There is no such webhook.
     Unknown,
+    /// It stands in the configuration file.
+    OfFile,
+    /// It is not as the asker saw it.
+    Changed,
+    /// A request with the same key and another body was answered.
+    KeyReused,
+    /// A request with the same key is being done.
+    KeyInUse,
     /// The owner has as many webhooks as one may have: so many.
     TooMany(usize),
     /// The store, NATS or the daemon cannot take it at the moment.
@@ -74,11 +93,13 @@ pub struct Made {
     pub webhook: Webhook,
     /// The text of its signing secret.
     pub secret: String,
+    /// Whether it was made by an earlier request with the same key.
+    pub is_repeated: bool,
 }
 
 /// Who keeps the webhooks and runs them. Each change is durable and in effect when it is answered.
 pub trait Webhooks: Send + Sync + 'static {
-    /// All that were made over the interface, in the order of their ids.
+    /// All, in the order of their ids.
     fn all(&self) -> BoxFuture<'_, Result<Vec<Webhook>, Refused>>;
     /// One of them.
     fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>>;
@@ -88,7 +109,7 @@ pub trait Webhooks: Send + Sync + 'static {
     /// one.
     fn change<'a>(&'a self, id: &'a SubscriptionId, edit: Edit) -> BoxFuture<'a, Result<Webhook, Refused>>;
     /// Ends one and forgets it.
-    fn remove<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<(), Refused>>;
+    fn remove<'a>(&'a self, id: &'a SubscriptionId, if_match: IfMatch) -> BoxFuture<'a, Result<(), Refused>>;
 }
 
 /// A webhook that is to be made.
@@ -101,6 +122,8 @@ pub struct New {
     pub definition: Definition,
     /// How many webhooks the owner may have with it; without a number as many as are asked for.
     pub owned_max: Option<usize>,
+    /// The request's own key: with one that was answered already, nothing is made.
+    pub key: Option<RequestKey>,
 }
 
 /// A change of a webhook.
@@ -113,6 +136,8 @@ pub struct Edit {
     pub keys: Definition,
     /// All keys that are not named go.
     pub replaces: bool,
+    /// The versions that it is for.
+    pub if_match: IfMatch,
 }
 
 impl Edit {
@@ -120,8 +145,10 @@ impl Edit {
     pub fn apply(self, kept: &Definition) -> Definition {
         let mut definition = if self.replaces { Map::new() } else { kept.clone() };
         for (key, mut value) in self.keys {
-            if key == "headers" {
-                unmask(&mut value, kept.get("headers"));
+            match key.as_str() {
+                "headers" => unmask(&mut value, kept.get("headers")),
+                SIGNING_KEY if value == MASK => value = kept.get(SIGNING_KEY).cloned().unwrap_or(value),
+                _ => {}
             }
             if value.is_null() {
                 definition.remove(&key);
@@ -153,7 +180,7 @@ pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default().routes(routes!(list, make)).routes(routes!(one, replace, change, remove))
 }
 
-/// As an answer shows it: without the values of its headers, which are often credentials.
+/// As an answer shows it: without its private key, and without the values of its headers, which are often credentials.
 fn shown(webhook: &Webhook) -> Map<String, Value> {
     let mut shown = Map::new();
     shown.insert("id".to_owned(), json!(webhook.id.as_str()));
@@ -164,14 +191,19 @@ fn shown(webhook: &Webhook) -> Map<String, Value> {
         if let Some(headers) = value.as_object_mut().filter(|_| key == "headers") {
             headers.values_mut().for_each(|value| *value = MASK.into());
         }
+        if key == SIGNING_KEY {
+            value = MASK.into();
+        }
         shown.insert(key.clone(), value);
     }
-    shown.insert("managed_by".to_owned(), json!("api"));
+    shown.insert("managed_by".to_owned(), json!(if webhook.is_of_file { "file" } else { "api" }));
     if let Some(reason) = &webhook.broken {
         shown.insert("broken".to_owned(), json!(reason));
     }
-    shown.insert("created_at".to_owned(), json!(clock::rfc3339(webhook.created_ms)));
-    shown.insert("updated_at".to_owned(), json!(clock::rfc3339(webhook.updated_ms)));
+    if !webhook.is_of_file {
+        shown.insert("created_at".to_owned(), json!(clock::rfc3339(webhook.created_ms)));
+        shown.insert("updated_at".to_owned(), json!(clock::rfc3339(webhook.updated_ms)));
+    }
     shown
 }
 
@@ -182,7 +214,7 @@ type Registry = Extension<Arc<dyn Webhooks>>;
     get,
     path = "/webhooks",
     tag = "webhooks",
-    responses((status = 200, description = "All of them", body = Value)),
+    responses((status = 200, description = "Those that were made over the API, and those of the file", body = schema::List)),
     extensions(("x-problems" = json!(["unavailable"])))
 )]
 async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
@@ -196,13 +228,37 @@ async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
     get,
     path = "/webhooks/{id}",
     tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    responses((status = 200, description = "The webhook", body = Value)),
+    params(
+        ("id" = String, Path, description = "The webhook's id"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that the asker has already"),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The webhook",
+            body = schema::Shown,
+            headers(("ETag" = String, description = "This version, for `If-Match`"))
+        ),
+        (status = 304, description = "It is as the asker has it"),
+    ),
     extensions(("x-problems" = json!(["not_found", "unavailable"])))
 )]
-async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn one(
+    Extension(webhooks): Registry,
+    Path(id): Path<String>,
+    if_none_match: IfNoneMatch,
+) -> Result<Response, Problem> {
     let webhook = webhooks.one(&parse(&id)?).await.map_err(problem)?;
-    Ok(axum::Json(shown(&webhook)).into_response())
+    let response = answer(shown(&webhook));
+    match if_none_match.has(&response.headers()[ETAG]) {
+        true => Ok((StatusCode::NOT_MODIFIED, [(ETAG, response.headers()[ETAG].clone())]).into_response()),
+        false => Ok(response),
+    }
+}
+
+/// What is shown, with its entity tag.
+fn answer(shown: Definition) -> Response {
+    ([(ETAG, tag(&shown))], axum::Json(shown)).into_response()
 }
 
 /// Make a webhook
@@ -212,19 +268,43 @@ async fn one(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<Re
     post,
     path = "/webhooks",
     tag = "webhooks",
-    request_body = Value,
-    responses((status = 201, description = "It runs", body = Value)),
-    extensions(("x-problems" = json!(["unavailable"])))
+    params(("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[ -~]+$", description = "A key of the request's own: sent again within a day, with the same body, it is answered alike and done once")),
+    request_body = schema::New,
+    responses((
+        status = 201,
+        description = "It runs. `Idempotent-Replayed: true` says that an earlier request with the same key made it",
+        body = schema::Shown,
+        headers(
+            ("ETag" = String, description = "This version, for `If-Match`"),
+            ("Location" = String, description = "Its path"),
+        )
+    )),
+    extensions(("x-problems" = json!([
+        "webhooks_per_owner_max", "idempotency_key_reused", "idempotency_key_in_use", "unavailable"
+    ])))
 )]
-async fn make(Extension(webhooks): Registry, Json(body): Json<Definition>) -> Result<Response, Problem> {
+async fn make(
+    Extension(webhooks): Registry,
+    Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
+    Json(body): Json<Definition>,
+) -> Result<Response, Problem> {
+    let key = RequestKey::of(&headers, principal.name(), &body)?;
     let Body { name, owner, definition } = read(body)?;
     let name = name.ok_or_else(|| Problem::invalid("name", "`name` is missing: say what it is called"))?;
-    let new = New { name, owner: owner.flatten(), definition, owned_max: None };
+    let new = New { name, owner: owner.flatten(), definition: without_nulls(definition), owned_max: None, key };
     let made = webhooks.make(new).await.map_err(problem)?;
-    let mut answer = shown(&made.webhook);
-    answer.insert("secret".to_owned(), json!(made.secret));
+    let mut shown = shown(&made.webhook);
+    let tag = tag(&shown);
+    shown.insert("secret".to_owned(), json!(made.secret));
     let location = format!("/api/v1/webhooks/{}", made.webhook.id);
-    Ok((StatusCode::CREATED, [(LOCATION, location)], axum::Json(answer)).into_response())
+    let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut response = (StatusCode::CREATED, [(LOCATION, location)], [no_store], axum::Json(shown)).into_response();
+    response.headers_mut().insert(ETAG, tag);
+    if made.is_repeated {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 /// Replace a webhook
@@ -234,13 +314,26 @@ async fn make(Extension(webhooks): Registry, Json(body): Json<Definition>) -> Re
     put,
     path = "/webhooks/{id}",
     tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Value,
-    responses((status = 200, description = "As it runs now", body = Value)),
-    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+    params(
+        ("id" = String, Path, description = "The webhook's id"),
+        ("If-Match" = Option<String>, Header, description = "Only when the webhook is still as this `ETag` says"),
+    ),
+    request_body = schema::Whole,
+    responses((
+        status = 200,
+        description = "As it runs now",
+        body = schema::Shown,
+        headers(("ETag" = String, description = "This version, for `If-Match`"))
+    )),
+    extensions(("x-problems" = json!(["not_found", "managed_by_file", "precondition_failed", "unavailable"])))
 )]
-async fn replace(webhooks: Registry, id: Path<String>, Json(body): Json<Definition>) -> Result<Response, Problem> {
-    edit(webhooks, id, body, true).await
+async fn replace(
+    webhooks: Registry,
+    id: Path<String>,
+    if_match: IfMatch,
+    Json(body): Json<Definition>,
+) -> Result<Response, Problem> {
+    edit(webhooks, id, if_match, body, true).await
 }
 
 /// Change a webhook
@@ -250,24 +343,39 @@ async fn replace(webhooks: Registry, id: Path<String>, Json(body): Json<Definiti
     patch,
     path = "/webhooks/{id}",
     tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Value,
-    responses((status = 200, description = "As it runs now", body = Value)),
-    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+    params(
+        ("id" = String, Path, description = "The webhook's id"),
+        ("If-Match" = Option<String>, Header, description = "Only when the webhook is still as this `ETag` says"),
+    ),
+    request_body = schema::Change,
+    responses((
+        status = 200,
+        description = "As it runs now",
+        body = schema::Shown,
+        headers(("ETag" = String, description = "This version, for `If-Match`"))
+    )),
+    extensions(("x-problems" = json!(["not_found", "managed_by_file", "precondition_failed", "unavailable"])))
 )]
-async fn change(webhooks: Registry, id: Path<String>, Json(body): Json<Definition>) -> Result<Response, Problem> {
-    edit(webhooks, id, body, false).await
+async fn change(
+    webhooks: Registry,
+    id: Path<String>,
+    if_match: IfMatch,
+    Json(body): Json<Definition>,
+) -> Result<Response, Problem> {
+    edit(webhooks, id, if_match, body, false).await
 }
 
 async fn edit(
     Extension(webhooks): Registry,
     Path(id): Path<String>,
+    if_match: IfMatch,
     body: Definition,
     replaces: bool,
 ) -> Result<Response, Problem> {
     let Body { name, owner, definition: keys } = read(body)?;
-    let changed = webhooks.change(&parse(&id)?, Edit { name, owner, keys, replaces }).await.map_err(problem)?;
-    Ok(axum::Json(shown(&changed)).into_response())
+    let edit = Edit { name, owner, keys, replaces, if_match };
+    let changed = webhooks.change(&parse(&id)?, edit).await.map_err(problem)?;
+    Ok(answer(shown(&changed)))
 }
 
 /// Remove a webhook
@@ -277,12 +385,19 @@ async fn edit(
     delete,
     path = "/webhooks/{id}",
     tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(
+        ("id" = String, Path, description = "The webhook's id"),
+        ("If-Match" = Option<String>, Header, description = "Only when the webhook is still as this `ETag` says"),
+    ),
     responses((status = 204, description = "It is forgotten")),
-    extensions(("x-problems" = json!(["not_found", "unavailable"])))
+    extensions(("x-problems" = json!(["not_found", "managed_by_file", "precondition_failed", "unavailable"])))
 )]
-async fn remove(Extension(webhooks): Registry, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    webhooks.remove(&parse(&id)?).await.map_err(problem)?;
+async fn remove(
+    Extension(webhooks): Registry,
+    Path(id): Path<String>,
+    if_match: IfMatch,
+) -> Result<StatusCode, Problem> {
+    webhooks.remove(&parse(&id)?, if_match).await.map_err(problem)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -296,7 +411,7 @@ struct Body {
 
 fn read(mut definition: Definition) -> Result<Body, Problem> {
     let name = match definition.remove("name") {
-        None => None,
+        None | Some(Value::Null) => None,
         Some(Value::String(name)) if !name.trim().is_empty() && name.chars().count() <= NAME_CHARS_MAX => Some(name),
         Some(_) => {
             let detail = format!("`name` must be a text of 1 to {NAME_CHARS_MAX} characters");
@@ -315,17 +430,36 @@ fn read(mut definition: Definition) -> Result<Body, Problem> {
     Ok(Body { name: name.map(Into::into), owner, definition })
 }
 
+/// A key that is `null` is one that is not said.
+fn without_nulls(mut definition: Definition) -> Definition {
+    definition.retain(|_, value| !value.is_null());
+    definition
+}
+
 fn parse(id: &str) -> Result<SubscriptionId, Problem> {
     SubscriptionId::parse(id).map_err(|_| unknown())
 }
 
 fn unknown() -> Problem {
-    Problem::not_found("there is no webhook of that id that was made over the interface")
+    Problem::not_found("there is no webhook of that id")
 }
 
 fn problem(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown => unknown(),
+        Refused::OfFile => {
+            Problem::new(Code::ManagedByFile, "change it in the configuration file, which is then read again")
+        }
+        Refused::Changed => {
+            Problem::new(Code::PreconditionFailed, "get it again, and send the change with its new ETag")
+        }
+        Refused::KeyReused => {
+            Problem::new(Code::IdempotencyKeyReused, format!("`{IDEMPOTENCY_KEY}` was sent before with another body"))
+        }
+        Refused::KeyInUse => {
+            let detail = format!("a request with the same `{IDEMPOTENCY_KEY}` has not ended yet");
+            Problem::new(Code::IdempotencyKeyInUse, detail).retry_after(1)
+        }
         Refused::TooMany(most) => {
             let detail = format!("{most} webhooks are the limit of one owner: remove one first");
             Problem::new(Code::WebhooksPerOwnerMax, detail)
@@ -353,10 +487,11 @@ mod tests {
     fn a_change_sets_and_takes_out_keys_and_a_mask_keeps_a_value() {
         let kept = object(json!({"url": "https://a.example", "timeout": "5s", "headers": {"A": "1", "B": "2"}}));
         let keys = object(json!({"timeout": null, "headers": {"A": "***", "C": "3"}}));
-        let edit = Edit { name: None, owner: None, keys: keys.clone(), replaces: false };
+        let edit = Edit { name: None, owner: None, keys: keys.clone(), replaces: false, if_match: IfMatch::default() };
         let changed = edit.apply(&kept);
         assert_eq!(Value::from(changed), json!({"url": "https://a.example", "headers": {"A": "1", "C": "3"}}));
-        let replaced = Edit { name: None, owner: None, keys, replaces: true }.apply(&kept);
+        let replaced =
+            Edit { name: None, owner: None, keys, replaces: true, if_match: IfMatch::default() }.apply(&kept);
         assert_eq!(Value::from(replaced), json!({"headers": {"A": "1", "C": "3"}}));
     }
 
@@ -370,6 +505,7 @@ mod tests {
             updated_ms: 0,
             definition: object(json!({"headers": {"Authorization": "Bearer 1"}})),
             broken: None,
+            is_of_file: false,
         };
         let text = Value::from(shown(&webhook)).to_string();
         assert!(text.contains("Authorization") && !text.contains("Bearer"), "{text}");

@@ -41,7 +41,6 @@ use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
 
-use crate::api::event_types::EventTypes;
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Server, trace, webhooks};
 use crate::config::{self, Config};
@@ -160,9 +159,7 @@ impl App {
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
-        let types = EventTypes::open(store.clone())?;
-        let kept = (store.clone(), catalogue.clone(), secrets.clone());
-        let (registry, asked) = Registry::new(kept.0, kept.1, kept.2, Arc::clone(&current), types.clone());
+        let (registry, asked) = Registry::new(store.clone(), catalogue.clone(), secrets.clone(), Arc::clone(&current))?;
         registry.sweep();
         registry.learn_owners()?;
         registry.learn_answers()?;
@@ -179,8 +176,8 @@ impl App {
         let recovered = store.recover(&floors)?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
         let publisher = Arc::new(nats.clone());
-        let (metrics_of, health_of) = (metrics.clone(), health.clone());
-        let state = api::State { publisher, types, hub: hub.clone(), metrics: metrics_of, health: health_of };
+        let (types, hub_of) = (registry.event_types.clone(), hub.clone());
+        let state = api::State { publisher, types, hub: hub_of, metrics: metrics.clone(), health: health.clone() };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };

@@ -88,18 +88,21 @@ pub(super) struct Registry {
 pub(super) struct Stopping;
 
 impl Registry {
-    /// A registry, and where the daemon's loop is asked.
+    /// A registry, and where the daemon's loop is asked. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub(super) fn new(
         store: Store,
         catalogue: Catalogue,
         secrets: Secrets,
         config: Arc<ArcSwap<Config>>,
-        event_types: EventTypes,
-    ) -> (Self, mpsc::Receiver<Ask>) {
+    ) -> Result<(Self, mpsc::Receiver<Ask>), crate::store::Error> {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
+        let event_types = EventTypes::open(store.clone())?;
         event_types.replace_of_file(&config.load().event_types);
         let (changing, owners, answers) = (Arc::default(), Owners::default(), Answers::default());
-        (Self { store, catalogue, secrets, config, asks, changing, owners, event_types, answers }, asked)
+        Ok((Self { store, catalogue, secrets, config, asks, changing, owners, event_types, answers }, asked))
     }
 
     /// Learns which requests with a key of their own were answered. Blocks.

@@ -169,6 +169,9 @@ impl App {
         health.set("start", Condition::Failing("loading plugins".to_owned()));
         let preparing = prepare(&catalogue, &registry, &secrets, &config);
         let (parts::Prepared { webhooks: specs, named }, idle) = server.answer_during(preparing).await?;
+        // Before the workers take theirs: they get the memory that this gives back.
+        let config = Arc::new(config.settled());
+        current.store(Arc::clone(&config));
         health.set("start", Condition::Failing("not started yet".to_owned()));
         let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
         let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;

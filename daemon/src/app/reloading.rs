@@ -89,7 +89,7 @@ impl Reloading {
             }
         };
         // What the API's webhooks take from the file's defaults changes with them.
-        let new = Arc::new(new);
+        let new = Arc::new(new.settled());
         self.config.store(Arc::clone(&new));
         if let Err(error) = self.put_into_effect(prepared, &old).await {
             self.config.store(old);

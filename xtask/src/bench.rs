@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server. The cases `deliveries`
-//! and `parked` need none: they measure the daemon's store by itself. The case `plugins` needs those of the tests and the one in JavaScript besides,
+//! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server. The case `parked` needs none: it
+//! measures the daemon's store by itself. The case `plugins` needs those of the tests and the one in JavaScript besides,
 //! and so does `report`, which runs every case and writes docs/performance.md.
 
 use std::process::Command;
@@ -12,11 +12,9 @@ use crate::{build, tools};
 
 /// Runs `sluiced-bench` with `args`: a case and its options, or all cases.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    if let Some((case @ ("deliveries" | "parked"), options)) =
-        args.split_first().map(|(case, options)| (case.as_str(), options))
-    {
-        let store = ["bench", "--package", "sluiced", "--package", "sluiced-tests", "--bench", case, "--"];
-        return last_step("bench", cargo().args(store).args(options));
+    if let Some(("parked", options)) = args.split_first().map(|(case, options)| (case.as_str(), options)) {
+        let store = ["bench", "--package", "sluiced", "--package", "sluiced-tests", "--bench", "parked", "--"];
+        return last_step("bench parked", cargo().args(store).args(options));
     }
     let nats_server = tools::nats_server()?;
     tools::wasm_target()?;

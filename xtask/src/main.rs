@@ -40,7 +40,7 @@ enum Command {
     },
     /// Measure, in release builds, on a real NATS server
     Bench {
-        /// Passed on to `sluiced-bench`: a case and its options, or `report`; or `deliveries`, or `parked`
+        /// Passed on to `sluiced-bench`: a case and its options, or `report`; or `parked`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

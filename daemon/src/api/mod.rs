@@ -1,9 +1,10 @@
-//! The HTTP interface: publishing, event streams, health and metrics.
+//! The HTTP interface: webhooks, events, deliveries and all else that one may look at or change, health and metrics.
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
 //!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
+//! - `cursor` and `paging`: what listings ask for alike.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
@@ -12,9 +13,12 @@ mod answer;
 pub mod audit;
 pub mod auth;
 pub mod backup;
+mod cursor;
 mod dead_letters;
+pub mod deliveries;
 mod document;
-mod events;
+pub mod event_types;
+pub mod events;
 mod extract;
 pub mod info;
 pub mod jobs;
@@ -22,6 +26,7 @@ pub mod keys;
 mod limit;
 mod operate;
 pub mod owners;
+mod paging;
 mod permit;
 pub mod plugins;
 pub mod principal;

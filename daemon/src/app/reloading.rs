@@ -101,6 +101,7 @@ impl Reloading {
             return false;
         }
         self.registry.owners.replace_of_file(of_file(&new));
+        self.registry.event_types.replace_of_file(&new.event_types);
         info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
         true
     }

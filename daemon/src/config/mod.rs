@@ -13,6 +13,7 @@ mod begin;
 mod dead_letters;
 mod definition;
 mod dump;
+mod event_type;
 mod health;
 mod layers;
 mod pace;
@@ -40,7 +41,8 @@ use std::time::Duration;
 use http::Uri;
 use ipnet::IpNet;
 
-use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subscription};
+use crate::api::event_types::EventType;
+use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subject, Subscription};
 pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
@@ -64,6 +66,8 @@ pub struct Config {
     pub nats: Nats,
     /// The streams to read: at least one, with subjects that do not overlap.
     pub streams: Vec<Stream>,
+    /// The event types that are described.
+    pub event_types: Vec<(Subject, EventType)>,
     /// The plugin host.
     pub plugins: Plugins,
     /// The delivery of webhooks.

@@ -24,6 +24,19 @@ use For::{Anyone, Its, Operator};
 /// Every route below `/api/v1`, whom it is for, and a body that it takes.
 const ROUTES: &[(&str, &str, For, &str)] = &[
     ("POST", "/events", Anyone, r#"{"type": "platform.x", "data": 1}"#),
+    ("POST", "/events/batch", Anyone, "{}"),
+    ("GET", "/events", Anyone, ""),
+    ("GET", "/events/stats", Anyone, ""),
+    ("GET", "/events/{id}", Anyone, ""),
+    ("GET", "/event-types", Anyone, ""),
+    ("GET", "/event-types/{type}", Anyone, ""),
+    ("PUT", "/event-types/{type}", Operator, "{}"),
+    ("DELETE", "/event-types/{type}", Operator, ""),
+    ("GET", "/deliveries", Anyone, ""),
+    ("GET", "/deliveries/stats", Anyone, ""),
+    ("GET", "/deliveries/{id}", Anyone, ""),
+    ("POST", "/deliveries/{id}/retry", Anyone, ""),
+    ("GET", "/webhooks/{id}/deliveries", Its, ""),
     ("GET", "/events/stream", Anyone, ""),
     ("GET", "/events/{id}/trace", Anyone, ""),
     ("GET", "/streams", Anyone, ""),
@@ -147,5 +160,5 @@ async fn fill(daemon: &TestDaemon, receiver: &TestReceiver, path: &str) -> Strin
         let id = made["id"].as_str().expect("an id").to_owned();
         return base.replace(whose, &id).replace("{id}", &"0".repeat(32));
     }
-    base.replace("{id}", &"0".repeat(32)).replace("{name}", "jq")
+    base.replace("{id}", &"0".repeat(32)).replace("{name}", "jq").replace("{type}", "platform.x")
 }

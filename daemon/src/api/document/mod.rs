@@ -20,7 +20,10 @@ use utoipa::{PartialSchema as _, ToSchema};
 
 use super::access;
 use super::problem::{self, Code, FieldError};
-use super::{audit, backup, events, info, jobs, keys, operate, plugins, secrets, subscriptions, trace, webhooks};
+use super::{
+    audit, backup, deliveries, event_types, events, info, jobs, keys, operate, plugins, secrets, subscriptions, trace,
+    webhooks,
+};
 use crate::domain::Scope;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -43,12 +46,13 @@ const WITH_KEY: [Code; 6] = [
 /// The member of an operation that names the scope that one must have.
 const SCOPE: &str = "x-scope";
 /// The parts of the interface, in the order of the page.
-const TAGS: [(&str, &str); 10] = [
+const TAGS: [(&str, &str); 11] = [
     ("webhooks", "Webhooks that are made over the interface."),
     ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the interface."),
     ("deliveries", "What became of events."),
     ("dead letters", "Deliveries that were given up, kept with their bodies."),
     ("events", "Publishing events, finding them, listening to them."),
+    ("event types", "What is known of the types of events."),
     ("streams", "Named event streams: the SSE subscriptions of the configuration."),
     ("jobs", "Work that takes a while: replaying history, redriving dead letters."),
     ("plugins", "Filters and transforms."),
@@ -65,6 +69,9 @@ pub(super) fn answer_type(path: &str) -> &'static str {
 /// The whole document, without a daemon that serves it.
 pub fn document() -> Value {
     let below = events::routes()
+        .merge(events::read::operations())
+        .merge(event_types::operations())
+        .merge(deliveries::operations())
         .merge(subscriptions::operations())
         .merge(webhooks::operations())
         .merge(secrets::operations())

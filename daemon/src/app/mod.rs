@@ -187,8 +187,8 @@ impl App {
         let state = api::State { publisher, types, hub: hub_of, metrics: metrics.clone(), health: health.clone() };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
-        let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
-        let running = Arc::new(seen);
+        let running =
+            Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() });
         let plugins = Serve {
             catalogue,
             changing: Arc::clone(&registry.changing),

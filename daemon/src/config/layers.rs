@@ -17,6 +17,8 @@ pub(super) const DEFAULTS: &str = include_str!("../../../config/default.toml");
 
 /// The table of defaults for webhooks.
 pub(super) const DELIVERY: &str = "delivery";
+/// The table of the subscriptions.
+const SUBSCRIPTION: &str = "subscription";
 
 const ENV_PREFIX: &str = "SLUICED_";
 
@@ -68,10 +70,10 @@ impl Layers {
         Ok(Self { values: merged(&figment)?, places })
     }
 
-    /// What definitions that come later are read by.
+    /// What definitions that come later are read by, and those of the file, which the API shows.
     pub(super) fn settled(&self) -> Self {
-        let delivery = self.values.get_key_value(DELIVERY);
-        let values = delivery.map(|(key, value)| (key.clone(), value.clone())).into_iter().collect();
+        let kept = [DELIVERY, SUBSCRIPTION].into_iter().filter_map(|key| self.values.get_key_value(key));
+        let values = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
         Self { values, places: Places::default() }
     }
 }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::document::of_webhook;
 use super::extract::{Json, JsonOrNone, Path};
 use super::principal::Asker;
 use super::{Problem, State};
@@ -52,6 +53,8 @@ pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(replay))
         .routes(routes!(redrive))
+        .routes(of_webhook(routes!(replay), "/webhooks/{id}/replay"))
+        .routes(of_webhook(routes!(redrive), "/webhooks/{id}/redrive"))
         .routes(routes!(list))
         .routes(routes!(one))
         .routes(routes!(pause))

@@ -35,6 +35,7 @@ pub mod secrets;
 pub mod server;
 mod status;
 pub mod subscriptions;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::document::of_webhook;
 use super::extract::{Path, Raw, json_type};
 use super::principal::Asker;
 use super::problem::Code;
@@ -43,7 +44,10 @@ pub fn routes(access: Access) -> OpenApiRouter<State> {
 
 /// The operations, not yet bound to what they work on.
 pub(super) fn operations() -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate))
+    OpenApiRouter::default()
+        .routes(routes!(show))
+        .routes(routes!(rotate))
+        .routes(of_webhook(routes!(rotate), "/webhooks/{id}/rotate-secret"))
 }
 
 /// All about a signing secret but the secret.

@@ -20,6 +20,7 @@ mod reload;
 mod reloading;
 mod retention;
 mod running;
+mod testing;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -161,7 +162,7 @@ impl App {
         let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
-        let (gate, api_keys) = gate::gate(&config, &store, &metrics)?;
+        let gated = gate::gate(&config, &store, &metrics)?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
@@ -182,13 +183,11 @@ impl App {
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
-        let publisher = Arc::new(nats.clone());
-        let (types, hub_of) = (registry.event_types.clone(), hub.clone());
-        let state = api::State { publisher, types, hub: hub_of, metrics: metrics.clone(), health: health.clone() };
+        let state = state(&nats, &registry, &hub, (&metrics, &health));
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
-        let running =
-            Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() });
+        let hub_seen = hub.clone();
+        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub_seen });
         let plugins = Serve {
             catalogue,
             changing: Arc::clone(&registry.changing),
@@ -197,7 +196,8 @@ impl App {
             compiling: Arc::default(),
             jobs: TaskTracker::new(),
         };
-        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running, gate, api_keys };
+        let (config_of, parts) = (&config, (&store, &secrets, &nats, &client));
+        let access = Reach { config: config_of, parts, running, gated };
         access.complete(&mut server, state, registry.clone(), jobs.clone(), plugins.clone())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -238,6 +238,17 @@ impl App {
     }
 }
 
+/// What all routes of the API work on.
+fn state(nats: &Nats, registry: &Registry, hub: &Hub, (metrics, health): (&Metrics, &Health)) -> api::State {
+    api::State {
+        publisher: Arc::new(nats.clone()),
+        types: registry.event_types.clone(),
+        hub: hub.clone(),
+        metrics: metrics.clone(),
+        health: health.clone(),
+    }
+}
+
 /// All subscriptions, ready to run, and those that cannot, with the reason.
 async fn prepare(
     catalogue: &Catalogue,
@@ -261,12 +272,9 @@ async fn prepare(
 /// What the API reaches into besides its own state.
 struct Reach<'a> {
     config: &'a Config,
-    store: &'a Store,
-    secrets: &'a Secrets,
-    nats: &'a Nats,
+    parts: (&'a Store, &'a Secrets, &'a Nats, &'a crate::deliver::Client),
     running: Arc<Running>,
-    gate: Gate,
-    api_keys: ApiKeys,
+    gated: (Gate, ApiKeys),
 }
 
 impl Reach<'_> {
@@ -279,7 +287,7 @@ impl Reach<'_> {
         jobs: jobs::Handle,
         plugins: Serve,
     ) -> Result<(), api::Error> {
-        let Self { config, store, secrets, nats, running, gate, api_keys } = self;
+        let Self { config, parts: (store, secrets, nats, client), running, gated: (gate, api_keys) } = self;
         let gate = gate.with_owners(registry.owners.clone());
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
@@ -289,6 +297,9 @@ impl Reach<'_> {
             trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
         let (owners, types) = (registry.owners.clone(), registry.event_types.clone());
         let jobs: Arc<dyn api::jobs::Jobs> = Arc::new(jobs);
+        registry.run_on(lanes());
+        let trials = testing::Trials { routes: Arc::clone(&running.routes), client: client.clone() };
+        let testing = api::testing::Access { tester: Arc::new(trials), owners: owners.clone() };
         let deliveries = api::deliveries::Access {
             lanes: lanes(),
             store: store(),
@@ -303,6 +314,7 @@ impl Reach<'_> {
             .merge(api::jobs::routes(jobs))
             .merge(api::deliveries::routes(deliveries))
             .merge(api::event_types::routes(types))
+            .merge(api::testing::routes(testing))
             .merge(api::events::read::routes(api::events::read::Access { nats: nats.clone() }))
             .merge(api::plugins::routes(api::plugins::Access {
                 plugins: Arc::new(plugins),

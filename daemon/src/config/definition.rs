@@ -5,6 +5,8 @@
 //! ```
 //! The keys are those of `[[subscription]]` and of its `webhook` table, side by side.
 
+use std::collections::BTreeMap;
+
 use figment::value::{Dict, Value};
 use serde_json::{Map, Value as Json};
 
@@ -47,13 +49,25 @@ impl Config {
     /// The definition of a webhook that stands in the file, in the same shape, with `***` in the place of every secret. Its
     /// signing secret is left out.
     pub fn definition_of_file(&self, id: &SubscriptionId) -> Option<Map<String, Json>> {
-        let all = self.layers.values.get("subscription").and_then(Value::as_array)?;
+        if let Some(settled) = self.layers.of_file.get(id.as_str()) {
+            return serde_json::from_str(settled).ok();
+        }
         let named = |table: &&Dict| table.get("name").and_then(Value::as_str) == Some(id.as_str());
-        let table = all.iter().filter_map(Value::as_dict).find(named)?;
-        let endpoint = table.get("webhook").and_then(Value::as_dict)?;
-        let own = table.iter().filter(|(key, _)| OF_SUBSCRIPTION.contains(&key.as_str()));
-        let both = own.chain(endpoint.iter().filter(|(key, _)| *key != "secret"));
-        Some(both.map(|(key, value)| (key.clone(), masked(key, value, false))).collect())
+        self.tables_of_file().find(named).and_then(shown)
+    }
+
+    /// The definitions of all webhooks of the file by their names, each as a text of JSON: they take little memory so.
+    pub(super) fn definitions_of_file(&self) -> BTreeMap<Box<str>, Box<str>> {
+        let text = |table: &Dict| {
+            let name = table.get("name").and_then(Value::as_str)?;
+            Some((name.into(), Json::Object(shown(table)?).to_string().into()))
+        };
+        self.tables_of_file().filter_map(text).collect()
+    }
+
+    fn tables_of_file(&self) -> impl Iterator<Item = &Dict> {
+        let all = self.layers.values.get("subscription").and_then(Value::as_array);
+        all.into_iter().flatten().filter_map(Value::as_dict)
     }
 
     fn check_definition(
@@ -77,6 +91,14 @@ impl Config {
         let defaults = webhook::Defaults::of(&delivery.0, &self.delivery);
         subscription::one(&root, raw.0, Some(&self.streams), Some(&defaults), report)
     }
+}
+
+/// The definition of a webhook as it stands in the file, without what is secret.
+fn shown(table: &Dict) -> Option<Map<String, Json>> {
+    let endpoint = table.get("webhook").and_then(Value::as_dict)?;
+    let own = table.iter().filter(|(key, _)| OF_SUBSCRIPTION.contains(&key.as_str()));
+    let both = own.chain(endpoint.iter().filter(|(key, _)| *key != "secret"));
+    Some(both.map(|(key, value)| (key.clone(), masked(key, value, false))).collect())
 }
 
 /// A value as JSON, without what is secret; `secret` when a key above it says so. The values of plain headers hide too:

@@ -42,7 +42,7 @@ pub fn routes(access: Access) -> OpenApiRouter<State> {
 
 /// The operations, not yet bound to what they work on.
 pub(super) fn operations() -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate))
+    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate)).routes(routes!(rotate_webhook))
 }
 
 /// All about a signing secret but the secret.
@@ -85,10 +85,11 @@ struct Earlier {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the document's word for what is read by hand")]
 struct Rotation {
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$")]
     /// The new secret: `whsec_` and the Base64 of 24 to 64 bytes; one is made, when it is not said.
     secret: Option<String>,
     /// How long the earlier secret stays valid, up to `30d`: `0s` ends it at once.
-    #[schema(example = "24h")]
+    #[schema(pattern = "^[0-9]+(ms|s|m|h|d)( ?[0-9]+(ms|s|m|h|d))*$", example = "24h")]
     overlap: Option<String>,
 }
 
@@ -137,6 +138,29 @@ async fn rotate(
     let (secret, view) = blocking(move || access.secrets.rotate(&id, secret, overlap)).await?;
     let about = About { secret: Some(text_of(&secret)), ..about(name, &view) };
     Ok(([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(about)))
+}
+
+/// Another signing secret of a webhook
+///
+/// From now on. Its text is in the answer, and nowhere afterwards.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{id}/rotate-secret",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    request_body = Option<Rotation>,
+    responses((status = 200, description = "All about it, with its text", body = About)),
+    extensions(("x-problems" = json!([
+        "not_found", "secret_from_file", "too_many_secrets", "same_secret", "store_unavailable"
+    ])))
+)]
+async fn rotate_webhook(
+    access: Extension<Access>,
+    id: Path<String>,
+    headers: HeaderMap,
+    body: Raw,
+) -> Result<([(http::HeaderName, HeaderValue); 1], Json<About>), Problem> {
+    rotate(access, id, headers, body).await
 }
 
 fn about(subscription: String, view: &View) -> About {

@@ -15,8 +15,8 @@ use crate::domain::RateLimit;
 use crate::store::{GapCause, GapRecord, Store};
 use crate::telemetry::{chain, clock};
 
-/// The longest reason that an operator may give, in bytes.
-const REASON_BYTES_MAX: usize = 512;
+/// The longest reason that an operator may give, in characters.
+const REASON_CHARS_MAX: usize = 512;
 
 /// A webhook subscription as it is now.
 #[derive(Serialize, ToSchema)]
@@ -232,7 +232,7 @@ enum Start {
 #[serde(deny_unknown_fields)]
 pub(super) struct Disable {
     /// One line.
-    #[schema(max_length = 512)]
+    #[schema(max_length = 512, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     reason: Option<String>,
 }
 
@@ -262,6 +262,46 @@ pub(super) async fn enable(
     Ok(Json(of(&lane, &access.store)))
 }
 
+/// Enable a webhook
+///
+/// A disabled one goes on where it stopped, or with what is published from now on. Durable when it is answered.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{id}/enable",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    request_body = Option<Enable>,
+    responses((status = 200, description = "How it is now", body = Status)),
+    extensions(("x-problems" = json!(["not_found", "not_disabled", "store_unavailable", "stream_unavailable"])))
+)]
+pub(super) async fn enable_webhook(
+    access: Extension<Access>,
+    id: Path<String>,
+    asked: JsonOrNone<Enable>,
+) -> Result<Json<Status>, Problem> {
+    enable(access, id, asked).await
+}
+
+/// Disable a webhook
+///
+/// Nothing is delivered until it is enabled, and its events wait in the stream. Durable when it is answered.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{id}/disable",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The webhook's id")),
+    request_body = Option<Disable>,
+    responses((status = 200, description = "How it is now", body = Status)),
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
+)]
+pub(super) async fn disable_webhook(
+    access: Extension<Access>,
+    id: Path<String>,
+    asked: JsonOrNone<Disable>,
+) -> Result<Json<Status>, Problem> {
+    disable(access, id, asked).await
+}
+
 /// Disable a subscription
 ///
 /// Nothing is delivered until it is enabled, and its events wait in the stream. Durable when it is answered.
@@ -281,8 +321,11 @@ pub(super) async fn disable(
 ) -> Result<Json<Status>, Problem> {
     let lane = find(&access, &name)?;
     let reason = asked.reason.unwrap_or_else(|| "disabled by an operator".to_owned());
-    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
-        return Err(Problem::invalid("reason", format!("`reason` is one line of at most {REASON_BYTES_MAX} bytes")));
+    if reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
+        return Err(Problem::invalid(
+            "reason",
+            format!("`reason` is one line of at most {REASON_CHARS_MAX} characters"),
+        ));
     }
     access.lanes.disable(&lane, reason.into()).await.map_err(|error| refused(&error))?;
     Ok(Json(of(&lane, &access.store)))

@@ -57,6 +57,8 @@ pub(super) fn operations() -> OpenApiRouter<State> {
         .routes(routes!(one))
         .routes(routes!(status::enable))
         .routes(routes!(status::disable))
+        .routes(routes!(status::enable_webhook))
+        .routes(routes!(status::disable_webhook))
         .routes(routes!(deliveries))
         .merge(dead_letters::routes())
 }
@@ -115,6 +117,7 @@ struct PageQuery {
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<usize>,
     /// Go on where a page ended: its `next`.
+    #[param(pattern = "^[0-9]{1,15}-[0-9]{1,9}$")]
     before: Option<String>,
 }
 

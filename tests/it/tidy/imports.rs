@@ -52,6 +52,8 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("utoipa_axum", &["api"]),
     ("serde", &["config", "api", "store"]),
     ("anyhow", &["main", "cli"]),
+    ("clap_complete", &["cli"]),
+    ("comfy_table", &["cli"]),
 ];
 
 /// Imports of the daemon's own modules that the table does not allow.

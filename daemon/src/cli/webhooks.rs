@@ -191,7 +191,9 @@ pub fn run(args: &WebhooksArgs) -> anyhow::Result<()> {
             remote.ask(&Ask::post(format!("{}/disable", webhook(id))).body(json!({ "reason": reason })), fields)
         }
         Command::Deliveries { id, limit, before } => {
-            let ask = Ask::get(format!("/subscriptions/{}/deliveries", escaped(id))).with("limit", *limit).with("before", before.as_ref());
+            let ask = Ask::get(format!("/subscriptions/{}/deliveries", escaped(id)))
+                .with("limit", *limit)
+                .with("before", before.as_ref());
             remote.ask(&ask, |answer| rows(&answer["deliveries"], &LOG_COLUMNS))
         }
         Command::Replay { id, from, to, stream, rate, dry_run } => {

@@ -32,6 +32,7 @@ mod redrive;
 mod reload;
 mod replay;
 mod request;
+mod resources;
 mod secrets;
 mod sse;
 mod starve;

@@ -84,6 +84,21 @@ impl From<&Attempt> for Try {
     }
 }
 
+impl From<&LogEntry> for Try {
+    fn from(entry: &LogEntry) -> Self {
+        let detail = entry.detail.as_deref();
+        Self {
+            number: entry.attempt,
+            at: clock::rfc3339(entry.at_ms),
+            took_ms: detail.map_or(0, |detail| detail.took_ms),
+            status: entry.status,
+            class: entry.class.map(|class| class.as_str().to_owned()),
+            reason: detail.map(|detail| detail.message.to_string()).unwrap_or_default(),
+            response: detail.and_then(|detail| detail.response.as_ref()).map(Answer::from),
+        }
+    }
+}
+
 /// One entry of the log.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LogEntry)]

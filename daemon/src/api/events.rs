@@ -1,4 +1,8 @@
-//! Publishing events, and listening to them.
+//! Publishing events, reading them, and listening to them.
+
+pub(super) mod batch;
+pub mod read;
+mod stats;
 
 use std::convert::Infallible;
 
@@ -20,7 +24,7 @@ use super::extract::{Json, Path, Query, is_json};
 use super::problem::Code;
 use super::{Principal, Problem, State as Shared};
 use crate::domain::{Pattern, Subject, SubscriptionId};
-use crate::ingest::{self, Publish};
+use crate::ingest::{self, Publish, Published};
 use crate::stream::{self, Cursor, Wanted};
 use crate::telemetry::chain;
 
@@ -33,6 +37,7 @@ const HEADER_BYTES_MAX: usize = 256;
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(publish))
+        .routes(routes!(batch::publish_batch))
         .routes(routes!(stream_types))
         .routes(routes!(list))
         .routes(routes!(stream_named))
@@ -78,33 +83,58 @@ struct Accepted {
     tag = "events",
     request_body = NewEvent,
     responses((status = 202, description = "The stream has it", body = Accepted)),
-    extensions(("x-problems" = json!(["invalid_request", "no_stream", "nats_unavailable"])))
+    extensions(("x-problems" = json!([
+        "invalid_request", "types_not_allowed", "no_stream", "schema_mismatch", "event_too_large", "nats_unavailable"
+    ])))
 )]
-async fn publish(State(state): State<Shared>, Json(new): Json<NewEvent>) -> Result<Response, Problem> {
-    let event = event(new)?;
+async fn publish(
+    State(state): State<Shared>,
+    Extension(principal): Extension<Principal>,
+    Json(new): Json<NewEvent>,
+) -> Result<Response, Problem> {
+    let event = event(&state, &principal, new)?;
     let id = event.id.clone();
-    let published = state.publisher.publish(event).await.map_err(|error| match error {
+    let published = state.publisher.publish(event).await.map_err(|error| not_published(&error))?;
+    Ok((StatusCode::ACCEPTED, axum::Json(accepted(id, published))).into_response())
+}
+
+/// What is said of an event that a stream has.
+fn accepted(id: Option<String>, published: Published) -> Accepted {
+    let Published { position, duplicate } = published;
+    Accepted {
+        id: id.unwrap_or_else(|| format!("{}:{}", position.stream, position.sequence)),
+        stream: position.stream.to_string(),
+        sequence: position.sequence,
+        duplicate,
+    }
+}
+
+/// What is said of an event that could not be published.
+fn not_published(error: &ingest::Error) -> Problem {
+    match error {
         ingest::Error::NoStreamFor { .. } => Problem::new(Code::NoStream, error.to_string()),
+        ingest::Error::TooLarge(_) => {
+            let detail =
+                "the event is larger than its stream, or the NATS server, takes: send less, or raise `max_payload`";
+            Problem::new(Code::EventTooLarge, detail)
+        }
         error => {
-            warn!(error = %chain(&error), "an event could not be published");
+            warn!(error = %chain(error), "an event could not be published");
             Problem::unavailable(
                 Code::NatsUnavailable,
                 "the event may or may not be stored: send it again with the same idempotency_key",
             )
         }
-    })?;
-    let position = published.position;
-    let accepted = Accepted {
-        id: id.unwrap_or_else(|| format!("{}:{}", position.stream, position.sequence)),
-        stream: position.stream.to_string(),
-        sequence: position.sequence,
-        duplicate: published.duplicate,
-    };
-    Ok((StatusCode::ACCEPTED, axum::Json(accepted)).into_response())
+    }
 }
 
-fn event(new: NewEvent) -> Result<Publish, Problem> {
+/// Checks an event that is to be published.
+fn event(state: &Shared, principal: &Principal, new: NewEvent) -> Result<Publish, Problem> {
     let kind = Subject::parse(&new.r#type).map_err(|error| Problem::invalid("type", format!("`type`: {error}")))?;
+    if !principal.types().allows(kind.as_str()) {
+        let detail = format!("{kind} is not among the event types that you may publish");
+        return Err(Problem::new(Code::TypesNotAllowed, detail));
+    }
     let plain = |text: &str| {
         !text.is_empty() && text.len() <= HEADER_BYTES_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b))
     };
@@ -116,6 +146,10 @@ fn event(new: NewEvent) -> Result<Publish, Problem> {
     if !plain(&content_type) {
         return Err(Problem::invalid("content_type", "`content_type` is not a media type"));
     }
+    state.types.check(&kind, &new.data).map_err(|errors| {
+        let detail = format!("`data` does not fit the schema of {kind}");
+        Problem::new(Code::SchemaMismatch, detail).about(errors)
+    })?;
     let data = match (new.data, is_json(&content_type)) {
         (Value::String(text), false) => text.into(),
         (_, false) => {

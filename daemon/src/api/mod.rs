@@ -1,21 +1,26 @@
-//! The HTTP interface: publishing, event streams, health and metrics.
+//! The HTTP interface: webhooks, events, deliveries and all else that one may look at or change, health and metrics.
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - `auth`: how it is known who asks; [`principal`]: who that is and what they may do; [`owners`]: whose what is.
+//! - `cursor` and `paging`: what listings ask for alike.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
 mod answer;
 mod auth;
 pub mod backup;
+mod cursor;
 mod dead_letters;
+pub mod deliveries;
 mod document;
-mod events;
+pub mod event_types;
+pub mod events;
 mod extract;
 pub mod jobs;
 mod operate;
 pub mod owners;
+mod paging;
 pub mod plugins;
 pub mod principal;
 pub mod problem;

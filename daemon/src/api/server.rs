@@ -25,6 +25,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{debug, error, warn};
 use utoipa_axum::router::OpenApiRouter;
 
+use super::event_types::EventTypes;
 use super::problem::Code;
 use super::{AdminKey, Error, Problem, auth, document, events, operate};
 use crate::ingest::{self, Nats, Publish, Published};
@@ -51,11 +52,17 @@ pub struct Config {
 pub trait Publisher: Send + Sync + 'static {
     /// Publishes one.
     fn publish(&self, event: Publish) -> BoxFuture<'_, Result<Published, ingest::Error>>;
+    /// Publishes several in their order, with an answer for each.
+    fn publish_all(&self, events: Vec<Publish>) -> BoxFuture<'_, Vec<Result<Published, ingest::Error>>>;
 }
 
 impl Publisher for Nats {
     fn publish(&self, event: Publish) -> BoxFuture<'_, Result<Published, ingest::Error>> {
         Box::pin(Self::publish(self, event))
+    }
+
+    fn publish_all(&self, events: Vec<Publish>) -> BoxFuture<'_, Vec<Result<Published, ingest::Error>>> {
+        Box::pin(Self::publish_all(self, events))
     }
 }
 
@@ -64,6 +71,8 @@ impl Publisher for Nats {
 pub struct State {
     /// Where events are published.
     pub publisher: Arc<dyn Publisher>,
+    /// What is asked of events by their types.
+    pub types: EventTypes,
     /// The event streams.
     pub hub: Hub,
     /// The metrics.

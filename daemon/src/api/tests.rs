@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
+use super::event_types::EventTypes;
 use super::server::Publisher;
 use super::{AdminKey, Config, State, router};
 use crate::domain::{Position, StreamName};
@@ -40,6 +41,10 @@ impl Publisher for Kept {
         self.0.lock().push(event);
         std::future::ready(result).boxed()
     }
+
+    fn publish_all(&self, events: Vec<Publish>) -> BoxFuture<'_, Vec<Result<Published, ingest::Error>>> {
+        futures_util::future::join_all(events.into_iter().map(|event| self.publish(event))).boxed()
+    }
 }
 
 struct Api {
@@ -61,6 +66,7 @@ fn api(key: Option<&str>, hub: HubConfig) -> Api {
     let (kept, health) = (Arc::new(Kept::default()), Health::new(["nats"]));
     let state = State {
         publisher: kept.clone(),
+        types: EventTypes::none(),
         hub: log.hub(hub, vec![named("board", &["a.*"], Arc::new(NoPlugins))]),
         metrics: Metrics::new(),
         health: health.clone(),

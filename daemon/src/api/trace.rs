@@ -244,7 +244,7 @@ async fn trace(
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Result<Json<Trace>, Problem> {
-    let event = Arc::new(find(&access, &id).await?);
+    let event = Arc::new(find(&*access.events, &id).await?);
     let (store, position) = (access.store.clone(), event.position.clone());
     let log = Arc::new(blocking(move || store.event_log(&position)).await?);
     let (mut told, mut unmatched, mut left_out) = (Vec::new(), 0, 0);
@@ -301,25 +301,28 @@ impl One {
 }
 
 /// The event that an id or a place names.
-async fn find(access: &Access, id: &str) -> Result<Event, Problem> {
+///
+/// # Errors
+/// When there is none, or the streams cannot be read.
+pub(super) async fn find(events: &dyn Events, id: &str) -> Result<Event, Problem> {
     let unavailable = |error: ingest::Error| {
         error!(error = %chain(&error), "the stream could not serve a trace");
         Problem::unavailable(Code::NatsUnavailable, "the stream cannot be read at the moment")
     };
     let place = id.rsplit_once(':').and_then(|(stream, sequence)| {
-        let stream = access.events.streams().into_iter().find(|name| name.as_str() == stream)?;
+        let stream = events.streams().into_iter().find(|name| name.as_str() == stream)?;
         Some(Position { stream, sequence: sequence.parse().ok()? })
     });
     let position = match place {
         Some(position) => position,
         None => {
-            let searched = access.events.search(id).await.map_err(unavailable)?;
+            let searched = events.search(id).await.map_err(unavailable)?;
             let found = searched.iter().find_map(|s| Some(Position { stream: s.stream.clone(), sequence: s.found? }));
             found.ok_or_else(|| not_found(id, &searched))?
         }
     };
     let gone = || Problem::not_found(format!("{} has no message {} (any more)", position.stream, position.sequence));
-    access.events.event(&position).await.map_err(unavailable)?.ok_or_else(gone)
+    events.event(&position).await.map_err(unavailable)?.ok_or_else(gone)
 }
 
 fn not_found(id: &str, searched: &[Searched]) -> Problem {

@@ -159,7 +159,7 @@ impl App {
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
-        let (registry, asked) = Registry::new(store.clone(), catalogue.clone(), secrets.clone(), Arc::clone(&current));
+        let (registry, asked) = Registry::new(store.clone(), catalogue.clone(), secrets.clone(), Arc::clone(&current))?;
         registry.sweep();
         registry.learn_owners()?;
         registry.learn_answers()?;
@@ -169,6 +169,9 @@ impl App {
         health.set("start", Condition::Failing("loading plugins".to_owned()));
         let preparing = prepare(&catalogue, &registry, &secrets, &config);
         let (parts::Prepared { webhooks: specs, named }, idle) = server.answer_during(preparing).await?;
+        // Before the workers take theirs: they get the memory that this gives back.
+        let config = Arc::new(config.settled());
+        current.store(Arc::clone(&config));
         health.set("start", Condition::Failing("not started yet".to_owned()));
         let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
         let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;
@@ -176,7 +179,8 @@ impl App {
         let recovered = store.recover(&floors)?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
         let publisher = Arc::new(nats.clone());
-        let state = api::State { publisher, hub: hub.clone(), metrics: metrics.clone(), health: health.clone() };
+        let (types, hub_of) = (registry.event_types.clone(), hub.clone());
+        let state = api::State { publisher, types, hub: hub_of, metrics: metrics.clone(), health: health.clone() };
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
         let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
@@ -275,11 +279,23 @@ impl Reach<'_> {
         let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
         let traced =
             trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
+        let (owners, types) = (registry.owners.clone(), registry.event_types.clone());
+        let jobs: Arc<dyn api::jobs::Jobs> = Arc::new(jobs);
+        let deliveries = api::deliveries::Access {
+            lanes: lanes(),
+            store: store(),
+            owners,
+            nats: nats.clone(),
+            jobs: Arc::clone(&jobs),
+        };
         let more = subscriptions::routes(Access { lanes: lanes(), store: store() })
             .merge(webhooks::routes(Arc::new(registry)))
             .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
             .merge(api::backup::routes(backups))
-            .merge(api::jobs::routes(Arc::new(jobs)))
+            .merge(api::jobs::routes(jobs))
+            .merge(api::deliveries::routes(deliveries))
+            .merge(api::event_types::routes(types))
+            .merge(api::events::read::routes(api::events::read::Access { nats: nats.clone() }))
             .merge(api::plugins::routes(api::plugins::Access {
                 plugins: Arc::new(plugins),
                 events: Arc::new(nats.clone()),

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::answers::{Answers, Seen};
 use super::plugins::{Catalogue, Change};
 use crate::api::Owners;
+use crate::api::event_types::EventTypes;
 use crate::api::plugins;
 use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Refused, RequestKey, Webhook, Webhooks};
 use crate::config::Config;
@@ -75,6 +76,8 @@ pub(super) struct Registry {
     pub(super) changing: Arc<Mutex<()>>,
     /// Whose the subscriptions are.
     pub(super) owners: Owners,
+    /// What is known of event types.
+    pub(super) event_types: EventTypes,
     /// The answers to requests that have a key of their own.
     answers: Answers,
 }
@@ -85,16 +88,21 @@ pub(super) struct Registry {
 pub(super) struct Stopping;
 
 impl Registry {
-    /// A registry, and where the daemon's loop is asked.
+    /// A registry, and where the daemon's loop is asked. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub(super) fn new(
         store: Store,
         catalogue: Catalogue,
         secrets: Secrets,
         config: Arc<ArcSwap<Config>>,
-    ) -> (Self, mpsc::Receiver<Ask>) {
+    ) -> Result<(Self, mpsc::Receiver<Ask>), crate::store::Error> {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
+        let event_types = EventTypes::open(store.clone())?;
+        event_types.replace_of_file(&config.load().event_types);
         let (changing, owners, answers) = (Arc::default(), Owners::default(), Answers::default());
-        (Self { store, catalogue, secrets, config, asks, changing, owners, answers }, asked)
+        Ok((Self { store, catalogue, secrets, config, asks, changing, owners, event_types, answers }, asked))
     }
 
     /// Learns which requests with a key of their own were answered. Blocks.

@@ -89,7 +89,7 @@ impl Reloading {
             }
         };
         // What the API's webhooks take from the file's defaults changes with them.
-        let new = Arc::new(new);
+        let new = Arc::new(new.settled());
         self.config.store(Arc::clone(&new));
         if let Err(error) = self.put_into_effect(prepared, &old).await {
             self.config.store(old);
@@ -101,6 +101,7 @@ impl Reloading {
             return false;
         }
         self.registry.owners.replace_of_file(of_file(&new));
+        self.registry.event_types.replace_of_file(&new.event_types);
         info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
         true
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 
 use super::begin::DATE_KEY;
 use super::dump::{MASK, is_secret};
+use super::layers::DELIVERY;
 use super::places::{KeyPath, Places};
 use super::raw::{self, Table};
 use super::report::Report;
@@ -71,8 +72,8 @@ impl Config {
         own.insert("name".to_owned(), id.as_str().into());
         own.insert("webhook".to_owned(), endpoint.into());
         let raw: Table<raw::Subscription> = shape::read(own.into(), &root, report)?;
-        let delivery = self.layers.values.get("delivery").cloned()?;
-        let delivery: Table<raw::Delivery> = shape::read(delivery, &KeyPath::top("delivery"), report)?;
+        let delivery = self.layers.values.get(DELIVERY).cloned()?;
+        let delivery: Table<raw::Delivery> = shape::read(delivery, &KeyPath::top(DELIVERY), report)?;
         let defaults = webhook::Defaults::of(&delivery.0, &self.delivery);
         subscription::one(&root, raw.0, Some(&self.streams), Some(&defaults), report)
     }

@@ -15,6 +15,9 @@ use super::problem::{Error, Place, Problem, Source};
 /// The compiled-in defaults, which are also the documentation of every key.
 pub(super) const DEFAULTS: &str = include_str!("../../../config/default.toml");
 
+/// The table of defaults for webhooks.
+pub(super) const DELIVERY: &str = "delivery";
+
 const ENV_PREFIX: &str = "SLUICED_";
 
 /// What all layers say together.
@@ -63,6 +66,13 @@ impl Layers {
             places.set_named(path, Source::Flag(flag));
         }
         Ok(Self { values: merged(&figment)?, places })
+    }
+
+    /// What definitions that come later are read by.
+    pub(super) fn settled(&self) -> Self {
+        let delivery = self.values.get_key_value(DELIVERY);
+        let values = delivery.map(|(key, value)| (key.clone(), value.clone())).into_iter().collect();
+        Self { values, places: Places::default() }
     }
 }
 

@@ -61,6 +61,17 @@ pub(super) struct Stream {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct EventType {
+    pub(super) name: String,
+    pub(super) description: Option<String>,
+    pub(super) schema: Option<serde_json::Value>,
+    pub(super) example: Option<serde_json::Value>,
+    #[serde(default)]
+    pub(super) enforce: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Plugins {
     pub(super) dir: String,
     pub(super) call_deadline_ms: i64,

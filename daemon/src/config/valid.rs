@@ -15,7 +15,7 @@ use super::{
     Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
     Store, Stream,
 };
-use super::{dead_letters, health, pace, proxy, raw, request, shape, subscription, webhook};
+use super::{dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -114,7 +114,7 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "data_dir",
     "server",
     "auth",
@@ -122,6 +122,7 @@ const KEYS: [&str; 14] = [
     "limits",
     "nats",
     "stream",
+    "event_type",
     "plugins",
     "delivery",
     "operational_events",
@@ -145,6 +146,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
     let limits = shape::table(&mut values, "limits", &mut report).and_then(|raw| limits(&raw, &mut report));
     let nats = shape::table(&mut values, "nats", &mut report).and_then(|raw| nats(raw, &mut report));
     let streams = streams(shape::tables(&mut values, "stream", &mut report), &mut report);
+    let event_types = event_type::all(shape::tables(&mut values, "event_type", &mut report), &mut report);
     let plugins = shape::table(&mut values, "plugins", &mut report).and_then(|raw| plugins(&raw, &mut report));
     let raw_delivery: Option<raw::Delivery> = shape::table(&mut values, "delivery", &mut report);
     let delivery = raw_delivery.as_ref().and_then(|raw| delivery(raw, &mut report));
@@ -169,6 +171,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             limits: limits?,
             nats: nats?,
             streams: streams?,
+            event_types: event_types?,
             plugins: plugins?,
             delivery: delivery?,
             operational_events: operational_events?,

@@ -291,6 +291,12 @@ impl Lane {
         self.wake();
     }
 
+    /// A parked delivery of this subscription is due now, earlier than it was.
+    pub fn hastened(&self, now_ms: u64) {
+        self.state.lock().due_at(now_ms);
+        self.wake();
+    }
+
     /// Reads from the store how many deliveries are parked; to be called after each change of it. Counting along would go
     /// wrong where two changes meet, as when a delivery that a replay has under way is resent.
     pub fn read_parked(&self, store: &Store) {

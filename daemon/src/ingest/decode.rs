@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::connect::StreamConfig;
 use crate::domain::{Event, Header, Position};
 
-const STRUCTURED: &str = "application/cloudevents+json";
+pub(super) const STRUCTURED: &str = "application/cloudevents+json";
 
 /// Where and when JetStream stored a message: read from its reply subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(super) fn event(stream: &StreamConfig, message: &async_nats::Message, stored
     event
 }
 
-fn starts_with_ignore_case(text: &str, prefix: &str) -> bool {
+pub(super) fn starts_with_ignore_case(text: &str, prefix: &str) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 

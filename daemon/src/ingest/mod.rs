@@ -4,6 +4,7 @@
 //! - [`live`]: the daemon's one durable consumer of a stream, with acknowledgements that travel with the events.
 //! - [`reader`]: reading a stream from a position, without acknowledgements: catching up, replay, an SSE client's resume.
 //! - [`tail`]: the live end of a stream without acknowledgements, for Server-Sent Events.
+//! - [`browse`]: pages of a stream's events, and how many there are.
 //! - [`lookup`]: one event by its place, or by its id among the newest.
 //! - [`publish`]: putting an event into a stream.
 //! - [`outgoing`]: the daemon's own messages into streams that it does not read.
@@ -11,6 +12,7 @@
 //! - `decode`: what a NATS message says, CloudEvents included.
 
 mod acks;
+pub mod browse;
 pub mod connect;
 mod decode;
 pub mod live;
@@ -21,6 +23,7 @@ pub mod publish;
 pub mod reader;
 pub mod tail;
 
+pub use browse::{BROWSE_PLACES_MAX, Heading, Headings, SUBJECTS_MAX, Stretch, TypeCount};
 pub use connect::{Config, Nats, StreamConfig, StreamFacts};
 pub use live::{Live, Received};
 pub use lookup::{SEARCH_MESSAGES_MAX, Searched};

@@ -41,7 +41,7 @@ impl Open {
 type Reading = std::pin::Pin<Box<dyn Future<Output = Result<Arrived, ingest::Error>> + Send>>;
 
 struct Arrived {
-    open: Option<Open>,
+    open: Option<Box<Open>>,
     round: u64,
     gap: Option<Gap>,
     page: ingest::Page,
@@ -82,7 +82,7 @@ pub(super) struct Ask {
 pub(super) struct CatchUp {
     /// Which ledger is being read for.
     ledger: usize,
-    open: Option<Open>,
+    open: Option<Box<Open>>,
     reading: Option<Reading>,
     page: VecDeque<Arc<Event>>,
     not_before: Option<Instant>,
@@ -168,7 +168,7 @@ impl CatchUp {
                 None => {
                     let permit = readers.acquire(oldest_ms, last_round).await;
                     let (reader, gap) = Reader::open(nats, stream, &types, cursor).await?;
-                    (Open { reader, permit, since: Instant::now(), pages: 0 }, gap)
+                    (Box::new(Open { reader, permit, since: Instant::now(), pages: 0 }), gap)
                 }
             };
             let mut page = open.reader.page(if probe { 1 } else { PAGE_EVENTS }).await?;

@@ -178,7 +178,7 @@ struct Running {
 
 /// The running set.
 pub struct Subscriptions {
-    shared: Shared,
+    shared: Arc<Shared>,
     metrics: Metrics,
     routes: Arc<ArcSwap<Routes>>,
     room: Arc<Notify>,
@@ -205,7 +205,19 @@ impl Subscriptions {
     ) -> Self {
         let control = Control::new(shared.clone());
         let (streams, running, idle) = (Vec::new(), HashMap::new(), HashMap::new());
-        Self { shared, metrics, routes, room, streams, running, idle, workers, stop, control, asked: None }
+        Self {
+            shared: Arc::new(shared),
+            metrics,
+            routes,
+            room,
+            streams,
+            running,
+            idle,
+            workers,
+            stop,
+            control,
+            asked: None,
+        }
     }
 
     /// Enables and disables its subscriptions.
@@ -446,7 +458,7 @@ impl Subscriptions {
         spec: Spec,
         ledgers: Vec<Ledger>,
         registration: &Registration,
-    ) -> (Worker, CancellationToken) {
+    ) -> (Box<Worker>, CancellationToken) {
         let metrics = self.metrics.subscription(id.as_str());
         let disabled = registration.disabled.clone();
         metrics.disabled.set(disabled.is_some().into());
@@ -469,18 +481,19 @@ impl Subscriptions {
         }
         let spec = Arc::new(ArcSwap::from_pointee(spec));
         let stop = self.stop.child_token();
-        let mut worker = Worker::new(Arc::clone(&lane), Arc::clone(&spec), self.shared.clone(), Arc::clone(&self.room));
+        let mut worker =
+            Worker::new(Arc::clone(&lane), Arc::clone(&spec), Arc::clone(&self.shared), Arc::clone(&self.room));
         let is_new = |gap: &&GapRecord| self.streams.iter().any(|s| s.replaced && s.name == gap.stream);
         if let Some(gap) = registration.gaps.last().filter(|gap| gap.cause == GapCause::Replaced).filter(is_new) {
             worker.tell_of(gap.clone());
         }
         self.running.insert(id.clone(), Running { lane, spec, stop: stop.clone() });
-        (worker, stop)
+        (Box::new(worker), stop)
     }
 
     /// Only now that the live tail knows of the new subscriptions: the first page that comes to the end then has all that
     /// it did not offer to them.
-    fn set_to_work(&self, workers: Vec<(Worker, CancellationToken)>) {
+    fn set_to_work(&self, workers: Vec<(Box<Worker>, CancellationToken)>) {
         for (worker, stop) in workers {
             self.workers.spawn(worker.run(stop));
         }

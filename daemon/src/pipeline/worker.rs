@@ -12,7 +12,6 @@ mod overflow;
 mod replay;
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +34,7 @@ use crate::deliver::breaker::{Breaker, Permit};
 use crate::deliver::lane::Lane;
 use crate::deliver::ledger::Shares;
 use crate::domain::{Event, FailureClass, OnPluginError, Position};
-use crate::plugin::{Chain, Fault, Passed};
+use crate::plugin::{Chain, Fault, Passed, Ran};
 use crate::telemetry::clock;
 
 /// How long to wait before changes that the store refused are handed in again.
@@ -47,7 +46,7 @@ const FAULT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Worker {
     lane: Arc<Lane>,
     spec: Arc<ArcSwap<Spec>>,
-    shared: Shared,
+    shared: Arc<Shared>,
     /// Told when the lane has room again.
     room: Arc<Notify>,
     /// The endpoint that the breaker watches.
@@ -101,7 +100,7 @@ struct Taken {
 
 impl Worker {
     /// A worker; it does nothing before [`Worker::run`].
-    pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Shared, room: Arc<Notify>) -> Self {
+    pub fn new(lane: Arc<Lane>, spec: Arc<ArcSwap<Spec>>, shared: Arc<Shared>, room: Arc<Notify>) -> Self {
         let failing_since_ms = lane.state().health.failing_since_ms;
         let breaker = health::breaker(&spec.load().health, failing_since_ms);
         let endpoint = Arc::clone(&spec.load().endpoint);
@@ -133,7 +132,10 @@ impl Worker {
     }
 
     /// Works until told to stop; then lets the attempts under way end, within the drain time, and parks the rest.
-    pub async fn run(mut self, stop: CancellationToken) {
+    ///
+    /// Boxed, like the calls of plugins below: a future has room for its arguments twice, and for the largest future that it
+    /// waits for. With ten thousand workers at rest that was most of the daemon's memory.
+    pub async fn run(mut self: Box<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.start_work().await;
             self.defer_waiting();
@@ -268,8 +270,11 @@ impl Worker {
     }
 
     /// Runs the plugins, while attempts under way go on.
-    async fn run_plugins(&mut self, spec: &Spec, event: &Event) -> crate::plugin::Ran {
-        let mut run = pin!(spec.chain.run(event));
+    async fn run_plugins(&mut self, spec: &Spec, event: &Event) -> Ran {
+        if spec.chain.is_empty() {
+            return Ran::untouched(event);
+        }
+        let mut run = Box::pin(spec.chain.run(event));
         let ran = loop {
             tokio::select! {
                 biased;

@@ -49,6 +49,13 @@ pub enum Passed {
     },
 }
 
+impl Ran {
+    /// What becomes of an event without any plugin.
+    pub fn untouched(event: &Event) -> Self {
+        Self { passed: Passed::Kept(vec![whole(event)]), passed_over: Vec::new() }
+    }
+}
+
 impl Chain {
     pub(super) fn new(filters: Vec<Arc<Usage>>, transforms: Vec<Arc<Usage>>, on_error: OnPluginError) -> Self {
         Self { filters, transforms, on_error }

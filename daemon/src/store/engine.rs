@@ -131,8 +131,16 @@ impl Engine {
         let mut partitions = Vec::new();
         for name in db.tree_names() {
             if let Some((first_flush, opened_ms)) = keys::parse_partition(&name) {
-                let tree = db.open_tree(&name).map_err(|e| failed(e.into()))?;
-                partitions.push(Partition::found(first_flush, opened_ms, tree));
+                let open = |name: &[u8]| db.open_tree(name).map_err(|e| failed(e.into()));
+                let index = open(keys::index(first_flush, opened_ms).as_bytes())?;
+                partitions.push(Partition::found(first_flush, opened_ms, open(&name)?, index));
+            }
+        }
+        // An index whose partition was dropped just before a crash.
+        for name in db.tree_names() {
+            let of = keys::parse_index(&name);
+            if of.is_some_and(|(first_flush, _)| partitions.iter().all(|p| p.first_flush != first_flush)) {
+                db.drop_tree(name).map_err(|e| failed(e.into()))?;
             }
         }
         partitions.sort_by_key(|p| p.first_flush);
@@ -257,8 +265,9 @@ impl Engine {
             return Ok((newest.clone(), false));
         }
         let tree = self.db.open_tree(keys::partition(flush, now_ms)).map_err(Error::write)?;
+        let index = self.db.open_tree(keys::index(flush, now_ms)).map_err(Error::write)?;
         failpoint::reach(Place::PartitionBegun).map_err(Error::Write)?;
-        let begun = Partition::begun(flush, now_ms, tree);
+        let begun = Partition::begun(flush, now_ms, tree, index);
         self.partitions.write().push(begun.clone());
         Ok((begun, true))
     }
@@ -267,7 +276,8 @@ impl Engine {
     pub(super) fn drop_partition(&self, old: &Partition) -> Result<(), Error> {
         self.partitions.write().retain(|partition| partition.first_flush != old.first_flush);
         failpoint::reach(Place::Expiring).map_err(Error::Write)?;
-        self.db.drop_tree(old.name()).map(drop).map_err(Error::write)
+        self.db.drop_tree(old.name()).map_err(Error::write)?;
+        self.db.drop_tree(old.index_name()).map(drop).map_err(Error::write)
     }
 
     /// The bytes that the store's files take.

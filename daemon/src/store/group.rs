@@ -86,6 +86,11 @@ impl<'a> Group<'a> {
                     self.park(parked)?;
                 }
             }
+            Change::Hasten(parked) => {
+                if self.place(&parked.delivery)?.is_some_and(|place| !place.dead) {
+                    self.park(parked)?;
+                }
+            }
             Change::FinishParked { delivery, log } => {
                 self.log(log);
                 self.leave(delivery)?;

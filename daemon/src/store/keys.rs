@@ -8,6 +8,7 @@ pub(super) mod kind {
     pub(in crate::store) const COUNTS: u8 = b'C';
     pub(in crate::store) const DEAD: u8 = b'D';
     pub(in crate::store) const DEAD_BY_REASON: u8 = b'F';
+    pub(in crate::store) const EVENT_TYPE: u8 = b'E';
     pub(in crate::store) const HELD: u8 = b'H';
     pub(in crate::store) const BY_ID: u8 = b'I';
     pub(in crate::store) const JOB: u8 = b'J';
@@ -150,8 +151,22 @@ pub(super) fn partition(first_flush: u64, opened_ms: u64) -> String {
     format!("log-{first_flush:016x}-{opened_ms:016x}")
 }
 
+/// The name of the index of that partition.
+pub(super) fn index(first_flush: u64, opened_ms: u64) -> String {
+    format!("index-{first_flush:016x}-{opened_ms:016x}")
+}
+
 /// First flush and opening time of a partition, when the name is one.
 pub(super) fn parse_partition(name: &[u8]) -> Option<(u64, u64)> {
-    let (first, opened) = std::str::from_utf8(name).ok()?.strip_prefix("log-")?.split_once('-')?;
+    parse_numbers(name, "log-")
+}
+
+/// First flush and opening time of the partition that an index is of, when the name is one's.
+pub(super) fn parse_index(name: &[u8]) -> Option<(u64, u64)> {
+    parse_numbers(name, "index-")
+}
+
+fn parse_numbers(name: &[u8], prefix: &str) -> Option<(u64, u64)> {
+    let (first, opened) = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.split_once('-')?;
     Some((u64::from_str_radix(first, 16).ok()?, u64::from_str_radix(opened, 16).ok()?))
 }

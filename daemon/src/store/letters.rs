@@ -259,7 +259,7 @@ pub(super) fn load(engine: &Engine, at: &DeadKey) -> Result<Option<DeadLetter>, 
 }
 
 /// The dead letters of those keys, as many as a page may have bytes. `next` is where to go on after the last key.
-fn page(engine: &Engine, keys: Vec<DeadKey>, next: Option<DeadKey>) -> Result<DeadPage, Error> {
+pub(super) fn page(engine: &Engine, keys: Vec<DeadKey>, next: Option<DeadKey>) -> Result<DeadPage, Error> {
     let (mut letters, mut bytes) = (Vec::with_capacity(keys.len()), 0);
     let count = keys.len();
     for (index, key) in keys.into_iter().enumerate() {
@@ -274,7 +274,7 @@ fn page(engine: &Engine, keys: Vec<DeadKey>, next: Option<DeadKey>) -> Result<De
 }
 
 /// The keys of a subscription's dead letters, newest first.
-fn keys_of(
+pub(super) fn keys_of(
     engine: &Engine,
     subscription: &SubscriptionId,
     filter: &DeadFilter,

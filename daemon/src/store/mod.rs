@@ -23,6 +23,7 @@
 //! | `C` sub | how many are parked, how many dead, the bytes of these |
 //! | `H` sub, stream | position of a held subscription |
 //! | `R` sub | registration |
+//! | `E` event type | its description, where it was made over the API |
 //! | `J` job id | a replay or redrive, how far it is, and what came of it |
 //! | `K` stream | ack floor |
 //! | `S` stream | identity of the stream |
@@ -39,6 +40,8 @@
 //!
 //! The log lies in trees of its own, `log-<first flush>-<opened>` (both in hexadecimal), each for a span of time or of bytes; its
 //! keys are flush numbers, and one value holds all that its flush recorded. Retention drops whole trees, by age and by size.
+//! Beside each lies an index of it, `index-<first flush>-<opened>`, that tells which flushes have entries of a subscription
+//! and which has a delivery; it is made of blocks of flushes after these are durable, and made again where it is missing.
 //! Flush numbers and not times order the log, so that a clock set back does no harm.
 //!
 //! # When writing fails
@@ -58,7 +61,9 @@ mod config;
 mod definitions;
 mod engine;
 mod error;
+mod event_types;
 mod group;
+mod index;
 mod jobs;
 mod keyring;
 mod keys;
@@ -68,6 +73,7 @@ mod log;
 mod manifest;
 mod mark;
 mod migrate;
+mod outcomes;
 mod partition;
 mod plugins;
 mod read;
@@ -96,10 +102,14 @@ pub use compact::Compaction;
 pub use config::Config;
 pub use definitions::{Answer, Definition};
 pub use error::Error;
+pub use event_types::EventTypeRecord;
 pub use jobs::{JobCounts, JobRecord, JobTask, Mark, RedriveTask, ReplayTask};
 pub use keyring::{Keyring, MASTER_KEY_BYTES, MasterKey, MasterKeyError, Opened, Purpose};
 pub use letters::{DEAD_PAGE_SEARCH_MAX, DeadFilter, DeadPage, RESEND_MAX, Resent};
 pub use live::{FILE_BYTES_MIN, FILE_RATIO_MAX, Size};
+pub use outcomes::{
+    Hastened, LogFilter, PAGE_BLOCKS_MAX, PAGE_FLUSHES_MAX, PARKED_SEARCH_MAX, ParkedPage, Whereabouts,
+};
 pub use plugins::{PluginOrigin, PluginRecord, PluginVersion};
 pub use read::{DELIVERIES_PAGE_MAX, PARKED_PAGE_MAX};
 pub use recorder::Recorder;

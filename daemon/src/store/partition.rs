@@ -30,23 +30,29 @@ pub(super) struct Partition {
     pub(super) first_flush: u64,
     pub(super) opened_ms: u64,
     pub(super) tree: sled::Tree,
+    /// Which of its flushes have what.
+    pub(super) index: sled::Tree,
     /// About how many bytes its keys and values have, when that is known.
     bytes: Arc<Mutex<Option<u64>>>,
 }
 
 impl Partition {
     /// One that was there when the store was opened.
-    pub(super) fn found(first_flush: u64, opened_ms: u64, tree: sled::Tree) -> Self {
-        Self { first_flush, opened_ms, tree, bytes: Arc::default() }
+    pub(super) fn found(first_flush: u64, opened_ms: u64, tree: sled::Tree, index: sled::Tree) -> Self {
+        Self { first_flush, opened_ms, tree, index, bytes: Arc::default() }
     }
 
     /// One that is begun.
-    pub(super) fn begun(first_flush: u64, opened_ms: u64, tree: sled::Tree) -> Self {
-        Self { bytes: Arc::new(Mutex::new(Some(0))), ..Self::found(first_flush, opened_ms, tree) }
+    pub(super) fn begun(first_flush: u64, opened_ms: u64, tree: sled::Tree, index: sled::Tree) -> Self {
+        Self { bytes: Arc::new(Mutex::new(Some(0))), ..Self::found(first_flush, opened_ms, tree, index) }
     }
 
     pub(super) fn name(&self) -> String {
         keys::partition(self.first_flush, self.opened_ms)
+    }
+
+    pub(super) fn index_name(&self) -> String {
+        keys::index(self.first_flush, self.opened_ms)
     }
 
     /// Something was written to it.

@@ -5,8 +5,8 @@ use std::ops::Bound;
 use super::codec::{self, Counts, StoredBody};
 use super::engine::Engine;
 use super::keys::{self, kind};
-use super::log::Group;
-use super::records::{DeliveryPage, LogEntry, LogKey, Parked, ParkedKey, Recovered, Registration};
+use super::outcomes::LogFilter;
+use super::records::{DeliveryPage, LogKey, Parked, ParkedKey, Recovered, Registration};
 use super::{Error, Store, recover};
 use crate::domain::{DeliveryId, StreamName, SubscriptionId};
 
@@ -16,8 +16,6 @@ pub const DELIVERIES_PAGE_MAX: usize = 100;
 pub const PARKED_PAGE_MAX: usize = 256;
 /// A page of parked deliveries or dead letters ends when it has this many bytes of bodies.
 pub(super) const PAGE_BODY_BYTES_MAX: usize = 4 << 20;
-/// How many flushes a page of the log may search: it bounds the time that a page takes to some tens of milliseconds.
-const PAGE_FLUSHES_MAX: usize = 4_000;
 
 impl Store {
     /// What is known of a subscription.
@@ -139,7 +137,7 @@ impl Store {
     }
 
     /// A page of a subscription's log, newest first, before that key; at most `limit` (and [`DELIVERIES_PAGE_MAX`])
-    /// entries. It searches all subscriptions' flushes and may take tens of milliseconds: not for the data plane.
+    /// entries. It may take tens of milliseconds: not for the data plane.
     ///
     /// # Errors
     /// When something cannot be read.
@@ -149,42 +147,8 @@ impl Store {
         before: Option<LogKey>,
         limit: usize,
     ) -> Result<DeliveryPage, Error> {
-        let limit = limit.clamp(1, DELIVERIES_PAGE_MAX);
-        let before = before.unwrap_or(LogKey { flush: u64::MAX, index: 0 });
-        let mut page = DeliveryPage::default();
-        let mut searched = 0;
-        for partition in self.engine()?.partitions().iter().rev() {
-            if partition.first_flush > before.flush {
-                continue;
-            }
-            for pair in partition.tree.range(..=before.flush.to_be_bytes()).rev() {
-                let (key, value) = match pair {
-                    Ok(pair) => pair,
-                    // The partition was dropped for its age while it was read.
-                    Err(sled::Error::CollectionNotFound(_)) => return Ok(page),
-                    Err(error) => return Err(Error::read(error)),
-                };
-                let flush = recover::flush_of(&key)?;
-                let mut entries = entries_of(&value, subscription)?;
-                if flush == before.flush {
-                    entries.truncate(before.index as usize);
-                }
-                while let Some(entry) = entries.pop() {
-                    let at = LogKey { flush, index: entries.len() as u32 };
-                    page.entries.push((at, entry));
-                    if page.entries.len() >= limit {
-                        page.next = Some(at);
-                        return Ok(page);
-                    }
-                }
-                searched += 1;
-                if searched >= PAGE_FLUSHES_MAX {
-                    page.next = Some(LogKey { flush, index: 0 });
-                    return Ok(page);
-                }
-            }
-        }
-        Ok(page)
+        let filter = LogFilter { subscriptions: Some(vec![subscription.clone()]), ..LogFilter::default() };
+        self.log_page(&filter, before, limit)
     }
 
     /// How many parked deliveries and dead letters there are.
@@ -259,21 +223,6 @@ pub(super) fn fill(
         },
     }
     Ok(true)
-}
-
-/// A subscription's entries of one flush, oldest first.
-fn entries_of(value: &[u8], subscription: &SubscriptionId) -> Result<Vec<LogEntry>, Error> {
-    let mut group = Group::read(value)?;
-    let mut entries = Vec::new();
-    while let Some(mut section) = group.section()? {
-        if section.subscription == subscription.as_str() {
-            let stream = &group.running[section.stream].0;
-            while let Some(entry) = section.entry(subscription, stream)? {
-                entries.push(entry);
-            }
-        }
-    }
-    Ok(entries)
 }
 
 /// What is known of every subscription.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
+use super::index::BLOCK_FLUSHES;
 use super::{Change, Error, Expired, Store};
 
 /// A group ends when its bodies have this many bytes, so that no write grows without bound.
@@ -103,6 +104,8 @@ impl<T: Send + 'static> Recorder<T> {
             store,
             completed,
             expiry: None,
+            indexer: None,
+            unindexed: 0,
         };
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run());
         Ok((Self { handle: Arc::new(Handle(shared)) }, thread.map_err(Error::Thread)?))
@@ -168,14 +171,18 @@ struct Writer<T, F: Fn(Vec<T>, Result<(), Error>)> {
     completed: F,
     delay_max: Duration,
     expiry: Option<JoinHandle<()>>,
+    indexer: Option<JoinHandle<()>>,
+    /// How many groups were written since the log was last indexed.
+    unindexed: u64,
 }
 
-impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
+impl<T: Send + 'static, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
     fn run(mut self) {
         // Should this thread ever panic, the tokens that wait are dropped rather than kept for ever.
         let _ended = Ended(Arc::clone(&self.shared));
         let mut revive: Option<(Instant, Duration)> = None;
         self.expire();
+        self.index();
         loop {
             match self.next(revive.map(|(at, _)| at)) {
                 Work::End => break,
@@ -191,8 +198,8 @@ impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
             }
             revive = self.revive(revive);
         }
-        if let Some(expiry) = self.expiry.take() {
-            drop(expiry.join());
+        for thread in [self.expiry.take(), self.indexer.take()].into_iter().flatten() {
+            drop(thread.join());
         }
     }
 
@@ -202,6 +209,10 @@ impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
                 (self.completed)(tokens, Ok(()));
                 if partition_begun {
                     self.expire();
+                }
+                self.unindexed += 1;
+                if self.unindexed >= BLOCK_FLUSHES {
+                    self.index();
                 }
             }
             Err(error) => {
@@ -285,6 +296,23 @@ impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
         }
     }
 
+    /// Indexes the log in a thread of its own. One thread at a time.
+    fn index(&mut self) {
+        if self.indexer.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.unindexed = 0;
+        let (store, shared) = (self.store.clone(), Arc::clone(&self.shared));
+        let index = move || match store.index_log(|| shared.queue.lock().closed) {
+            Ok(blocks) => tracing::debug!(blocks, "indexed the log"),
+            Err(error) => tracing::warn!(%error, "cannot index the log, listings of deliveries take longer"),
+        };
+        match std::thread::Builder::new().name("store-index".into()).spawn(index) {
+            Ok(thread) => self.indexer = Some(thread),
+            Err(error) => tracing::warn!(%error, "cannot start the thread that indexes the log"),
+        }
+    }
+
     /// Drops old log partitions in a thread of its own: a big one takes most of a second. One thread at a time.
     fn expire(&mut self) {
         if self.expiry.as_ref().is_some_and(|thread| !thread.is_finished()) {
@@ -306,7 +334,7 @@ impl<T, F: Fn(Vec<T>, Result<(), Error>)> Writer<T, F> {
 /// The bytes that a change's body adds to its group's write.
 fn body_bytes(change: &Change) -> usize {
     match change.outcome() {
-        Change::Park { parked, .. } | Change::Resend(parked) => parked.content.body.len(),
+        Change::Park { parked, .. } | Change::Resend(parked) | Change::Hasten(parked) => parked.content.body.len(),
         Change::Dead { letter, .. } => letter.content.body.len(),
         _ => 0,
     }

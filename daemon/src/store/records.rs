@@ -400,7 +400,7 @@ impl LogEntry {
 pub struct LogKey {
     /// The number of the flush that wrote it.
     pub flush: u64,
-    /// Its place among its subscription's entries of that flush.
+    /// Its place among the entries of that flush.
     pub index: u32,
 }
 
@@ -479,6 +479,8 @@ pub enum Change {
     /// A dead letter is to be sent again: it is parked in its place. What is no dead letter stays as it is, so that a
     /// delivery which was resent before is not sent once more. [`Store::resend`](super::Store::resend) says which it was.
     Resend(Box<Parked>),
+    /// A parked delivery is to be tried at another time. What is not parked stays as it is.
+    Hasten(Box<Parked>),
     /// A dead letter has been published.
     Published {
         /// The delivery.

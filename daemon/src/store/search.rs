@@ -73,7 +73,7 @@ fn first_flush(engine: &Engine, partitions: &[Partition], position: &Position) -
 }
 
 /// The first flush, at `from` or after it, of that time or later.
-fn flush_at(partitions: &[Partition], from: u64, at_ms: u64) -> Result<Option<u64>, Error> {
+pub(super) fn flush_at(partitions: &[Partition], from: u64, at_ms: u64) -> Result<Option<u64>, Error> {
     first_that(partitions, from, |group| group.base_ms >= at_ms)
 }
 

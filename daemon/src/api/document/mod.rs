@@ -19,7 +19,7 @@ use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiB
 use utoipa::{PartialSchema as _, ToSchema};
 
 use super::problem::{self, Code, FieldError};
-use super::{backup, events, jobs, operate, plugins, secrets, subscriptions, trace, webhooks};
+use super::{backup, deliveries, event_types, events, jobs, operate, plugins, secrets, subscriptions, trace, webhooks};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -32,12 +32,13 @@ const ALWAYS: [Code; 2] = [Code::Internal, Code::Starting];
 /// Codes of every operation that needs a key.
 const WITH_KEY: [Code; 2] = [Code::Unauthorized, Code::NotAcceptable];
 /// The parts of the interface, in the order of the page.
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     ("webhooks", "Webhooks that are made over the interface."),
     ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the interface."),
     ("deliveries", "What became of events."),
     ("dead letters", "Deliveries that were given up, kept with their bodies."),
     ("events", "Publishing events, finding them, listening to them."),
+    ("event types", "What is known of the types of events."),
     ("streams", "Named event streams: the SSE subscriptions of the configuration."),
     ("jobs", "Work that takes a while: replaying history, redriving dead letters."),
     ("plugins", "Filters and transforms."),
@@ -53,6 +54,9 @@ pub(super) fn answer_type(path: &str) -> &'static str {
 /// The whole document, without a daemon that serves it.
 pub fn document() -> Value {
     let below = events::routes()
+        .merge(events::read::operations())
+        .merge(event_types::operations())
+        .merge(deliveries::operations())
         .merge(subscriptions::operations())
         .merge(webhooks::operations())
         .merge(secrets::operations())

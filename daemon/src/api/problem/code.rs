@@ -38,6 +38,10 @@ codes! {
     InvalidRequest = BAD_REQUEST, "invalid_request", "The request cannot be used";
     /// No key, or one that is not valid.
     Unauthorized = UNAUTHORIZED, "unauthorized", "A valid key is needed";
+    /// Only the operator may do this.
+    OperatorOnly = FORBIDDEN, "operator_only", "Only the operator may do that";
+    /// Event types that reach beyond the allow-list.
+    TypesNotAllowed = FORBIDDEN, "types_not_allowed", "The event types are not allowed";
     /// There is no such thing, or none that the asker may see.
     NotFound = NOT_FOUND, "not_found", "There is no such thing";
     /// A plugin has no such version.
@@ -50,12 +54,16 @@ codes! {
     PreconditionFailed = PRECONDITION_FAILED, "precondition_failed", "It has changed in the meantime";
     /// A body that is larger than the daemon takes.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large";
+    /// An event that is larger than its stream takes.
+    EventTooLarge = PAYLOAD_TOO_LARGE, "event_too_large", "The event is too large";
     /// A body of a type that the operation does not take.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body has the wrong type";
     /// The key of the request was sent before with another body.
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key belongs to another request";
     /// No configured stream takes events of the type.
     NoStream = UNPROCESSABLE_ENTITY, "no_stream", "No stream takes this event";
+    /// The payload does not fit the schema of its event type; `errors` says where.
+    SchemaMismatch = UNPROCESSABLE_ENTITY, "schema_mismatch", "The payload does not fit its event type";
     /// A replay's range has nothing in it.
     Range = UNPROCESSABLE_ENTITY, "range", "There is nothing to replay";
     /// The webhook stands in the configuration file.
@@ -68,6 +76,10 @@ codes! {
     BackupBusy = CONFLICT, "backup_busy", "One backup at a time";
     /// There is a backup of that name.
     BackupExists = CONFLICT, "backup_exists", "Backups are never overwritten";
+    /// The event type is described in the configuration file.
+    EventTypeOfFile = CONFLICT, "event_type_of_file", "The event type is described in the configuration";
+    /// Too many event types are described.
+    EventTypesMax = CONFLICT, "event_types_max", "Too many event types";
     /// The delivery waits for an attempt, or is in one.
     DeliveryUnderWay = CONFLICT, "delivery_under_way", "The delivery is under way already";
     /// The secret stands in the configuration file.

@@ -78,6 +78,11 @@ impl Problem {
         self.code
     }
 
+    /// What it was this time.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The parts of the request that cannot be used.
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
@@ -103,6 +108,12 @@ impl Problem {
         };
         let detail = errors.iter().map(told).collect::<Vec<_>>().join("; ");
         Self { errors, ..Self::new(Code::InvalidRequest, detail) }
+    }
+
+    /// The same, with the parts of the request that it is about.
+    pub fn about(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
+        self
     }
 
     /// Something that the daemon needs does not work at the moment.

@@ -18,7 +18,7 @@ const SETTLE_TIME_MIN: Duration = Duration::from_secs(2);
 
 impl Worker {
     /// The end: no new work; attempts under way may end, and what does not end in time is parked.
-    pub(super) async fn drain(mut self) {
+    pub(super) async fn drain(mut self: Box<Self>) {
         self.catch_up.reset();
         self.ready.clear();
         self.lane.state().clear_queue();

@@ -8,6 +8,7 @@ mod jobs;
 mod letters;
 mod migration;
 mod opening;
+mod outcomes;
 mod plugins;
 mod recorder;
 mod recovery;

@@ -109,7 +109,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub(super) fn learn_answers(&self) -> Result<(), crate::store::Error> {
+    fn learn_answers(&self) -> Result<(), crate::store::Error> {
         let now = clock::now_ms();
         for (id, answer) in self.store.answers(self.secrets.keyring())? {
             for over in self.answers.add(&id, &answer, now) {
@@ -119,11 +119,21 @@ impl Registry {
         Ok(())
     }
 
+    /// Finishes what a daemon before this one did not come to, and learns what is kept. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub(super) fn learn(&self) -> Result<(), crate::store::Error> {
+        self.sweep();
+        self.learn_owners()?;
+        self.learn_answers()
+    }
+
     /// Learns whose the webhooks are, and whose the subscriptions of the file. Blocks.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn learn_owners(&self) -> Result<(), crate::store::Error> {
+    fn learn_owners(&self) -> Result<(), crate::store::Error> {
         for (id, definition) in self.store.definitions(self.secrets.keyring())? {
             self.owners.set(&id, definition.owner);
         }
@@ -302,7 +312,7 @@ impl Registry {
 
     /// Finishes at the start what a daemon before this one did not come to: removals that were cut short, and what attempts
     /// left that ended after their webhook had been removed. Blocks.
-    pub(super) fn sweep(&self) {
+    fn sweep(&self) {
         let left = || -> Result<(), crate::store::Error> {
             let all = self.store.definitions(self.secrets.keyring())?;
             let mut left = self.store.owners()?;

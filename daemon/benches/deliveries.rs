@@ -1,4 +1,5 @@
-//! `cargo bench --package sluiced --bench deliveries`: what listings of deliveries cost the store, at 10,000, 100,000 and a million records.
+//! `cargo bench --package sluiced --bench deliveries`: what listings of deliveries cost the store, at 10,000, 100,000 and a
+//! million records.
 //!
 //! A page must not grow with what is not on it. Figures are printed, never asserted: a target that is missed is a finding,
 //! not a failure.

@@ -29,8 +29,11 @@ const EVENTS: [u64; 2] = [500, 2_500];
 const GROWTH_MAX: f64 = 0.1;
 /// The committed figures, by build and variant, in instructions a delivery.
 const FIGURES: &str = "docs/performance/instructions.json";
-/// Few enough for the address space that valgrind leaves: less than 64 GiB at a piece, of which an instance reserves over 8.
-const INSTANCES_MAX: &str = "[plugins]\ninstances_max = 3\n";
+/// Instances few enough for the address space that valgrind leaves: less than 64 GiB at a piece, of which one reserves over 8.
+/// And time enough: everything takes fifty times as long, and more on a busy machine.
+const PLUGINS: &str = "[plugins]\ninstances_max = 3\ncall_deadline_ms = 60000\n";
+/// The same for an attempt.
+const TIMEOUT: (&str, &str) = ("max_in_flight", "timeout = \"5m\", max_in_flight");
 
 const COLUMNS: &[Column] = &[
     Column { key: "instructions", name: "instructions", unit: "1/delivery", decimals: 0 },
@@ -61,7 +64,7 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     let mut report = Report::new("instructions", what, COLUMNS);
     let mut grown = Vec::new();
     for (variant, what, webhook) in variants {
-        let config = base() + INSTANCES_MAX + &webhook;
+        let config = base() + PLUGINS + &webhook.replace(TIMEOUT.0, TIMEOUT.1);
         let [all, plugins] = per_delivery(&nats, &mut receiver, &config, variant).await?;
         let counted = if variant == "plugins" { plugins } else { all };
         let before = committed[build][variant].as_f64();

@@ -34,7 +34,7 @@ const CASES: &[Case] = &[
     Case("", "[server\nlisten = 1", &["1: not valid TOML: invalid table header, expected `.`, `]`"]),
     Case(STREAM, "data_dir = \"a\"\ndata_dir = \"b\"", &["3: not valid TOML: duplicate key `data_dir` in document root"]),
     // Keys
-    Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, dead_letters, delivery, limits, log, nats, operational_events, plugins, secrets, server, store, stream, subscription)"]),
+    Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, nats, operational_events, plugins, secrets, server, store, stream, subscription)"]),
     Case(STREAM, "[server]\nlitsen = \"127.0.0.1:1\"\nbanana = 1", &[
         "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
         "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
@@ -219,7 +219,7 @@ fn a_broken_variable_is_named() {
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         "env SLUICED_SERVER__LISTEN: server.listen: \"nowhere\" is not an address and port, such as \"127.0.0.1:8080\"\n\
-         env SLUICED_LGO__LEVEL: lgo: unknown key, did you mean `log`? (known here: auth, data_dir, dead_letters, delivery, limits, log, \
+         env SLUICED_LGO__LEVEL: lgo: unknown key, did you mean `log`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, \
          nats, operational_events, plugins, secrets, server, store, stream, subscription)\n"
     );
 }

@@ -63,6 +63,7 @@ fn request() -> Request<'static> {
         parts: 1,
         attempt: 1,
         replay: None,
+        test: false,
         content_type: None,
         headers: &[],
         body: Bytes::from_static(b"{}"),

@@ -8,6 +8,7 @@ use sluiced_tests::TestDaemon;
 mod deliveries;
 mod event_types;
 mod events;
+mod webhooks;
 
 const SOON: Duration = Duration::from_secs(30);
 

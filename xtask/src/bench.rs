@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::steps::{last_step, step};
 use crate::workspace::{binary, cargo, root};
@@ -32,6 +32,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             build::other_plugins(&binary("sluiced", true), build::Missing::LeftOut)?;
             build::test_plugins()?;
         }
+        Some("instructions") => ensure!(tools::valgrind()?, "`instructions` needs valgrind: install it"),
         _ => {}
     }
     let mut bench = Command::new(binary("sluiced-bench", true));

@@ -1,9 +1,12 @@
 //! `cargo xtask test`: the checks, then every test on real parts.
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::steps::{last_step, say, step};
-use crate::workspace::{binary, cargo};
+use crate::workspace::{binary, cargo, root};
 use crate::{build, check, tools};
 
 /// Runs the checks and all tests, or with `filters` only the tests whose names contain one of them.
@@ -26,6 +29,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     if filters.is_empty() {
         // Before the others, so that the closing lines are those of the whole run.
         step("doc tests", cargo().args(["test", "--doc", "--quiet", "--workspace"]))?;
+        instructions(&nats_server)?;
     }
     let mut test = cargo();
     if nextest {
@@ -34,4 +38,15 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
         test.args(["test", "--workspace", "--all-targets", "--no-fail-fast", "--"]).args(filters);
     }
     last_step("tests", test.env("SLUICED_NATS_SERVER", nats_server))
+}
+
+/// The one figure of the benchmarks that no other work on the machine changes.
+fn instructions(nats_server: &Path) -> Result<()> {
+    if !tools::valgrind()? {
+        say("instructions: NOT counted, valgrind cannot be had here");
+        return Ok(());
+    }
+    let mut bench = Command::new(binary("sluiced-bench", false));
+    bench.current_dir(root()).args(["instructions", "--check"]);
+    step("instructions", bench.env("SLUICED_NATS_SERVER", nats_server).env("SLUICED_BIN", binary("sluiced", false)))
 }

@@ -86,6 +86,17 @@ pub(crate) fn for_project(project: &Path) -> Result<()> {
     bail!("{} is built with {}: install it and put it on PATH", project.display(), programs.join(" and "))
 }
 
+/// Whether valgrind is there, or can be had from apt: instructions are counted with it.
+pub(crate) fn valgrind() -> Result<bool> {
+    let found = || ask(Command::new("valgrind").arg("--version"));
+    if found().is_none() {
+        say("valgrind: missing, trying apt-get");
+        let mut apt = Command::new("apt-get");
+        succeeds_within(APT_TIME_MAX, apt.args(["install", "-y", "valgrind"]).stdout(Stdio::null()))?;
+    }
+    Ok(found().is_some())
+}
+
 /// Whether cargo-nextest is there; the tests run without it too.
 pub(crate) fn nextest() -> bool {
     let found = ask(cargo().args(["nextest", "--version"])).is_some();

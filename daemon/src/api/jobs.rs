@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::document::of_webhook;
 use super::extract::{Json, JsonOrNone, Path};
 use super::{Problem, State};
 use crate::domain::job::{RATE_DEFAULT, RATE_MAX};
@@ -51,8 +52,8 @@ pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(replay))
         .routes(routes!(redrive))
-        .routes(routes!(replay_webhook))
-        .routes(routes!(redrive_webhook))
+        .routes(of_webhook(routes!(replay), "/webhooks/{id}/replay"))
+        .routes(of_webhook(routes!(redrive), "/webhooks/{id}/redrive"))
         .routes(routes!(list))
         .routes(routes!(one))
         .routes(routes!(pause))
@@ -168,38 +169,6 @@ async fn redrive(Extension(jobs): Access, Path(name): Path<String>, JsonOrNone(a
         until_ms: time("until", asked.until.as_deref())?,
     };
     begin(&jobs, &name, task, asked.rate, asked.dry_run).await
-}
-
-/// Replay history to a webhook
-#[utoipa::path(
-    post,
-    path = "/webhooks/{id}/replay",
-    tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Replay,
-    responses((status = 202, description = "The job, which has begun", body = Job)),
-    extensions(("x-problems" = json!([
-        "invalid_request", "not_found", "range", "job_running", "jobs_max", "store_unavailable", "nats_unavailable"
-    ])))
-)]
-async fn replay_webhook(jobs: Access, id: Path<String>, asked: Json<Replay>) -> Begun {
-    replay(jobs, id, asked).await
-}
-
-/// Park a webhook's dead letters again
-#[utoipa::path(
-    post,
-    path = "/webhooks/{id}/redrive",
-    tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Option<Redrive>,
-    responses((status = 202, description = "The job, which has begun", body = Job)),
-    extensions(("x-problems" = json!([
-        "invalid_request", "not_found", "job_running", "jobs_max", "store_unavailable"
-    ])))
-)]
-async fn redrive_webhook(jobs: Access, id: Path<String>, asked: JsonOrNone<Redrive>) -> Begun {
-    redrive(jobs, id, asked).await
 }
 
 async fn begin(jobs: &Arc<dyn Jobs>, name: &str, task: NewTask, rate: Option<u32>, dry_run: bool) -> Begun {

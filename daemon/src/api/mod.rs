@@ -28,6 +28,7 @@ pub mod secrets;
 pub mod server;
 mod status;
 pub mod subscriptions;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::document::of_webhook;
 use super::extract::{Path, Raw, json_type};
 use super::problem::Code;
 use super::subscriptions::Lanes;
@@ -42,7 +43,10 @@ pub fn routes(access: Access) -> OpenApiRouter<State> {
 
 /// The operations, not yet bound to what they work on.
 pub(super) fn operations() -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(show)).routes(routes!(rotate)).routes(routes!(rotate_webhook))
+    OpenApiRouter::default()
+        .routes(routes!(show))
+        .routes(routes!(rotate))
+        .routes(of_webhook(routes!(rotate), "/webhooks/{id}/rotate-secret"))
 }
 
 /// All about a signing secret but the secret.
@@ -138,29 +142,6 @@ async fn rotate(
     let (secret, view) = blocking(move || access.secrets.rotate(&id, secret, overlap)).await?;
     let about = About { secret: Some(text_of(&secret)), ..about(name, &view) };
     Ok(([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(about)))
-}
-
-/// Another signing secret of a webhook
-///
-/// From now on. Its text is in the answer, and nowhere afterwards.
-#[utoipa::path(
-    post,
-    path = "/webhooks/{id}/rotate-secret",
-    tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Option<Rotation>,
-    responses((status = 200, description = "All about it, with its text", body = About)),
-    extensions(("x-problems" = json!([
-        "not_found", "secret_from_file", "too_many_secrets", "same_secret", "store_unavailable"
-    ])))
-)]
-async fn rotate_webhook(
-    access: Extension<Access>,
-    id: Path<String>,
-    headers: HeaderMap,
-    body: Raw,
-) -> Result<([(http::HeaderName, HeaderValue); 1], Json<About>), Problem> {
-    rotate(access, id, headers, body).await
 }
 
 fn about(subscription: String, view: &View) -> About {

@@ -262,46 +262,6 @@ pub(super) async fn enable(
     Ok(Json(of(&lane, &access.store)))
 }
 
-/// Enable a webhook
-///
-/// A disabled one goes on where it stopped, or with what is published from now on. Durable when it is answered.
-#[utoipa::path(
-    post,
-    path = "/webhooks/{id}/enable",
-    tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Option<Enable>,
-    responses((status = 200, description = "How it is now", body = Status)),
-    extensions(("x-problems" = json!(["not_found", "not_disabled", "store_unavailable", "stream_unavailable"])))
-)]
-pub(super) async fn enable_webhook(
-    access: Extension<Access>,
-    id: Path<String>,
-    asked: JsonOrNone<Enable>,
-) -> Result<Json<Status>, Problem> {
-    enable(access, id, asked).await
-}
-
-/// Disable a webhook
-///
-/// Nothing is delivered until it is enabled, and its events wait in the stream. Durable when it is answered.
-#[utoipa::path(
-    post,
-    path = "/webhooks/{id}/disable",
-    tag = "webhooks",
-    params(("id" = String, Path, description = "The webhook's id")),
-    request_body = Option<Disable>,
-    responses((status = 200, description = "How it is now", body = Status)),
-    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
-)]
-pub(super) async fn disable_webhook(
-    access: Extension<Access>,
-    id: Path<String>,
-    asked: JsonOrNone<Disable>,
-) -> Result<Json<Status>, Problem> {
-    disable(access, id, asked).await
-}
-
 /// Disable a subscription
 ///
 /// Nothing is delivered until it is enabled, and its events wait in the stream. Durable when it is answered.

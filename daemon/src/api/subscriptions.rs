@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::Logged;
+use super::document::of_webhook;
 use super::extract::{Path, Query};
 use super::problem::Code;
 use super::status::{self, Status};
@@ -57,8 +58,8 @@ pub(super) fn operations() -> OpenApiRouter<State> {
         .routes(routes!(one))
         .routes(routes!(status::enable))
         .routes(routes!(status::disable))
-        .routes(routes!(status::enable_webhook))
-        .routes(routes!(status::disable_webhook))
+        .routes(of_webhook(routes!(status::enable), "/webhooks/{id}/enable"))
+        .routes(of_webhook(routes!(status::disable), "/webhooks/{id}/disable"))
         .routes(routes!(deliveries))
         .merge(dead_letters::routes())
 }

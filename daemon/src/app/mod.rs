@@ -19,6 +19,7 @@ mod reload;
 mod reloading;
 mod retention;
 mod running;
+mod testing;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -176,13 +177,11 @@ impl App {
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
-        let publisher = Arc::new(nats.clone());
-        let (types, hub_of) = (registry.event_types.clone(), hub.clone());
-        let state = api::State { publisher, types, hub: hub_of, metrics: metrics.clone(), health: health.clone() };
+        let state = state(&nats, &registry, &hub, (&metrics, &health));
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
-        let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
-        let running = Arc::new(seen);
+        let hub_seen = hub.clone();
+        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub_seen });
         let plugins = Serve {
             catalogue,
             changing: Arc::clone(&registry.changing),
@@ -191,7 +190,7 @@ impl App {
             compiling: Arc::default(),
             jobs: TaskTracker::new(),
         };
-        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, running };
+        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, client: &client, running };
         access.complete(&mut server, state, registry.clone(), jobs.clone(), plugins.clone())?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(Self {
@@ -232,6 +231,17 @@ impl App {
     }
 }
 
+/// What all routes of the API work on.
+fn state(nats: &Nats, registry: &Registry, hub: &Hub, (metrics, health): (&Metrics, &Health)) -> api::State {
+    api::State {
+        publisher: Arc::new(nats.clone()),
+        types: registry.event_types.clone(),
+        hub: hub.clone(),
+        metrics: metrics.clone(),
+        health: health.clone(),
+    }
+}
+
 /// All subscriptions, ready to run, and those that cannot, with the reason.
 async fn prepare(
     catalogue: &Catalogue,
@@ -258,6 +268,7 @@ struct Reach<'a> {
     store: &'a Store,
     secrets: &'a Secrets,
     nats: &'a Nats,
+    client: &'a crate::deliver::Client,
     running: Arc<Running>,
 }
 
@@ -271,7 +282,7 @@ impl Reach<'_> {
         jobs: jobs::Handle,
         plugins: Serve,
     ) -> Result<(), api::Error> {
-        let Self { config, store, secrets, nats, running } = self;
+        let Self { config, store, secrets, nats, client, running } = self;
         let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
         let store = || store.clone();
         let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
@@ -279,6 +290,9 @@ impl Reach<'_> {
             trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
         let (owners, types) = (registry.owners.clone(), registry.event_types.clone());
         let jobs: Arc<dyn api::jobs::Jobs> = Arc::new(jobs);
+        registry.run_on(lanes());
+        let trials = testing::Trials { routes: Arc::clone(&running.routes), client: client.clone() };
+        let testing = api::testing::Access { tester: Arc::new(trials), owners: owners.clone() };
         let deliveries = api::deliveries::Access {
             lanes: lanes(),
             store: store(),
@@ -293,6 +307,7 @@ impl Reach<'_> {
             .merge(api::jobs::routes(jobs))
             .merge(api::deliveries::routes(deliveries))
             .merge(api::event_types::routes(types))
+            .merge(api::testing::routes(testing))
             .merge(api::events::read::routes(api::events::read::Access { nats: nats.clone() }))
             .merge(api::plugins::routes(api::plugins::Access {
                 plugins: Arc::new(plugins),

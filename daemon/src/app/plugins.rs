@@ -248,7 +248,7 @@ impl Catalogue {
             record.file = Some(plugin.digest().into());
         } else if record.file.is_none() {
             // What lay there before the upload is no new version after it.
-            record.file = self.host.read(name).ok().map(|wasm| wasm.digest().into());
+            record.file = self.host.digest(name).ok();
         }
         if record.shadow.take_if(|shadow| **shadow == *plugin.digest()).is_some() {
             self.host.end_trial(name);
@@ -287,8 +287,9 @@ impl Catalogue {
         if let Some(running) = entry.running.filter(|running| running.digest() == digest) {
             return Ok(running);
         }
-        if entry.record.is_none_or(|record| record.version(digest).is_none()) {
-            return Err(Refused::NoVersion);
+        let version = entry.record.as_ref().and_then(|record| record.version(digest)).ok_or(Refused::NoVersion)?;
+        if let Some(plugin) = self.host.compiled(name, digest, version.bytes) {
+            return plugin.map_err(Refused::Broken);
         }
         let wasm = self.store.plugin_wasm(digest).map_err(unavailable)?;
         self.host.compile(name, &Wasm::new(wasm)).map_err(Refused::Broken)

@@ -1,6 +1,6 @@
 //! The webhooks that are made over the API: kept in the store, checked and prepared here, run by the daemon's loop.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
@@ -14,8 +14,10 @@ use super::plugins::{Catalogue, Change};
 use crate::api::Owners;
 use crate::api::event_types::EventTypes;
 use crate::api::plugins;
+use crate::api::subscriptions::Lanes;
 use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Refused, RequestKey, Webhook, Webhooks};
 use crate::config::Config;
+use crate::deliver::health::Resume;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
 use crate::domain::{Owner, Subscription, SubscriptionId, WebhookSecret};
@@ -31,6 +33,10 @@ const ASKS_MAX: usize = 16;
 const ID_PREFIX: &str = "wh_";
 /// The key of the signing secret in a definition.
 const SECRET: &str = "secret";
+/// The key that says whether anything is to be delivered.
+const ACTIVE: &str = "active";
+/// Why a webhook is disabled that was made inactive.
+const INACTIVE: &str = "made inactive over the API";
 
 /// A change of what runs, for the daemon's loop.
 pub(super) enum Ask {
@@ -78,6 +84,8 @@ pub(super) struct Registry {
     pub(super) owners: Owners,
     /// What is known of event types.
     pub(super) event_types: EventTypes,
+    /// Where what runs is found.
+    lanes: Arc<OnceLock<Arc<dyn Lanes>>>,
     /// The answers to requests that have a key of their own.
     answers: Answers,
 }
@@ -102,7 +110,21 @@ impl Registry {
         let event_types = EventTypes::open(store.clone())?;
         event_types.replace_of_file(&config.load().event_types);
         let (changing, owners, answers) = (Arc::default(), Owners::default(), Answers::default());
-        Ok((Self { store, catalogue, secrets, config, asks, changing, owners, event_types, answers }, asked))
+        Ok((
+            Self {
+                store,
+                catalogue,
+                secrets,
+                config,
+                asks,
+                changing,
+                owners,
+                event_types,
+                answers,
+                lanes: Arc::default(),
+            },
+            asked,
+        ))
     }
 
     /// Learns which requests with a key of their own were answered. Blocks.
@@ -181,7 +203,7 @@ impl Registry {
     }
 
     fn shown(&self, id: SubscriptionId, kept: &Definition) -> Webhook {
-        let definition = parse(kept);
+        let (definition, is_active) = (parse(kept), self.is_active(&id));
         let broken = self.config.load().define(&id, &definition).err();
         let broken = broken.map(|flaws| flaws.into_iter().map(|flaw| flaw.reason).collect::<Vec<_>>().join("; "));
         Webhook {
@@ -193,7 +215,34 @@ impl Registry {
             definition,
             broken: broken.map(Into::into),
             is_of_file: false,
+            is_active,
         }
+    }
+
+    /// Is it not disabled, as far as the store can say?
+    fn is_active(&self, id: &SubscriptionId) -> bool {
+        self.store.registration(id).ok().flatten().is_none_or(|known| known.disabled.is_none())
+    }
+
+    /// Says where what runs is found, once it is.
+    pub(super) fn run_on(&self, lanes: Arc<dyn Lanes>) {
+        // It is called once; a second place would change nothing.
+        drop(self.lanes.set(lanes));
+    }
+
+    /// Enables or disables a webhook, durably.
+    async fn set_active(&self, webhook: &mut Webhook, active: Option<bool>) -> Result<(), Refused> {
+        let Some(active) = active.filter(|active| *active != webhook.is_active) else { return Ok(()) };
+        let lanes = self.lanes.get().ok_or_else(|| unavailable(Stopping))?;
+        let lane = lanes.lanes().into_iter().find(|lane| *lane.id() == webhook.id);
+        let lane = lane.ok_or_else(|| unavailable(Stopping))?;
+        let set = match active {
+            true => lanes.enable(&lane, Resume::Stop),
+            false => lanes.disable(&lane, INACTIVE.into()),
+        };
+        set.await.map_err(unavailable)?;
+        webhook.is_active = active;
+        Ok(())
     }
 
     /// A webhook of the file.
@@ -209,6 +258,7 @@ impl Registry {
             definition: config.definition_of_file(id)?,
             broken: None,
             is_of_file: true,
+            is_active: self.is_active(id),
         })
     }
 
@@ -384,6 +434,7 @@ impl Webhooks for Registry {
             let id = SubscriptionId::parse(&format!("{ID_PREFIX}{:024x}", rand::random::<u128>() >> 32));
             let id = id.expect("letters, digits and `_`, which begin with a letter");
             let given = take_secret(&mut definition)?;
+            let active = take_active(&mut definition)?;
             let (secrets, of) = (self.secrets.clone(), id.clone());
             let secret = blocking(move || secrets.begin(&of, given).map_err(unavailable)).await?;
             let now = clock::now_ms();
@@ -403,7 +454,11 @@ impl Webhooks for Registry {
                 secret: secret.as_str().into(),
             });
             match self.put(&id, kept, answer.clone()).await {
-                Ok(webhook) => {
+                Ok(mut webhook) => {
+                    // Its secret is told only now: it is answered as it is, whether it could be made inactive or not.
+                    if let Err(refused) = self.set_active(&mut webhook, active).await {
+                        warn!(subscription = %id, ?refused, "a webhook that was to be inactive is active");
+                    }
                     if let Some(answer) = &answer {
                         self.answered(&id, answer).await;
                     }
@@ -430,10 +485,11 @@ impl Webhooks for Registry {
             let owner = kept.owner.clone();
             let mut definition = edit.apply(&before);
             let given = take_secret(&mut definition)?;
+            let active = take_active(&mut definition)?;
             kept.text = text(definition);
             // Each version has a time of its own: it is told from the others by that.
             kept.updated_ms = clock::now_ms().max(kept.updated_ms + 1);
-            let changed = match self.put(id, kept, None).await {
+            let mut changed = match self.put(id, kept, None).await {
                 Ok(changed) => changed,
                 Err(refused @ Refused::Flaws(_)) => {
                     // It runs as it was, and is to begin so at the next start.
@@ -452,6 +508,7 @@ impl Webhooks for Registry {
             if let Some(secret) = given {
                 self.rotate(id, secret).await?;
             }
+            self.set_active(&mut changed, active).await?;
             info!(subscription = %id, "webhook changed");
             Ok(changed)
         }
@@ -490,6 +547,15 @@ fn is_of_api(id: &SubscriptionId) -> bool {
 fn define(config: &Config, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Subscription, Vec<Flaw>> {
     let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
     config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect())
+}
+
+/// Takes out of a definition whether it is to be active: the store keeps that with what else it knows of a subscription.
+fn take_active(definition: &mut Map<String, Value>) -> Result<Option<bool>, Refused> {
+    match definition.remove(ACTIVE) {
+        None => Ok(None),
+        Some(Value::Bool(active)) => Ok(Some(active)),
+        Some(_) => Err(flaw(ACTIVE, "must be true or false".to_owned())),
+    }
 }
 
 /// Takes the secret out of a definition: it is kept with the secrets.

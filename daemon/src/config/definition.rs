@@ -5,16 +5,19 @@
 //! ```
 //! The keys are those of `[[subscription]]` and of its `webhook` table, side by side.
 
-use figment::value::{Dict, Value};
-use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
 
+use figment::value::{Dict, Value};
+use serde_json::{Map, Value as Json};
+
+use super::begin::DATE_KEY;
 use super::dump::{MASK, is_secret};
 use super::layers::DELIVERY;
 use super::places::{KeyPath, Places};
 use super::raw::{self, Table};
-use super::report::{Report, short};
+use super::report::Report;
 use super::{Config, shape, subscription, webhook};
-use crate::domain::{Pattern, PluginRef, Subscription, SubscriptionId, Target};
+use crate::domain::{Subscription, SubscriptionId};
 
 /// The keys of a subscription itself; every other one is of its webhook.
 const OF_SUBSCRIPTION: [&str; 5] = ["types", "filters", "transforms", "on_plugin_error", "deliver_from"];
@@ -43,31 +46,28 @@ impl Config {
         })
     }
 
-    /// The definition of a webhook that stands in the file, in the same shape, as it is in effect: what it delivers, where
-    /// to, and by which plugins, with `***` in the place of every secret. Its signing secret is left out.
+    /// The definition of a webhook that stands in the file, in the same shape, with `***` in the place of every secret. Its
+    /// signing secret is left out.
     pub fn definition_of_file(&self, id: &SubscriptionId) -> Option<Map<String, Json>> {
-        let subscription = self.subscriptions.iter().find(|one| one.id == *id)?;
-        let Target::Webhook(endpoint) = &subscription.target else { return None };
-        let types: Vec<&str> = subscription.types.iter().map(Pattern::as_str).collect();
-        let headers: Map<_, _> = endpoint.headers.iter().map(|h| (h.name.to_string(), Json::from(MASK))).collect();
-        let plugins = |list: &[PluginRef]| -> Json {
-            let one = |used: &PluginRef| json!({ "plugin": used.plugin, "config": masked_text(&used.config) });
-            list.iter().map(one).collect()
-        };
-        let mut shown = Map::new();
-        for (key, value) in [
-            ("url", json!(endpoint.url)),
-            ("types", json!(types)),
-            ("filters", plugins(&subscription.filters)),
-            ("transforms", plugins(&subscription.transforms)),
-            ("headers", headers.into()),
-            ("max_in_flight", json!(endpoint.in_flight_max)),
-            ("connect_timeout", json!(short(endpoint.connect_timeout))),
-            ("timeout", json!(short(endpoint.total_timeout))),
-        ] {
-            shown.insert(key.to_owned(), value);
+        if let Some(settled) = self.layers.of_file.get(id.as_str()) {
+            return serde_json::from_str(settled).ok();
         }
-        Some(shown)
+        let named = |table: &&Dict| table.get("name").and_then(Value::as_str) == Some(id.as_str());
+        self.tables_of_file().find(named).and_then(shown)
+    }
+
+    /// The definitions of all webhooks of the file by their names, each as a text of JSON: they take little memory so.
+    pub(super) fn definitions_of_file(&self) -> BTreeMap<Box<str>, Box<str>> {
+        let text = |table: &Dict| {
+            let name = table.get("name").and_then(Value::as_str)?;
+            Some((name.into(), Json::Object(shown(table)?).to_string().into()))
+        };
+        self.tables_of_file().filter_map(text).collect()
+    }
+
+    fn tables_of_file(&self) -> impl Iterator<Item = &Dict> {
+        let all = self.layers.values.get("subscription").and_then(Value::as_array);
+        all.into_iter().flatten().filter_map(Value::as_dict)
     }
 
     fn check_definition(
@@ -93,21 +93,37 @@ impl Config {
     }
 }
 
-/// A plugin's configuration without what its keys call secret.
-fn masked_text(config: &str) -> Json {
-    fn mask(value: &mut Json, secret: bool) {
-        match value {
-            Json::Object(object) => {
-                object.iter_mut().for_each(|(key, value)| mask(value, secret || is_secret(key)));
-            }
-            Json::Array(list) => list.iter_mut().for_each(|value| mask(value, secret)),
-            value if secret => *value = MASK.into(),
-            _ => {}
-        }
+/// The definition of a webhook as it stands in the file, without what is secret.
+fn shown(table: &Dict) -> Option<Map<String, Json>> {
+    let endpoint = table.get("webhook").and_then(Value::as_dict)?;
+    let own = table.iter().filter(|(key, _)| OF_SUBSCRIPTION.contains(&key.as_str()));
+    let both = own.chain(endpoint.iter().filter(|(key, _)| *key != "secret"));
+    Some(both.map(|(key, value)| (key.clone(), masked(key, value, false))).collect())
+}
+
+/// A value as JSON, without what is secret; `secret` when a key above it says so. The values of plain headers hide too:
+/// many receivers take their credentials there.
+fn masked(key: &str, value: &Value, secret: bool) -> Json {
+    // It says where a key stands, and holds none.
+    let secret = key != "order_key" && (secret || is_secret(key));
+    match value {
+        Value::Dict(_, dict) if let Some(Value::String(_, date)) = dict.get(DATE_KEY) => date.as_str().into(),
+        Value::Dict(_, dict) => dict
+            .iter()
+            .map(|(name, value)| {
+                let value = if key == "order_key" { plain(value) } else { masked(name, value, secret) };
+                (name.clone(), value)
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(_, list) => list.iter().map(|one| masked("", one, secret)).collect(),
+        _ if secret => MASK.into(),
+        other => plain(other),
     }
-    let mut value = serde_json::from_str(config).unwrap_or_default();
-    mask(&mut value, false);
-    value
+}
+
+fn plain(value: &Value) -> Json {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 /// The key as it stands in the flat object.
@@ -178,13 +194,11 @@ mod tests {
         let config = load(Some(file.path()), std::iter::empty(), Overrides::default()).expect("valid");
         let id = SubscriptionId::parse("crm").expect("valid");
         let shown = Json::Object(config.definition_of_file(&id).expect("it is there"));
-        let expected = json!({
+        let expected = serde_json::json!({
             "url": "https://a.example/", "types": ["orders.>"], "headers": { "X": "***" }, "max_in_flight": 3,
-            "filters": [{ "plugin": "jq", "config": { "expr": ".a", "api_key": "***" } }], "transforms": [],
-            "connect_timeout": "5s", "timeout": "15s",
+            "ordering": "key", "order_key": { "token": 2 },
+            "filters": [{ "plugin": "jq", "config": { "expr": ".a", "api_key": "***" } }],
         });
-        let settled = config.clone().settled().definition_of_file(&id);
-        assert_eq!(settled.map(Json::Object).as_ref(), Some(&shown), "also when its text is gone");
         assert_eq!(shown, expected);
         assert!(config.definition_of_file(&SubscriptionId::parse("other").expect("valid")).is_none());
     }

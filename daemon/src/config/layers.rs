@@ -1,5 +1,6 @@
 //! The layers of a configuration, laid over each other: defaults < file < environment < flags.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub(super) struct Layers {
     pub(super) values: Dict,
     /// Where they were given.
     pub(super) places: Places,
+    /// Once they are settled: the definitions of the file's webhooks by their names, as JSON, without what is secret.
+    pub(super) of_file: BTreeMap<Box<str>, Box<str>>,
 }
 
 impl fmt::Debug for Layers {
@@ -65,14 +68,14 @@ impl Layers {
             let path = key.split('.').fold(KeyPath::default(), |path, step| path.key(step));
             places.set_named(path, Source::Flag(flag));
         }
-        Ok(Self { values: merged(&figment)?, places })
+        Ok(Self { values: merged(&figment)?, places, of_file: BTreeMap::new() })
     }
 
-    /// What definitions that come later are read by.
-    pub(super) fn settled(&self) -> Self {
+    /// What definitions that come later are read by, with what is shown of those of the file.
+    pub(super) fn settled(&self, of_file: BTreeMap<Box<str>, Box<str>>) -> Self {
         let delivery = self.values.get_key_value(DELIVERY);
         let values = delivery.map(|(key, value)| (key.clone(), value.clone())).into_iter().collect();
-        Self { values, places: Places::default() }
+        Self { values, places: Places::default(), of_file }
     }
 }
 

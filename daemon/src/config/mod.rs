@@ -388,7 +388,7 @@ impl Config {
     /// The same, without what only tells of how it was written: nothing of it can be located or dumped any more. With ten
     /// thousand subscriptions that is several times what they themselves take.
     pub fn settled(self) -> Self {
-        Self { layers: Arc::new(self.layers.settled()), ..self }
+        Self { layers: Arc::new(self.layers.settled(self.definitions_of_file())), ..self }
     }
 
     /// What is in effect, all layers merged, as TOML with `***` in the place of every secret.

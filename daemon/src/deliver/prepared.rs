@@ -38,6 +38,7 @@ static ATTEMPT: HeaderName = HeaderName::from_static("sluiced-attempt");
 /// Says that a request is of a replay, and of which.
 pub const REPLAY_HEADER: &str = "sluiced-replay";
 static REPLAY: HeaderName = HeaderName::from_static(REPLAY_HEADER);
+static TEST: HeaderName = HeaderName::from_static("sluiced-test");
 
 /// The headers that belong to the connection or to the daemon, besides those of [`RESERVED_PREFIXES`].
 const RESERVED: [&str; 9] =
@@ -117,6 +118,8 @@ pub struct Request<'a> {
     pub headers: &'a [Header],
     /// The job that replays the event, sent as `sluiced-replay`.
     pub replay: Option<&'a str>,
+    /// Say in `sluiced-test` that it is a trial.
+    pub test: bool,
     /// The data: what the endpoint's body format makes of it is signed and sent.
     pub body: Bytes,
     /// The time in milliseconds since the Unix epoch.
@@ -139,6 +142,7 @@ impl Request<'static> {
             content_type: None,
             headers: &[],
             replay: None,
+            test: false,
             body: Bytes::from_static(br#"{"amount":1}"#),
             now_ms: 0,
         }
@@ -233,6 +237,9 @@ impl Prepared {
         self.sign(request, &formed.body, &mut headers);
         if let Some(replay) = request.replay.and_then(lenient_value) {
             headers.insert(&REPLAY, replay);
+        }
+        if request.test {
+            headers.insert(&TEST, HeaderValue::from_static("true"));
         }
         headers.insert(CONTENT_TYPE, formed.content_type);
         headers.extend(formed.headers);

@@ -66,7 +66,7 @@ impl fmt::Display for SubscriptionId {
 }
 
 /// A plugin and its configuration, as one subscription uses it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PluginRef {
     /// The plugin's name: `NAME.wasm` in the plugin directory.
     pub plugin: Box<str>,
@@ -77,7 +77,7 @@ pub struct PluginRef {
 }
 
 /// What a plugin may cost in one use of it. What is not given is as for every plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PluginLimits {
     /// The running time of one call, in milliseconds.
     pub call_deadline_ms: Option<u64>,

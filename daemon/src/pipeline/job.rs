@@ -329,6 +329,7 @@ impl InAir {
                 content_type: of.content.content_type.as_deref(),
                 headers: &of.content.headers,
                 replay: replay_of(&of.content.headers),
+                test: false,
                 body: of.content.body.clone(),
                 now_ms: clock::now_ms(),
             };

@@ -48,11 +48,10 @@ impl Cache {
     /// # Errors
     /// When `wasm` is not a valid component. What is wrong with the cache is logged, and no error.
     pub(super) fn component(&self, engine: &Engine, digest: &str, wasm: &[u8]) -> wasmtime::Result<Component> {
-        let path = self.dir.join(format!("{digest}-{}.cwasm", self.engine_hash));
-        if let Some(component) = self.load(engine, &path) {
-            self.loaded.fetch_add(1, Ordering::Relaxed);
+        if let Some(component) = self.kept(engine, digest) {
             return Ok(component);
         }
+        let path = self.path(digest);
         let code = precompile(engine, wasm)?;
         self.compiled.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = self.store(&path, &code) {
@@ -60,6 +59,17 @@ impl Cache {
         }
         // SAFETY: these bytes were made by `precompile_component` of this very engine, a few lines above.
         unsafe { Component::deserialize(engine, &code) }
+    }
+
+    /// The component of the WebAssembly with that digest, when it is in the cache.
+    pub(super) fn kept(&self, engine: &Engine, digest: &str) -> Option<Component> {
+        let component = self.load(engine, &self.path(digest))?;
+        self.loaded.fetch_add(1, Ordering::Relaxed);
+        Some(component)
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}-{}.cwasm", self.engine_hash))
     }
 
     /// Plugins compiled, loaded from the cache, and found broken there.
@@ -142,13 +152,18 @@ fn digest_path(path: &Path) -> PathBuf {
     path.with_extension("cwasm.sha256")
 }
 
+/// The SHA-256 of a file's content, in hexadecimal digits.
+pub(super) fn digest_of(path: &Path) -> io::Result<String> {
+    let mut hash = HashWriter(Sha256::new());
+    io::copy(&mut fs::File::open(path)?, &mut hash)?;
+    Ok(hex::encode(hash.0.finalize()))
+}
+
 /// Is the file's digest the one beside it? Also `false` when there is none beside it.
 fn is_whole(path: &Path) -> io::Result<bool> {
-    let mut file = fs::File::open(path)?;
-    let mut hash = HashWriter(Sha256::new());
-    io::copy(&mut file, &mut hash)?;
+    let digest = digest_of(path)?;
     match fs::read(digest_path(path)) {
-        Ok(expected) => Ok(hex::encode(hash.0.finalize()).as_bytes() == expected),
+        Ok(expected) => Ok(digest.as_bytes() == expected),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }

@@ -12,9 +12,9 @@ use std::thread;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 
-use super::cache::Cache;
+use super::cache::{self, Cache};
 use super::chain::Chain;
 use super::contract::{self, Linked};
 use super::description::{ConfigCheck, Description};
@@ -28,7 +28,7 @@ use super::state::{Heard, LogGate, State};
 use super::ticker::Ticker;
 use super::trial::{Attached, Trial};
 use super::turns::Turns;
-use super::usage::Usage;
+use super::usage::{Accepted, Usage};
 use super::{Config, Limits, is_name};
 use crate::domain::{OnPluginError, PluginRef, SubscriptionId};
 use crate::telemetry::chain;
@@ -82,6 +82,7 @@ pub(super) struct Shared {
     pub(super) ticker: Ticker,
     pub(super) slots: Slots,
     pub(super) turns: Arc<Turns>,
+    pub(super) accepted: Accepted,
     dir: PathBuf,
     linker: Linker<State>,
     cache: Cache,
@@ -137,6 +138,7 @@ impl Host {
             ticker,
             slots: Slots::new(limits.instances_max),
             turns: Arc::new(Turns::new()),
+            accepted: Accepted::default(),
             cache: Cache::new(cache_dir, &engine),
             engine,
             limits: Arc::new(limits),
@@ -178,6 +180,16 @@ impl Host {
         Ok(Wasm::new(read(name, &path, self.shared.limits.file_bytes_max)?))
     }
 
+    /// The SHA-256 of the file of that name in the directory, in hexadecimal digits, without having all of it in memory.
+    ///
+    /// # Errors
+    /// When the text is no name, or the file cannot be read.
+    pub fn digest(&self, name: &str) -> Result<Box<str>, Error> {
+        let path = self.path(name)?;
+        let digest = cache::digest_of(&path).map_err(|source| unreadable(name, &path, source))?;
+        Ok(digest.into())
+    }
+
     /// A plugin of that name made of those bytes; [`Host::load`] does not know it. It blocks: it compiles, unless the result
     /// is in the cache.
     ///
@@ -192,6 +204,13 @@ impl Host {
             return Err(Error::TooLarge { plugin: name.into(), bytes_max });
         }
         Ok(Arc::new(Plugin::load(&self.shared, name, wasm.digest.clone(), &wasm.bytes)?))
+    }
+
+    /// The plugin of that name made of WebAssembly of that digest and size, when it was compiled before: its WebAssembly need
+    /// not be read then. Blocks.
+    pub fn compiled(&self, name: &str, digest: &str, file_bytes: u64) -> Option<Result<Arc<Plugin>, Error>> {
+        let component = self.shared.cache.kept(&self.shared.engine, digest)?;
+        Some(Plugin::linked_to(&self.shared, name, digest.into(), file_bytes, &component).map(Arc::new))
     }
 
     /// Makes that plugin the one of its name, whatever its file holds.
@@ -455,7 +474,17 @@ impl Plugin {
             .cache
             .component(&shared.engine, &digest, wasm)
             .map_err(|source| Error::Compile { plugin: name.into(), source: below(source) })?;
-        let linked = contract::link(name, &shared.engine, &shared.linker, &component)?;
+        Self::linked_to(shared, name, digest, wasm.len() as u64, &component)
+    }
+
+    fn linked_to(
+        shared: &Shared,
+        name: &str,
+        digest: Box<str>,
+        file_bytes: u64,
+        component: &Component,
+    ) -> Result<Self, Error> {
+        let linked = contract::link(name, &shared.engine, &shared.linker, component)?;
         let described = block_on(async {
             let permit = shared.slots.acquire(shared.ticker.begun()).await;
             let log = Arc::new(shared.log_gate(name, "", None));
@@ -463,7 +492,7 @@ impl Plugin {
         })?;
         let description = described.map_err(|kind: FaultKind| Error::Describe(kind.of(name)))?;
         let config = ConfigCheck::new(name, &description.config_schema)?;
-        Ok(Self { name: name.into(), digest, file_bytes: wasm.len() as u64, description, config, linked })
+        Ok(Self { name: name.into(), digest, file_bytes, description, config, linked })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A plugin as one subscription uses it: its configuration, and a few warm instances.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -44,8 +45,27 @@ pub(super) struct Usage {
     candidate: ArcSwapOption<Attached>,
 }
 
+/// What versions of plugins (by their digests) have accepted: configurations, and the limits that they were accepted under. A
+/// thousand subscriptions of which many use a plugin alike need not make an instance each before they have an event.
+#[derive(Default)]
+pub(super) struct Accepted(Mutex<HashSet<(Box<str>, PluginRef)>>);
+
+impl Accepted {
+    /// Beyond so many all are forgotten, to be tried again.
+    const ENTRIES_MAX: usize = 10_000;
+
+    fn add(&self, accepted: (Box<str>, PluginRef)) {
+        let mut all = self.0.lock();
+        if all.len() >= Self::ENTRIES_MAX {
+            all.clear();
+        }
+        all.insert(accepted);
+    }
+}
+
 impl Usage {
     /// Checks the configuration against the plugin's schema and configures a first instance with it, under the use's limits.
+    /// Where that was done before, for another subscription or before a reload, the first event makes the first instance.
     ///
     /// # Errors
     /// When schema or plugin refuse the configuration, a limit makes no sense, or the plugin fails.
@@ -72,14 +92,24 @@ impl Usage {
             memory_bytes: AtomicUsize::new(0),
             candidate: ArcSwapOption::empty(),
         });
+        let accepted = (usage.plugin.digest().into(), used.clone());
+        if shared.accepted.0.lock().contains(&accepted) {
+            return Ok(Self::registered(usage));
+        }
         let instance = usage.make().await.map_err(|kind| match kind {
             FaultKind::Reported { message } => Error::Refused { plugin: usage.plugin.name().into(), message },
             kind => Error::Configure(usage.fault(kind)),
         })?;
-        usage.used.store(shared.ticker.begun(), Ordering::Relaxed);
-        shared.slots.register(&usage);
+        shared.accepted.add(accepted);
         usage.put(instance);
-        Ok(usage)
+        Ok(Self::registered(usage))
+    }
+
+    /// The same, known to the slots, so that its idle instances can be given up.
+    fn registered(usage: Arc<Self>) -> Arc<Self> {
+        usage.used.store(usage.shared.ticker.begun(), Ordering::Relaxed);
+        usage.shared.slots.register(&usage);
+        usage
     }
 
     /// Asks the plugin, a filter, about an event.

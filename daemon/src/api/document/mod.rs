@@ -15,11 +15,15 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, SecurityRequirement};
+use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, SecurityRequirement};
 use utoipa::{PartialSchema as _, ToSchema};
+use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::problem::{self, Code, FieldError};
-use super::{backup, deliveries, event_types, events, jobs, operate, plugins, secrets, subscriptions, trace, webhooks};
+use super::{
+    State, backup, deliveries, event_types, events, jobs, operate, plugins, secrets, subscriptions, testing, trace,
+    webhooks,
+};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -57,6 +61,7 @@ pub fn document() -> Value {
         .merge(events::read::operations())
         .merge(event_types::operations())
         .merge(deliveries::operations())
+        .merge(testing::operations())
         .merge(subscriptions::operations())
         .merge(webhooks::operations())
         .merge(secrets::operations())
@@ -81,6 +86,27 @@ pub(super) fn whole(open: OpenApi, below: OpenApi) -> Value {
     }
     document["components"]["responses"] = Value::Object(shared);
     document
+}
+
+/// Operations on a subscription at the path of a webhook, whose id stands in the place of the name.
+pub(super) fn of_webhook(operations: UtoipaMethodRouter<State>, path: &str) -> UtoipaMethodRouter<State> {
+    let (schemas, mut paths, handlers) = operations;
+    for mut item in std::mem::take(&mut paths.paths).into_values() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            operation.tags = Some(vec!["webhooks".to_owned()]);
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter
+                    && parameter.name == "name"
+                {
+                    parameter.name = "id".to_owned();
+                    let description = "The webhook's id, or the name of a subscription of the file";
+                    parameter.description = Some(description.to_owned());
+                }
+            }
+        }
+        paths.paths.insert(path.to_owned(), item);
+    }
+    (schemas, paths, handlers)
 }
 
 /// All but the routes.

@@ -55,6 +55,8 @@ pub struct Webhook {
     pub broken: Option<Box<str>>,
     /// Whether it stands in the configuration file, which then has the say.
     pub is_of_file: bool,
+    /// Whether it is not disabled.
+    pub is_active: bool,
 }
 
 /// One thing that is wrong with a definition.
@@ -186,6 +188,7 @@ fn shown(webhook: &Webhook) -> Map<String, Value> {
     shown.insert("id".to_owned(), json!(webhook.id.as_str()));
     shown.insert("name".to_owned(), json!(webhook.name));
     shown.insert("owner".to_owned(), json!(webhook.owner.as_ref().map(Owner::as_str)));
+    shown.insert("active".to_owned(), json!(webhook.is_active));
     for (key, value) in &webhook.definition {
         let mut value = value.clone();
         if let Some(headers) = value.as_object_mut().filter(|_| key == "headers") {
@@ -506,6 +509,7 @@ mod tests {
             definition: object(json!({"headers": {"Authorization": "Bearer 1"}})),
             broken: None,
             is_of_file: false,
+            is_active: true,
         };
         let text = Value::from(shown(&webhook)).to_string();
         assert!(text.contains("Authorization") && !text.contains("Bearer"), "{text}");

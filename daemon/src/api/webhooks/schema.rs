@@ -249,6 +249,8 @@ pub(super) struct Keys {
     /// Whose it is; only an operator may say so.
     #[schema(min_length = 1, max_length = 128)]
     owner: Option<String>,
+    /// Whether anything is delivered: `false` disables it, `true` lets it go on where it stopped. Without it, it stays as it is.
+    active: Option<bool>,
     /// Where to deliver: `http` or `https`, without user and fragment.
     #[schema(pattern = "^https?://[^ ]+$", max_length = 2048, example = "https://crm.example/hook")]
     url: Option<String>,

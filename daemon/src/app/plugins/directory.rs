@@ -95,12 +95,16 @@ impl Catalogue {
             // Nobody uses it or has asked for it.
             return Found::Known;
         }
-        let Ok(wasm) = self.host.read(name) else { return Found::Known };
-        if !again && entry.candidate.is_some_and(|candidate| *candidate.digest == *wasm.digest()) {
+        let refused = entry.candidate.filter(|_| !again).map(|candidate| candidate.digest);
+        let taken = entry.record.as_ref().and_then(|record| record.file.as_deref());
+        let is_known = |digest: &str| refused.as_deref() == Some(digest) || taken == Some(digest);
+        // Most are: it is read into memory only when it is not.
+        if self.host.digest(name).is_ok_and(|digest| is_known(&digest)) {
             return Found::Known;
         }
-        match (entry.record, entry.running) {
-            (Some(record), _) if record.file.as_deref() == Some(wasm.digest()) => Found::Known,
+        let Ok(wasm) = self.host.read(name) else { return Found::Known };
+        match (&entry.record, &entry.running) {
+            _ if is_known(wasm.digest()) => Found::Known,
             (None, Some(running)) if running.digest() == wasm.digest() => Found::Unrecorded(wasm),
             _ => Found::New(wasm),
         }

@@ -42,6 +42,7 @@ fn request<'a>(headers: &'a [Header], body: &'static [u8]) -> Request<'a> {
         parts: 1,
         attempt: 3,
         replay: None,
+        test: false,
         content_type: None,
         headers,
         body: Bytes::from_static(body),

@@ -70,7 +70,7 @@ async fn dead_letters_are_listed_by_reason_and_shown_with_every_attempt() {
     assert_eq!(attempts, [(1, 503), (2, 503)]);
     assert!(history.iter().all(|attempt| attempt["class"] == "status" && attempt["took_ms"].is_u64()), "{one}");
 
-    for (query, field) in [("before=x", "before"), ("since=yesterday", "since"), ("subscription=crm", "subscription")] {
+    for (query, field) in [("before=x", "before"), ("since=yesterday", "since"), ("subscription=crm", "query")] {
         let answer = daemon.request("GET", &format!("{LETTERS}?{query}"), None).await;
         assert_eq!((answer.status, answer.json()["errors"][0]["field"].as_str()), (400, Some(field)), "{query}");
     }

@@ -5,6 +5,7 @@ mod anew;
 mod author;
 mod backup;
 mod catalogue;
+mod cli;
 mod config;
 mod contract;
 mod crash;

@@ -32,6 +32,11 @@ pub fn nats_server_binary() -> PathBuf {
     if installed.is_file() { installed } else { on_path("nats-server") }
 }
 
+/// schemathesis, as xtask installed it.
+pub fn schemathesis_binary() -> PathBuf {
+    existing(target().join("tools/schemathesis/bin/schemathesis"))
+}
+
 /// An example of the workspace, as it lies beside what is built for tests.
 pub fn example_binary(name: &str) -> PathBuf {
     existing(profile_dir().join("examples").join(name))

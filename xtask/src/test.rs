@@ -13,6 +13,7 @@ use crate::{build, check, tools};
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     tools::wasm_target()?;
     let nats_server = tools::nats_server()?;
+    tools::schemathesis()?;
     let nextest = tools::nextest();
     if filters.is_empty() {
         check::run()?;

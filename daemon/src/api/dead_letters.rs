@@ -27,6 +27,39 @@ pub(super) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(resend))
 }
 
+/// Of which subscription.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct SearchAll {
+    /// Only those of this subscription.
+    subscription: Option<String>,
+    /// The most letters of the page.
+    #[param(minimum = 1, maximum = 100, default = 50)]
+    limit: Option<usize>,
+    /// Go on where a page ended: its `next`.
+    #[param(pattern = "^[0-9]{1,15}-msg_[0-9a-f]{32}$")]
+    before: Option<String>,
+    /// Only those of this class of failure.
+    class: Option<String>,
+    /// Only those whose last attempt was answered so.
+    #[param(minimum = 100, maximum = 599)]
+    status: Option<u16>,
+    /// Only those that failed at this time or later (RFC 3339).
+    #[param(format = DateTime)]
+    since: Option<String>,
+    /// Only those that failed before this time (RFC 3339).
+    #[param(format = DateTime)]
+    until: Option<String>,
+}
+
+impl SearchAll {
+    fn split(self) -> (Option<String>, Search) {
+        let Self { subscription, limit, before, class, status, since, until } = self;
+        (subscription, Search { limit, before, class, status, since, until })
+    }
+}
+
 /// Which dead letters are asked for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -36,12 +69,12 @@ struct Search {
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<usize>,
     /// Go on where a page ended: its `next`.
+    #[param(pattern = "^[0-9]{1,15}-msg_[0-9a-f]{32}$")]
     before: Option<String>,
-    /// Only those of this subscription; not where the path names it already.
-    subscription: Option<String>,
     /// Only those of this class of failure.
     class: Option<String>,
     /// Only those whose last attempt was answered so.
+    #[param(minimum = 100, maximum = 599)]
     status: Option<u16>,
     /// Only those that failed at this time or later (RFC 3339).
     #[param(format = DateTime)]
@@ -61,6 +94,9 @@ impl Search {
             };
             text.as_ref().map(parse).transpose()
         };
+        if self.status.is_some_and(|status| !(100..600).contains(&status)) {
+            return Err(Problem::invalid("status", "`status` must be from 100 to 599"));
+        }
         let class = self.class.as_deref().map(Into::into);
         Ok(DeadFilter {
             class,
@@ -179,18 +215,19 @@ fn answer(page: &DeadPage, with_body: bool) -> Json<Page> {
     get,
     path = "/dead-letters",
     tag = "dead letters",
-    params(Search),
+    params(SearchAll),
     responses((status = 200, description = "A page", body = Page)),
     extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
 async fn list_all(
     Extension(access): Extension<Access>,
     asker: Asker,
-    Query(search): Query<Search>,
+    Query(all): Query<SearchAll>,
 ) -> Result<Json<Page>, Problem> {
+    let (subscription, search) = all.split();
     let (filter, before, limit) = (search.filter()?, search.before()?, search.limit()?);
     let store = access.store.clone();
-    let page = match &search.subscription {
+    let page = match &subscription {
         Some(name) => {
             let id = known(&access, &asker, name)?;
             let before = before.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
@@ -248,9 +285,6 @@ async fn list(
     Path(name): Path<String>,
     Query(search): Query<Search>,
 ) -> Result<Json<Page>, Problem> {
-    if search.subscription.is_some() {
-        return Err(Problem::invalid("subscription", "the subscription stands in the path already"));
-    }
     let id = known(&access, &asker, &name)?;
     let (filter, limit, store) = (search.filter()?, search.limit()?, access.store.clone());
     let before = search.before()?.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
@@ -263,7 +297,7 @@ async fn list(
     get,
     path = "/subscriptions/{name}/dead-letters/{id}",
     tag = "dead letters",
-    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, pattern = "^msg_[0-9a-f]{32}$", description = "The delivery's id")),
     responses((status = 200, description = "The letter", body = Whole)),
     extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
@@ -292,7 +326,7 @@ async fn one(
     post,
     path = "/subscriptions/{name}/dead-letters/{id}/resend",
     tag = "dead letters",
-    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, pattern = "^msg_[0-9a-f]{32}$", description = "The delivery's id")),
     responses((status = 202, description = "It is parked", body = Again)),
     extensions(("x-problems" = json!(["not_found", "delivery_under_way", "store_unavailable"])))
 )]
@@ -325,7 +359,7 @@ async fn resend(
     delete,
     path = "/subscriptions/{name}/dead-letters/{id}",
     tag = "dead letters",
-    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, pattern = "^msg_[0-9a-f]{32}$", description = "The delivery's id")),
     responses((status = 204, description = "It is forgotten")),
     extensions(("x-problems" = json!(["not_found", "delivery_under_way", "store_unavailable"])))
 )]

@@ -166,6 +166,9 @@ async fn redrive(
         Some(Some(at_ms)) => Ok(Some(at_ms)),
         Some(None) => Err(Problem::invalid(name, format!("`{name}` must be a time such as \"2026-01-31T08:00:00Z\""))),
     };
+    if asked.status.is_some_and(|status| !(100..600).contains(&status)) {
+        return Err(Problem::invalid("status", "`status` must be from 100 to 599"));
+    }
     let task = NewTask::Redrive {
         status: asked.status,
         class: asked.class.as_deref().map(Into::into),

@@ -5,6 +5,7 @@
 //! refused, stands under `candidate`.
 
 mod dry_run;
+mod schema;
 mod shown;
 
 use std::sync::Arc;
@@ -194,7 +195,7 @@ pub(super) fn operations(file_bytes_max: usize) -> OpenApiRouter<State> {
     get,
     path = "/plugins",
     tag = "plugins",
-    responses((status = 200, description = "All of them", body = Value))
+    responses((status = 200, description = "All of them", body = schema::PluginList))
 )]
 async fn list(Extension(access): Extension<Access>) -> Response {
     let all: Vec<_> = access.plugins.all().iter().map(|listed| shown(listed, false)).collect();
@@ -209,7 +210,7 @@ async fn list(Extension(access): Extension<Access>) -> Response {
     path = "/plugins/{name}",
     tag = "plugins",
     params(("name" = String, Path, description = "The plugin's name")),
-    responses((status = 200, description = "The plugin", body = Value)),
+    responses((status = 200, description = "The plugin", body = schema::Plugin)),
     extensions(("x-problems" = json!(["not_found"])))
 )]
 async fn one(
@@ -236,9 +237,9 @@ async fn one(
     params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
     request_body(content = [u8], content_type = "application/wasm", description = "A WebAssembly component"),
     responses(
-        (status = 200, description = "It runs", body = Value),
-        (status = 201, description = "It runs, and is the plugin's first", body = Value),
-        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+        (status = 200, description = "It runs", body = schema::Plugin),
+        (status = 201, description = "It runs, and is the plugin's first", body = schema::Plugin),
+        (status = 202, description = "It is on its way: see `candidate`", body = schema::Plugin),
     ),
     extensions(("x-problems" = json!(["plugin_unfit", "plugin_busy", "unavailable"])))
 )]
@@ -273,8 +274,8 @@ struct KeptVersion {
     params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
     request_body = Option<KeptVersion>,
     responses(
-        (status = 200, description = "It runs", body = Value),
-        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+        (status = 200, description = "It runs", body = schema::Plugin),
+        (status = 202, description = "It is on its way: see `candidate`", body = schema::Plugin),
     ),
     extensions(("x-problems" = json!(["not_found", "no_version", "plugin_unfit", "plugin_busy", "unavailable"])))
 )]
@@ -294,7 +295,7 @@ async fn rollback(
     path = "/plugins/{name}/shadow",
     tag = "plugins",
     params(("name" = String, Path, description = "The plugin's name")),
-    responses((status = 200, description = "What it has found", body = Value)),
+    responses((status = 200, description = "What it has found", body = schema::PluginShadow)),
     extensions(("x-problems" = json!(["not_found", "no_version"])))
 )]
 async fn shadow(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Response, Problem> {
@@ -313,8 +314,8 @@ async fn shadow(Extension(access): Extension<Access>, Path(name): Path<String>) 
     params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
     request_body(content = [u8], content_type = "application/wasm", description = "A WebAssembly component"),
     responses(
-        (status = 200, description = "It runs beside the current one", body = Value),
-        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+        (status = 200, description = "It runs beside the current one", body = schema::Plugin),
+        (status = 202, description = "It is on its way: see `candidate`", body = schema::Plugin),
     ),
     extensions(("x-problems" = json!(["not_found", "no_version", "plugin_busy", "unavailable"])))
 )]
@@ -353,8 +354,8 @@ async fn end_shadow(Extension(access): Extension<Access>, Path(name): Path<Strin
     tag = "plugins",
     params(("name" = String, Path, description = "The plugin's name"), ("Prefer" = Option<String>, Header, description = "`wait=SECONDS` or `respond-async`")),
     responses(
-        (status = 200, description = "It runs", body = Value),
-        (status = 202, description = "It is on its way: see `candidate`", body = Value),
+        (status = 200, description = "It runs", body = schema::Plugin),
+        (status = 202, description = "It is on its way: see `candidate`", body = schema::Plugin),
     ),
     extensions(("x-problems" = json!(["not_found", "no_version", "plugin_unfit", "plugin_busy", "unavailable"])))
 )]

@@ -90,10 +90,11 @@ struct Earlier {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the document's word for what is read by hand")]
 struct Rotation {
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$")]
     /// The new secret: `whsec_` and the Base64 of 24 to 64 bytes; one is made, when it is not said.
     secret: Option<String>,
     /// How long the earlier secret stays valid, up to `30d`: `0s` ends it at once.
-    #[schema(example = "24h")]
+    #[schema(pattern = "^[0-9]+(ms|s|m|h|d)( ?[0-9]+(ms|s|m|h|d))*$", example = "24h")]
     overlap: Option<String>,
 }
 

@@ -16,8 +16,8 @@ use crate::domain::RateLimit;
 use crate::store::{GapCause, GapRecord, Store};
 use crate::telemetry::{chain, clock};
 
-/// The longest reason that an operator may give, in bytes.
-const REASON_BYTES_MAX: usize = 512;
+/// The longest reason that an operator may give, in characters.
+const REASON_CHARS_MAX: usize = 512;
 
 /// A webhook subscription as it is now.
 #[derive(Serialize, ToSchema)]
@@ -233,7 +233,7 @@ enum Start {
 #[serde(deny_unknown_fields)]
 pub(super) struct Disable {
     /// One line.
-    #[schema(max_length = 512)]
+    #[schema(max_length = 512, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     reason: Option<String>,
 }
 
@@ -284,8 +284,11 @@ pub(super) async fn disable(
 ) -> Result<Json<Status>, Problem> {
     let lane = find(&access, &asker, &name)?;
     let reason = asked.reason.unwrap_or_else(|| "disabled by an operator".to_owned());
-    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
-        return Err(Problem::invalid("reason", format!("`reason` is one line of at most {REASON_BYTES_MAX} bytes")));
+    if reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
+        return Err(Problem::invalid(
+            "reason",
+            format!("`reason` is one line of at most {REASON_CHARS_MAX} characters"),
+        ));
     }
     access.lanes.disable(&lane, reason.into()).await.map_err(|error| refused(&error))?;
     Ok(Json(of(&lane, &access.store)))

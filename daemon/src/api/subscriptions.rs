@@ -125,6 +125,7 @@ struct PageQuery {
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<usize>,
     /// Go on where a page ended: its `next`.
+    #[param(pattern = "^[0-9]{1,15}-[0-9]{1,9}$")]
     before: Option<String>,
 }
 

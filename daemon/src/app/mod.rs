@@ -167,7 +167,7 @@ impl App {
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
         let (registry, asked) = Registry::new(store.clone(), catalogue.clone(), secrets.clone(), Arc::clone(&current))?;
-        registry.look_after_kept()?;
+        registry.learn()?;
         let client = crate::deliver::Client::new(&parts::client(&config, descriptors_max), &metrics.client())?;
         let mut server = Server::bind(&parts::api(&config), metrics.clone(), health.clone()).await?;
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;

@@ -141,14 +141,21 @@ impl Registry {
         Ok(())
     }
 
-    /// Finishes what a daemon before this one did not come to, and learns whose the webhooks are, and whose the
-    /// subscriptions of the file. Blocks.
+    /// Finishes what a daemon before this one did not come to, and learns what is kept. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub(super) fn learn(&self) -> Result<(), crate::store::Error> {
+        self.sweep();
+        self.learn_owners()?;
+        self.learn_answers()
+    }
+
+    /// Learns whose the webhooks are, and whose the subscriptions of the file. Blocks.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn look_after_kept(&self) -> Result<(), crate::store::Error> {
-        self.sweep();
-        self.learn_answers()?;
+    fn learn_owners(&self) -> Result<(), crate::store::Error> {
         for (id, definition) in self.store.definitions(self.secrets.keyring())? {
             self.owners.set(&id, definition.owner);
         }

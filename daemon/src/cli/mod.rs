@@ -1,17 +1,26 @@
 //! The command line: one file a subcommand.
 //!
-//! Exit codes: 0 for success, 64 for a wrong command line or a configuration that cannot be used, 1 for everything else.
+//! Exit codes: 0 for success, 64 for a wrong command line or a configuration that cannot be used, 69 when a running daemon
+//! that is asked does not answer or cannot, 77 when it does not let the asker in, 1 for everything else.
 
 pub mod backup;
 pub mod check;
+pub mod completions;
+pub mod deliveries;
 pub mod dev;
+pub mod events;
 pub mod explain;
+pub mod keys;
+pub mod listen;
 pub mod openapi;
 mod passing;
 pub mod plugin;
+pub mod remote;
 pub mod run;
 pub mod secret;
 pub mod secrets;
+pub mod tail;
+pub mod webhooks;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -50,6 +59,22 @@ enum Command {
     Compact(ConfigArgs),
     /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
     Explain(explain::ExplainArgs),
+    /// Webhooks: list, get, create, update, delete, test, rotate-secret, enable, disable, deliveries, replay.
+    Webhooks(webhooks::WebhooksArgs),
+    /// Events: list, get, publish, stats.
+    Events(events::EventsArgs),
+    /// What became of events: list, get, retry.
+    Deliveries(deliveries::DeliveriesArgs),
+    /// API keys: list, create, revoke.
+    Keys(keys::KeysArgs),
+    /// Publish an event: `sluiced send orders.created '{"amount": 120}'`.
+    Send(events::SendArgs),
+    /// Print events as they come; after an interruption it goes on after the last one.
+    Tail(tail::TailArgs),
+    /// Receive webhooks on this machine: print them, check their signatures, answer any status.
+    Listen(listen::ListenArgs),
+    /// Print what a shell completes the command line with.
+    Completions(completions::CompletionsArgs),
     /// Print the description of the API: OpenAPI 3.1, as a running daemon serves it at /api/v1/openapi.json.
     Openapi,
     /// For authors of plugins: make a project, build it, test it, look into it, measure it.
@@ -112,7 +137,12 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::from(if error.is::<config::Error>() { EXIT_USAGE } else { EXIT_FAILURE })
+            let code = match error.downcast_ref::<remote::Failure>() {
+                Some(failure) => failure.exit_code(),
+                None if error.is::<config::Error>() => EXIT_USAGE,
+                None => EXIT_FAILURE,
+            };
+            ExitCode::from(code)
         }
     }
 }
@@ -128,6 +158,14 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Compact(args) => backup::compact(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Openapi => openapi::run(),
+        Command::Webhooks(args) => webhooks::run(&args),
+        Command::Events(args) => events::run(&args),
+        Command::Deliveries(args) => deliveries::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Send(args) => events::send(&args),
+        Command::Tail(args) => tail::run(&args),
+        Command::Listen(args) => listen::run(&args),
+        Command::Completions(args) => completions::run(&args),
         Command::Plugin(command) => plugin::run(&command),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),

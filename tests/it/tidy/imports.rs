@@ -54,6 +54,8 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["api"]),
     ("governor", &["api"]),
     ("anyhow", &["main", "cli"]),
+    ("clap_complete", &["cli"]),
+    ("comfy_table", &["cli"]),
 ];
 
 /// Imports of the daemon's own modules that the table does not allow.

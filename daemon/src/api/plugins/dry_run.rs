@@ -80,7 +80,7 @@ struct Given {
     tag = "plugins",
     params(("name" = String, Path, description = "The plugin's name")),
     request_body = Asked,
-    responses((status = 200, description = "What the plugin makes of it", body = Value)),
+    responses((status = 200, description = "What the plugin makes of it", body = super::schema::DryRunResult)),
     extensions(("x-problems" = json!(["not_found", "no_version", "nats_unavailable", "unavailable"])))
 )]
 pub(super) async fn run(

@@ -1,0 +1,122 @@
+//! The command line for people, against a running daemon: what it prints, how it ends.
+
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluiced_tests::daemon::ADMIN_KEY;
+use sluiced_tests::paths::sluiced_binary;
+use sluiced_tests::setup::{EVENTS, config};
+use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
+use tokio::process::Command;
+
+mod local;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A command, without what the environment says of this machine's own daemon.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(sluiced_binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SLUICED_")) {
+        command.env_remove(name);
+    }
+    command.args(args).kill_on_drop(true);
+    command
+}
+
+/// Runs a command for that daemon to its end.
+async fn run(daemon: &TestDaemon, args: &[&str]) -> Output {
+    let mut command = command(args);
+    command.env("SLUICED_URL", daemon.url("")).env("SLUICED_API_KEY", ADMIN_KEY);
+    let ended = tokio::time::timeout(SOON, command.output()).await;
+    ended.unwrap_or_else(|_| panic!("{args:?} does not end")).expect("the daemon's binary runs")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a command prints that succeeds.
+async fn prints(daemon: &TestDaemon, args: &[&str]) -> String {
+    let output = run(daemon, args).await;
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    out(&output)
+}
+
+/// The same as JSON.
+async fn json_of(daemon: &TestDaemon, args: &[&str]) -> Value {
+    let text = prints(daemon, &[args, &["--json"]].concat()).await;
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test]
+async fn webhooks_are_made_looked_at_changed_and_removed() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let file = Webhook::new("of-the-file", &receiver).types(&["users.>"]);
+    let daemon = TestDaemon::start(&nats, &config("", &[file])).await;
+    let url = receiver.url("/hook");
+    let create = ["webhooks", "create", "--name", "CRM", "--endpoint", &url, "--type", "orders.>"];
+    let made =
+        json_of(&daemon, &[&create[..], &["--header", "X-Team=sales", "--set", "max_in_flight=4"]].concat()).await;
+    let id = made["id"].as_str().expect("an id");
+    assert!(made["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")), "{made}");
+    assert_eq!((&made["max_in_flight"], &made["headers"]), (&json!(4), &json!({ "X-Team": "***" })));
+
+    let table = prints(&daemon, &["webhooks", "list"]).await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..4], ["ID", "NAME", "URL", "TYPES"], "{table}");
+    assert!(table.contains(id) && table.contains("of-the-file") && table.contains("orders.>"), "{table}");
+    assert!(prints(&daemon, &["webhooks", "get", id]).await.contains("max_in_flight"));
+
+    prints(&daemon, &["webhooks", "update", id, "--set", "max_in_flight=5"]).await;
+    assert_eq!(json_of(&daemon, &["webhooks", "get", id]).await["max_in_flight"], 5);
+    let rotated = json_of(&daemon, &["webhooks", "rotate-secret", id, "--overlap", "0s"]).await;
+    assert_ne!(rotated["secret"], made["secret"]);
+    let disabled = json_of(&daemon, &["webhooks", "disable", id, "--reason", "at lunch"]).await;
+    assert_eq!((&disabled["state"], &disabled["reason"]), (&json!("disabled"), &json!("at lunch")));
+    assert_ne!(json_of(&daemon, &["webhooks", "enable", id]).await["state"], "disabled");
+
+    let sent = json_of(&daemon, &["send", "orders.created", "{\"number\":7}", "--idempotency-key", "k"]).await;
+    assert_eq!((&sent["id"], &sent["duplicate"]), (&json!("k"), &json!(false)));
+    receiver.wait_for(1, SOON).await;
+    assert_eq!(
+        json_of(&daemon, &["events", "publish", "orders.created", "{}", "--idempotency-key", "k"]).await["duplicate"],
+        true
+    );
+    let logged = async || prints(&daemon, &["webhooks", "deliveries", id]).await.contains("delivered");
+    sluiced_tests::wait_until("the delivery is on record", SOON, logged).await;
+    let replay = json_of(&daemon, &["webhooks", "replay", id, "--from", "all", "--dry-run"]).await;
+    assert_eq!((&replay["kind"], &replay["dry_run"]), (&json!("replay"), &json!(true)));
+
+    assert_eq!(prints(&daemon, &["webhooks", "delete", id]).await, "removed\n");
+    let gone = run(&daemon, &["webhooks", "get", id]).await;
+    assert_eq!((gone.status.code(), out(&gone).as_str()), (Some(1), ""));
+    assert!(err(&gone).contains("there is no webhook of that id (404 not_found)"), "{gone:?}");
+}
+
+#[tokio::test]
+async fn how_a_command_ends_says_whose_fault_it_was() {
+    let nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, EVENTS).await;
+    let refused = run(&daemon, &["webhooks", "create", "--name", "x", "--endpoint", "ftp://x", "--type", "a..b"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err(&refused).contains("url: must begin with http") && err(&refused).contains("types[0]"), "{refused:?}");
+    let wrong = run(&daemon, &["webhooks", "list", "--key", "wrong"]).await;
+    assert_eq!(wrong.status.code(), Some(77), "{wrong:?}");
+    let nobody = run(&daemon, &["webhooks", "list", "--url", "http://127.0.0.1:1"]).await;
+    assert_eq!(nobody.status.code(), Some(69), "{nobody:?}");
+    assert!(err(&nobody).contains("no daemon answers at http://127.0.0.1:1"), "{nobody:?}");
+    assert_eq!(run(&daemon, &["webhooks", "frobnicate"]).await.status.code(), Some(64));
+    let text = run(&daemon, &["send", "a", "hello"]).await;
+    assert!(text.status.code() == Some(1) && err(&text).contains("--content-type"), "{text:?}");
+
+    // With the daemon's own configuration neither address nor key have to be said.
+    let path = daemon.config_path();
+    let output = command(&["webhooks", "list", "--config", path.to_str().expect("a text")]).output().await;
+    let output = output.expect("the daemon's binary runs");
+    assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), "none\n"), "{output:?}");
+}

@@ -400,6 +400,7 @@ pub fn complete(config: &str, data_dir: &Path, nats_url: &str, plugins: &Path) -
         ("server", "listen", "\"127.0.0.1:0\"".to_owned()),
         ("auth", "admin_key", format!("{ADMIN_KEY:?}")),
         ("limits", "requests_per_minute", "0".to_owned()),
+        ("limits", "tests_per_minute", "0".to_owned()),
         ("nats", "url", format!("{nats_url:?}")),
         ("plugins", "dir", format!("{plugins:?}")),
         ("delivery", "allow_cidrs", "[\"127.0.0.0/8\", \"::1/128\"]".to_owned()),

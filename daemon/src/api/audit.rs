@@ -8,7 +8,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::subscriptions::{bad_cursor, blocking, page_limit};
+use super::paging::limit;
+use super::subscriptions::{bad_cursor, blocking};
 use super::{Problem, State, extract};
 use crate::store::{AuditRecord, Store};
 use crate::telemetry::clock;
@@ -97,7 +98,7 @@ async fn list_changes(
     extract::Query(query): extract::Query<PageQuery>,
 ) -> Result<Json<Changes>, Problem> {
     let before = query.before.as_deref().map(|text| number(text).ok_or_else(bad_cursor)).transpose()?;
-    let limit = page_limit(query.limit)?;
+    let limit = limit(query.limit)?;
     let page = blocking(move || store.audit(before, limit)).await?;
     let audit = page.records.iter().map(|(_, record)| Change::from(record)).collect();
     Ok(Json(Changes { audit, next: page.next.map(cursor) }))

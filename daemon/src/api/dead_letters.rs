@@ -10,12 +10,13 @@ use utoipa_axum::routes;
 
 use super::answer::{Body, Try, headers};
 use super::extract::{Path, Query};
+use super::paging::{dead_key, dead_place, limit};
 use super::principal::Asker;
 use super::problem::Code;
-use super::subscriptions::{Access, bad_cursor, blocking, find, page_limit};
+use super::subscriptions::{Access, bad_cursor, blocking, find};
 use super::{Problem, State};
 use crate::domain::{DeliveryId, SubscriptionId};
-use crate::store::{self, DeadFilter, DeadKey, DeadLetter, DeadPage, Resent, Store};
+use crate::store::{DeadFilter, DeadKey, DeadLetter, DeadPage, Resent};
 use crate::telemetry::clock;
 
 /// The routes, to be served below `/api/v1`; [`Access`] is laid over them by the caller.
@@ -106,16 +107,8 @@ impl Search {
         })
     }
 
-    fn limit(&self) -> Result<usize, Problem> {
-        page_limit(self.limit)
-    }
-
     fn before(&self) -> Result<Option<(u64, DeliveryId)>, Problem> {
-        let parse = |text: &String| {
-            let (failed_ms, delivery) = text.split_once('-')?;
-            Some((failed_ms.parse().ok()?, DeliveryId::parse(delivery).ok()?))
-        };
-        self.before.as_ref().map(|text| parse(text).ok_or_else(bad_cursor)).transpose()
+        self.before.as_ref().map(|text| dead_key(text).ok_or_else(bad_cursor)).transpose()
     }
 }
 
@@ -204,7 +197,7 @@ struct Again {
 
 fn answer(page: &DeadPage, with_body: bool) -> Json<Page> {
     let dead_letters = page.letters.iter().map(|letter| Letter::new(letter, with_body)).collect();
-    let next = page.next.as_ref().map(|key| format!("{}-{}", key.failed_ms, key.delivery));
+    let next = page.next.as_ref().map(dead_place);
     Json(Page { dead_letters, next })
 }
 
@@ -225,7 +218,7 @@ async fn list_all(
     Query(all): Query<SearchAll>,
 ) -> Result<Json<Page>, Problem> {
     let (subscription, search) = all.split();
-    let (filter, before, limit) = (search.filter()?, search.before()?, search.limit()?);
+    let (filter, before, limit) = (search.filter()?, search.before()?, limit(search.limit)?);
     let store = access.store.clone();
     let page = match &subscription {
         Some(name) => {
@@ -233,39 +226,12 @@ async fn list_all(
             let before = before.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
             blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?
         }
-        None => match asker.principal().owner().map(|owner| asker.owners().all(owner)) {
+        None => match asker.own() {
             None => blocking(move || store.dead_letters_of_all(&filter, before, limit)).await?,
-            Some(own) => blocking(move || of_several(&store, &own, &filter, before, limit)).await?,
+            Some(own) => blocking(move || store.dead_letters_among(&own, &filter, before, limit)).await?,
         },
     };
     Ok(answer(&page, false))
-}
-
-/// The dead letters of some subscriptions as one page, newest first.
-fn of_several(
-    store: &Store,
-    subscriptions: &[SubscriptionId],
-    filter: &DeadFilter,
-    before: Option<(u64, DeliveryId)>,
-    limit: usize,
-) -> Result<DeadPage, store::Error> {
-    let (mut letters, mut known_from) = (Vec::new(), None);
-    for id in subscriptions {
-        let before = before.map(|(failed_ms, delivery)| key(id, failed_ms, delivery));
-        let page = store.dead_letters(id, filter, before.as_ref(), limit)?;
-        letters.extend(page.letters);
-        // A page may have stopped early. What is older than that is not known of this subscription.
-        known_from = known_from.max(page.next.map(|next| (next.failed_ms, *next.delivery.bytes())));
-    }
-    let place = |letter: &DeadLetter| (letter.failed_ms, *letter.delivery.bytes());
-    letters.retain(|letter| known_from.is_none_or(|from| place(letter) >= from));
-    letters.sort_by_key(|letter| std::cmp::Reverse(place(letter)));
-    let more = letters.len() > limit;
-    letters.truncate(limit);
-    let last = letters.last().map(place).filter(|_| more).or(known_from);
-    let named = subscriptions.first();
-    let next = last.zip(named).map(|((at, delivery), id)| key(id, at, DeliveryId::from_bytes(delivery)));
-    Ok(DeadPage { letters, next })
 }
 
 /// List a subscription's dead letters
@@ -286,7 +252,7 @@ async fn list(
     Query(search): Query<Search>,
 ) -> Result<Json<Page>, Problem> {
     let id = known(&access, &asker, &name)?;
-    let (filter, limit, store) = (search.filter()?, search.limit()?, access.store.clone());
+    let (filter, limit, store) = (search.filter()?, limit(search.limit)?, access.store.clone());
     let before = search.before()?.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
     let page = blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?;
     Ok(answer(&page, true))

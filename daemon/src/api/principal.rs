@@ -143,9 +143,9 @@ impl Asker {
         &self.principal
     }
 
-    /// Whose which subscription is.
-    pub fn owners(&self) -> &Owners {
-        &self.owners
+    /// The subscriptions that it sees; `None` when it sees all.
+    pub fn own(&self) -> Option<Vec<SubscriptionId>> {
+        self.principal.owner().map(|owner| self.owners.all(owner))
     }
 
     /// May it see that subscription, and what belongs to it?

@@ -12,19 +12,15 @@ use utoipa_axum::routes;
 use super::answer::Logged;
 use super::document::of_webhook;
 use super::extract::{Path, Query};
+use super::paging::{limit, log_key, log_place};
 use super::principal::Asker;
 use super::problem::Code;
 use super::status::{self, Status};
 use super::{Problem, State, dead_letters};
 use crate::deliver::Lane;
 use crate::deliver::health::{Decision, Resume};
-use crate::store::{self, LogKey, Store};
+use crate::store::{self, Store};
 use crate::telemetry::chain;
-
-/// The most entries of a page.
-pub(super) const PAGE_MAX: usize = 100;
-/// The entries of a page when nothing is said.
-pub(super) const PAGE_DEFAULT: usize = 50;
 
 /// Where the running subscriptions are found.
 pub trait Lanes: Send + Sync + 'static {
@@ -129,23 +125,6 @@ struct PageQuery {
     before: Option<String>,
 }
 
-impl PageQuery {
-    fn limit(&self) -> Result<usize, Problem> {
-        page_limit(self.limit)
-    }
-}
-
-/// The entries of a page.
-///
-/// # Errors
-/// When so many cannot be asked for.
-pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit.unwrap_or(PAGE_DEFAULT) {
-        limit @ 1..=PAGE_MAX => Ok(limit),
-        _ => Err(Problem::invalid("limit", format!("`limit` is from 1 to {PAGE_MAX}"))),
-    }
-}
-
 /// A page of the log.
 #[derive(Serialize, ToSchema)]
 struct LogPage {
@@ -177,18 +156,12 @@ async fn deliveries(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<LogPage>, Problem> {
     let lane = find(&access, &asker, &name)?;
-    let before = query.before.as_deref().map(log_key).transpose()?;
-    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit()?);
+    let before = query.before.as_deref().map(|text| log_key(text).ok_or_else(bad_cursor)).transpose()?;
+    let (store, id, limit) = (access.store.clone(), lane.id().clone(), limit(query.limit)?);
     let page = blocking(move || store.deliveries(&id, before, limit)).await?;
     let deliveries = page.entries.iter().map(|(_, entry)| Logged::from(entry)).collect();
-    let next = page.next.map(|key| format!("{}-{}", key.flush, key.index));
+    let next = page.next.as_ref().map(log_place);
     Ok(Json(LogPage { deliveries, next }))
-}
-
-fn log_key(text: &str) -> Result<LogKey, Problem> {
-    let (flush, index) = text.split_once('-').ok_or_else(bad_cursor)?;
-    let flush = flush.parse().map_err(|_| bad_cursor())?;
-    Ok(LogKey { flush, index: index.parse().map_err(|_| bad_cursor())? })
 }
 
 /// Reads or writes the store away from the tasks that serve requests.

@@ -27,6 +27,11 @@ use crate::{Options, say};
 const EVENTS: [u64; 2] = [500, 2_500];
 /// The part of the committed figure by which a figure may be above it.
 const GROWTH_MAX: f64 = 0.1;
+/// Where sled's threads spin while another one begins: for as long as the other one is not let run.
+const WAITING: &str = "sled::lazy::Lazy";
+/// How often a check counts what seems to have grown: where the machine is very busy the daemon wakes up more often, which is
+/// work too. The least counts.
+const TRIES: u32 = 3;
 /// The committed figures, by build and variant, in instructions a delivery.
 const FIGURES: &str = "docs/performance/instructions.json";
 /// Instances few enough for the address space that valgrind leaves: less than 64 GiB at a piece, of which one reserves over 8.
@@ -65,13 +70,20 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     let mut grown = Vec::new();
     for (variant, what, webhook) in variants {
         let config = base() + PLUGINS + &webhook.replace(TIMEOUT.0, TIMEOUT.1);
-        let [all, plugins] = per_delivery(&nats, &mut receiver, &config, variant).await?;
-        let counted = if variant == "plugins" { plugins } else { all };
         let before = committed[build][variant].as_f64();
+        let is_grown = |counted: f64| before.is_none_or(|before| counted > before * (1.0 + GROWTH_MAX));
+        let mut counted = f64::INFINITY;
+        for _ in 0..if options.check { TRIES } else { 1 } {
+            let [all, plugins] = per_delivery(&nats, &mut receiver, &config, variant).await?;
+            counted = counted.min(if variant == "plugins" { plugins } else { all });
+            if !is_grown(counted) {
+                break;
+            }
+        }
         let ratio = before.map(|before| counted / before);
         say(&format!("instructions: {variant}: {counted:.0} a delivery, profile in {}", profile(variant)?.display()));
         report.row(what.to_owned(), vec![Some(counted), before, ratio]);
-        if ratio.is_none_or(|ratio| ratio > 1.0 + GROWTH_MAX) {
+        if is_grown(counted) {
             let before = before.map_or("nothing".to_owned(), |before| format!("{before:.0}"));
             grown.push(format!("{what}: {counted:.0}, committed {before}"));
         }
@@ -130,33 +142,57 @@ async fn counted(
     sums(out)
 }
 
-/// The sums of a callgrind file: of everything, and of what belongs to no file, which is the plugins' compiled code. See
-/// "Callgrind Format Specification" in valgrind's manual.
+/// The sums of a callgrind file: of everything but waiting, and of what belongs to no file, which is the plugins' compiled
+/// code. See "Callgrind Format Specification" in valgrind's manual.
 fn sums(out: &Path) -> Result<[u64; 2]> {
     let text = fs::read_to_string(out).with_context(|| format!("callgrind left no {}", out.display()))?;
-    let (mut sums, mut of_plugins, mut is_of_call) = ([0, 0], "", false);
-    // A file is named the first time that it comes up, and has a number from then on.
-    let mut is_of_plugins = false;
+    let (mut sums, mut is_of_call) = ([0, 0], false);
+    let (mut file, mut function) = (Named::new("???"), Named::new(WAITING));
     for line in text.lines() {
-        if let Some((key, file)) = line.split_once("ob=").filter(|(key, _)| matches!(*key, "" | "c")) {
-            let (number, name) = file.split_once(' ').unwrap_or((file, ""));
-            if name == "???" {
-                of_plugins = number;
-            }
-            if key.is_empty() {
-                is_of_plugins = number == of_plugins;
-            }
-        } else if line.starts_with("calls=") {
+        if file.is_named_by(line, "ob=") || function.is_named_by(line, "fn=") {
+            continue;
+        }
+        if line.starts_with("calls=") {
             is_of_call = true;
         } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
             // What follows a call is what it cost in all: that is counted where it was spent.
             let cost = line.split(' ').nth(1).and_then(|cost| cost.parse::<u64>().ok()).unwrap_or(0);
-            if !std::mem::take(&mut is_of_call) {
+            if !std::mem::take(&mut is_of_call) && !function.is_wanted {
                 sums[0] += cost;
-                sums[1] += if is_of_plugins { cost } else { 0 };
+                sums[1] += if file.is_wanted { cost } else { 0 };
             }
         }
     }
-    ensure!(sums[0] > 0, "{} counts nothing", out.display());
+    ensure!(sums[0] > 0 && !function.numbers.is_empty(), "{} counts nothing", out.display());
     Ok(sums)
+}
+
+/// What cost lines belong to: files or functions. Each is named the first time that it comes up, and has a number from then
+/// on.
+struct Named<'a> {
+    /// A part of the names of those that are looked for.
+    wanted: &'static str,
+    numbers: Vec<&'a str>,
+    /// Do the next lines belong to one of them?
+    is_wanted: bool,
+}
+
+impl<'a> Named<'a> {
+    fn new(wanted: &'static str) -> Self {
+        Self { wanted, numbers: Vec::new(), is_wanted: false }
+    }
+
+    /// Takes in a line that names one, as the place of the next lines or as what they call.
+    fn is_named_by(&mut self, line: &'a str, key: &str) -> bool {
+        let called = line.strip_prefix('c').and_then(|line| line.strip_prefix(key));
+        let Some(named) = line.strip_prefix(key).or(called) else { return false };
+        let (number, name) = named.split_once(' ').unwrap_or((named, ""));
+        if name.contains(self.wanted) {
+            self.numbers.push(number);
+        }
+        if called.is_none() {
+            self.is_wanted = self.numbers.contains(&number);
+        }
+        true
+    }
 }

@@ -98,6 +98,59 @@ async fn webhooks_are_made_looked_at_changed_and_removed() {
     assert!(err(&gone).contains("there is no webhook of that id (404 not_found)"), "{gone:?}");
 }
 
+/// The words of a table's lines.
+fn words(table: &str) -> Vec<Vec<&str>> {
+    table.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[tokio::test]
+async fn events_and_deliveries_are_listed_and_one_is_sent_again() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let hook = Webhook::new("crm", &receiver).types(&["orders.>"]);
+    let daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
+    prints(&daemon, &["send", "orders.created", "{\"number\":1}", "--idempotency-key", "k"]).await;
+    receiver.wait_for(1, SOON).await;
+    let delivered = async || prints(&daemon, &["deliveries", "list"]).await.contains("delivered");
+    sluiced_tests::wait_until("the delivery is on record", SOON, delivered).await;
+
+    let table = prints(&daemon, &["deliveries", "list", "--webhook", "crm", "--status", "delivered"]).await;
+    let lines = words(&table);
+    assert_eq!(lines[0][..3], ["ID", "STATUS", "WEBHOOK"], "{table}");
+    assert_eq!(
+        (lines[1][0], &lines[1][1..3]),
+        (receiver.received()[0].webhook_id(), &["delivered", "crm"][..]),
+        "{table}"
+    );
+    let one = json_of(&daemon, &["deliveries", "get", lines[1][0]]).await;
+    assert_eq!((&one["status"], &one["sequence"]), (&json!("delivered"), &json!(1)), "{one}");
+    prints(&daemon, &["deliveries", "retry", lines[1][0]]).await;
+    receiver.wait_for(2, SOON).await;
+
+    let table = prints(&daemon, &["events", "list", "--type", "orders.*"]).await;
+    let lines = words(&table);
+    assert_eq!(lines[0][..4], ["STORED", "AT", "TYPE", "ID"], "{table}");
+    assert_eq!(lines[1][1..5], ["orders.created", "k", "EVENTS", "1"], "{table}");
+    assert_eq!(json_of(&daemon, &["events", "get", "k"]).await["sequence"], 1);
+    let table = prints(&daemon, &["events", "stats"]).await;
+    assert_eq!(words(&table), [["TYPE", "EVENTS"], ["orders.created", "1"]], "{table}");
+}
+
+#[tokio::test]
+async fn keys_are_made_used_and_revoked() {
+    let nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, EVENTS).await;
+    let made = json_of(&daemon, &["keys", "create", "deploy", "--scope", "read", "--owner", "acme"]).await;
+    let (id, key) = (made["id"].as_str().expect("an id"), made["key"].as_str().expect("a text"));
+    assert_eq!(run(&daemon, &["webhooks", "list", "--key", key]).await.status.code(), Some(0));
+    let table = prints(&daemon, &["keys", "list"]).await;
+    let lines = words(&table);
+    assert_eq!(lines[0][..5], ["ID", "NAME", "KEY", "SCOPES", "OWNER"], "{table}");
+    assert_eq!((lines[1][0], lines[1][1], lines[1][4]), (id, "deploy", "acme"), "{table}");
+    assert!(key.starts_with(lines[1][2]) && !table.contains(key), "only how it begins: {table}");
+    prints(&daemon, &["keys", "revoke", id]).await;
+    assert_eq!(run(&daemon, &["webhooks", "list", "--key", key]).await.status.code(), Some(77));
+}
+
 #[tokio::test]
 async fn how_a_command_ends_says_whose_fault_it_was() {
     let nats = TestNats::start().await;

@@ -39,7 +39,7 @@ const CASES: &[Case] = &[
         "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
         "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
     ]),
-    Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\" }", &["3: auth.jwt: unknown key (known here: admin_key)"]),
+    Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\", keys = 1 }", &["3: auth.jwt.keys: unknown key (known here: audience, hs256_secret, issuer, jwks_file, jwks_url, leeway, public_key_file)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
     Case(WEBHOOK, "timout = \"1s\"", &["9: subscription[0].webhook.timout: unknown key, did you mean `timeout`? (known here: body_signature, breaker, capture_bytes_max, cloudevents_source, connect_timeout, disable_after, ed25519_key, fail_statuses, format, head_of_line, headers, max_in_flight, order_key, ordering, rate_limit, retry, retry_statuses, secret, secret_overlap, timeout, tls, url)"]),
     Case(SSE, "types = [\">\"]\nfilters = [{ plugin = \"jq\", cfg = {} }]", &["6: subscription[0].filters[0].cfg: unknown key (known here: call_deadline_ms, calls_per_instance_max, config, memory_mib_max, output_kib_max, plugin, warm_instances_max)"]),

@@ -1,5 +1,6 @@
 //! The integration tests: the real binary on real parts.
 
+mod access;
 mod anew;
 mod author;
 mod backup;

@@ -50,7 +50,7 @@ pub struct Builder {
 
 impl TestDaemon {
     /// A daemon with this configuration, to be changed further or started. Keys that every test needs are added where
-    /// the text does not set them: `data_dir`, a free port, the admin key, the NATS URL, the plugins' folder, loopback
+    /// the text does not set them: `data_dir`, a free port, the admin key, no limit on requests, the NATS URL, the plugins' folder, loopback
     /// in `allow_cidrs`.
     pub fn builder(nats: &TestNats, config: &str) -> Builder {
         let dir = tempfile::Builder::new().prefix("sluiced-test-").tempdir().expect("a temporary folder");
@@ -399,6 +399,8 @@ pub fn complete(config: &str, data_dir: &Path, nats_url: &str, plugins: &Path) -
         ("", "data_dir", format!("{data_dir:?}")),
         ("server", "listen", "\"127.0.0.1:0\"".to_owned()),
         ("auth", "admin_key", format!("{ADMIN_KEY:?}")),
+        ("limits", "requests_per_minute", "0".to_owned()),
+        ("limits", "tests_per_minute", "0".to_owned()),
         ("nats", "url", format!("{nats_url:?}")),
         ("plugins", "dir", format!("{plugins:?}")),
         ("delivery", "allow_cidrs", "[\"127.0.0.0/8\", \"::1/128\"]".to_owned()),

@@ -1,17 +1,37 @@
-//! Who asks: the admin key, or anybody where none is configured.
+//! The gate before every route below `/api/v1`: who asks, how often, and whether the route is theirs; and afterwards, what
+//! was changed, for the audit log.
+
+pub mod jwks;
+mod provider;
+pub mod token;
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderMap, StatusCode};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tracing::{error, info};
 
-use super::{Principal, Problem};
+use self::token::{Refused, Tokens};
+use super::access::{self, Route};
+use super::document::BASE;
+use super::keys::ApiKeys;
+use super::limit::{Counted, Limits};
+use super::principal::Asker;
+use super::problem::Code;
+use super::{Owners, Principal, Problem};
+use crate::domain::Scope;
+use crate::store::{AuditRecord, Store};
+use crate::telemetry::{chain, clock};
+
+/// How many keys and tokens of one request are looked at.
+const PRESENTED_MAX: usize = 4;
 
 /// The digest of the admin key; the key itself is not kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,8 +44,8 @@ impl AdminKey {
     }
 
     /// Compares in a time that tells nothing of the key.
-    fn is(&self, text: &[u8]) -> bool {
-        Sha256::digest(text).as_slice().ct_eq(&self.0).into()
+    fn is(&self, digest: &[u8; 32]) -> bool {
+        digest.ct_eq(&self.0).into()
     }
 }
 
@@ -35,21 +55,194 @@ impl fmt::Debug for AdminKey {
     }
 }
 
-/// Lets a request pass that has the key, where one is configured, and says who it is from.
-pub(super) async fn authenticate(
-    State(key): State<Option<Arc<AdminKey>>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let principal = match key {
-        None => Principal::anybody(),
-        Some(key) if presented(request.headers()).any(|text| key.is(text)) => Principal::admin(),
-        Some(_) => return Problem::unauthorized().into_response(),
-    };
-    request.extensions_mut().insert(principal);
-    next.run(request).await
+/// The gate. Without an admin key and tokens it lets everybody in as the operator: for loopback only.
+pub struct Gate {
+    admin: Option<AdminKey>,
+    tokens: Option<Tokens>,
+    api_keys: Option<ApiKeys>,
+    limits: Limits,
+    audit: Option<Store>,
+    owners: Owners,
 }
 
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate(…)")
+    }
+}
+
+impl Gate {
+    /// A gate that knows the admin key, when there is one, and limits nothing.
+    pub fn new(admin: Option<AdminKey>) -> Self {
+        Self { admin, tokens: None, api_keys: None, limits: Limits::new(0, 0), audit: None, owners: Owners::default() }
+    }
+
+    /// The same, which trusts tokens as well.
+    ///
+    /// # Errors
+    /// When a file of keys cannot be read.
+    pub fn with_tokens(self, config: token::Config) -> Result<Self, jwks::Error> {
+        Ok(Self { tokens: Some(Tokens::new(config)?), ..self })
+    }
+
+    /// The same, which knows the API keys as well.
+    #[must_use]
+    pub fn with_api_keys(self, api_keys: ApiKeys) -> Self {
+        Self { api_keys: Some(api_keys), ..self }
+    }
+
+    /// The same, with so many requests, and tests of webhooks, a minute; 0 is no limit.
+    #[must_use]
+    pub fn with_limits(self, requests_per_minute: u32, tests_per_minute: u32) -> Self {
+        Self { limits: Limits::new(requests_per_minute, tests_per_minute), ..self }
+    }
+
+    /// The same, which puts on record what is changed.
+    #[must_use]
+    pub fn with_audit(self, store: Store) -> Self {
+        Self { audit: Some(store), ..self }
+    }
+
+    /// The same, which knows whose which subscription is.
+    #[must_use]
+    pub fn with_owners(self, owners: Owners) -> Self {
+        Self { owners, ..self }
+    }
+
+    /// Who sends that.
+    async fn identify(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let mut refused = None;
+        for text in presented(headers).take(PRESENTED_MAX) {
+            let digest: [u8; 32] = Sha256::digest(text).into();
+            if self.admin.as_ref().is_some_and(|key| key.is(&digest)) {
+                return Ok(Principal::admin());
+            }
+            if let Some(api_keys) = &self.api_keys
+                && let Some(principal) = api_keys.find(&digest, clock::now_ms())?
+            {
+                return Ok(principal);
+            }
+            let is_token = text.iter().filter(|byte| **byte == b'.').count() == 2;
+            if let Some(tokens) = self.tokens.as_ref().filter(|_| is_token) {
+                match tokens.verify(text).await {
+                    Ok(principal) => return Ok(principal),
+                    Err(error) => refused = Some(not_verified(&error)),
+                }
+            }
+        }
+        match refused {
+            Some(problem) => Err(problem),
+            None if self.admin.is_none() && self.tokens.is_none() => Ok(Principal::anybody()),
+            None => Err(Problem::unauthorized()),
+        }
+    }
+
+    /// Puts a change on record, before it is answered.
+    async fn record(&self, record: AuditRecord) {
+        let AuditRecord { principal, action, target, status, from, .. } = &record;
+        info!(%principal, %action, %target, status, %from, "changed over the API");
+        let Some(store) = self.audit.clone() else { return };
+        let written = tokio::task::spawn_blocking(move || store.add_audit(&record)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(error = %chain(&error), "a change is not in the audit log"),
+            Err(error) => error!(%error, "a change is not in the audit log"),
+        }
+    }
+}
+
+/// What a token is refused with.
+fn not_verified(error: &Refused) -> Problem {
+    match error {
+        Refused::Expired => Problem::new(Code::TokenExpired, "the token has expired: get a new one"),
+        Refused::Unavailable => Problem::unavailable(Code::JwksUnavailable, error.to_string()),
+        other => Problem::new(Code::InvalidToken, format!("the token is refused: {other}")),
+    }
+}
+
+/// Lets a request pass whose sender may take the route, and says who it is from.
+pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
+    let principal = match gate.identify(request.headers()).await {
+        Ok(principal) => principal,
+        Err(problem) => {
+            let counted = gate.limits.of_address(from);
+            return told(counted, counted.map_or(Ok(()), Counted::allowed).err().unwrap_or(problem).into_response());
+        }
+    };
+    let route = route(&request);
+    let mut counted = gate.limits.of_principal(&principal, from);
+    if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
+        return told(counted, problem.into_response());
+    }
+    if let Some(Err(problem)) = route.map(|route| permitted(&principal, route)) {
+        return told(counted, problem.into_response());
+    }
+    if route.is_some_and(|route| route.action == Some(access::TEST)) {
+        counted = gate.limits.of_test(&principal, from).or(counted);
+        if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
+            return told(counted, problem.into_response());
+        }
+    }
+    // The base has been taken off.
+    let target = format!("{BASE}{}", request.uri().path());
+    request.extensions_mut().insert(principal.clone());
+    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()));
+    let response = next.run(request).await;
+    if let Some(action) = route.and_then(|route| route.action)
+        && response.status().is_success()
+    {
+        gate.record(change(&principal, action, target, &response, from)).await;
+    }
+    told(counted, response)
+}
+
+/// The route that a request asks for; `None` when there is none, which is answered so.
+fn route(request: &Request) -> Option<Route> {
+    let path = request.extensions().get::<MatchedPath>()?.as_str();
+    access::route(request.method(), path.strip_prefix(BASE).unwrap_or(path))
+}
+
+/// # Errors
+/// When the route is not the principal's.
+fn permitted(principal: &Principal, route: Route) -> Result<(), Problem> {
+    match route.scope {
+        scope if principal.may(scope) => Ok(()),
+        Scope::Admin => {
+            Err(Problem::new(Code::OperatorOnly, "only the admin key, or an API key with `admin`, may do that"))
+        }
+        scope => Err(Problem::new(Code::InsufficientScope, format!("the API key lacks the scope `{scope}`"))),
+    }
+}
+
+fn told(counted: Option<Counted>, mut response: Response) -> Response {
+    if let Some(counted) = counted {
+        counted.put(response.headers_mut());
+    }
+    response
+}
+
+fn change(
+    principal: &Principal,
+    action: &'static str,
+    target: String,
+    response: &Response,
+    from: Option<IpAddr>,
+) -> AuditRecord {
+    let made = response.headers().get(LOCATION).filter(|_| response.status() == StatusCode::CREATED);
+    let made = made.and_then(|made| made.to_str().ok());
+    AuditRecord {
+        at_ms: clock::now_ms(),
+        principal: principal.name().into(),
+        owner: principal.owner().map(|owner| owner.as_str().into()),
+        action: action.into(),
+        target: made.map_or(target, ToOwned::to_owned).into(),
+        status: response.status().as_u16(),
+        from: from.map_or_else(|| "unknown".to_owned(), |from| from.to_string()).into(),
+    }
+}
+
+/// The keys and tokens that a request shows.
 fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = |value: &'_ [u8]| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
     let bearers = headers.get_all(AUTHORIZATION).iter().filter(move |value| bearer(value.as_bytes()));

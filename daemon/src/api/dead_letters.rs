@@ -10,8 +10,10 @@ use utoipa_axum::routes;
 
 use super::answer::{Body, Try, headers};
 use super::extract::{Path, Query};
+use super::paging::{dead_key, dead_place, limit};
+use super::principal::Asker;
 use super::problem::Code;
-use super::subscriptions::{Access, bad_cursor, blocking, find, page_limit};
+use super::subscriptions::{Access, bad_cursor, blocking, find};
 use super::{Problem, State};
 use crate::domain::{DeliveryId, SubscriptionId};
 use crate::store::{DeadFilter, DeadKey, DeadLetter, DeadPage, Resent};
@@ -105,16 +107,8 @@ impl Search {
         })
     }
 
-    fn limit(&self) -> Result<usize, Problem> {
-        page_limit(self.limit)
-    }
-
     fn before(&self) -> Result<Option<(u64, DeliveryId)>, Problem> {
-        let parse = |text: &String| {
-            let (failed_ms, delivery) = text.split_once('-')?;
-            Some((failed_ms.parse().ok()?, DeliveryId::parse(delivery).ok()?))
-        };
-        self.before.as_ref().map(|text| parse(text).ok_or_else(bad_cursor)).transpose()
+        self.before.as_ref().map(|text| dead_key(text).ok_or_else(bad_cursor)).transpose()
     }
 }
 
@@ -203,7 +197,7 @@ struct Again {
 
 fn answer(page: &DeadPage, with_body: bool) -> Json<Page> {
     let dead_letters = page.letters.iter().map(|letter| Letter::new(letter, with_body)).collect();
-    let next = page.next.as_ref().map(|key| format!("{}-{}", key.failed_ms, key.delivery));
+    let next = page.next.as_ref().map(dead_place);
     Json(Page { dead_letters, next })
 }
 
@@ -218,17 +212,24 @@ fn answer(page: &DeadPage, with_body: bool) -> Json<Page> {
     responses((status = 200, description = "A page", body = Page)),
     extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
-async fn list_all(Extension(access): Extension<Access>, Query(all): Query<SearchAll>) -> Result<Json<Page>, Problem> {
+async fn list_all(
+    Extension(access): Extension<Access>,
+    asker: Asker,
+    Query(all): Query<SearchAll>,
+) -> Result<Json<Page>, Problem> {
     let (subscription, search) = all.split();
-    let (filter, before, limit) = (search.filter()?, search.before()?, search.limit()?);
+    let (filter, before, limit) = (search.filter()?, search.before()?, limit(search.limit)?);
     let store = access.store.clone();
     let page = match &subscription {
         Some(name) => {
-            let id = known(&access, name)?;
+            let id = known(&access, &asker, name)?;
             let before = before.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
             blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?
         }
-        None => blocking(move || store.dead_letters_of_all(&filter, before, limit)).await?,
+        None => match asker.own() {
+            None => blocking(move || store.dead_letters_of_all(&filter, before, limit)).await?,
+            Some(own) => blocking(move || store.dead_letters_among(&own, &filter, before, limit)).await?,
+        },
     };
     Ok(answer(&page, false))
 }
@@ -246,11 +247,12 @@ async fn list_all(Extension(access): Extension<Access>, Query(all): Query<Search
 )]
 async fn list(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     Query(search): Query<Search>,
 ) -> Result<Json<Page>, Problem> {
-    let id = known(&access, &name)?;
-    let (filter, limit, store) = (search.filter()?, search.limit()?, access.store.clone());
+    let id = known(&access, &asker, &name)?;
+    let (filter, limit, store) = (search.filter()?, limit(search.limit)?, access.store.clone());
     let before = search.before()?.map(|(failed_ms, delivery)| key(&id, failed_ms, delivery));
     let page = blocking(move || store.dead_letters(&id, &filter, before.as_ref(), limit)).await?;
     Ok(answer(&page, true))
@@ -267,9 +269,10 @@ async fn list(
 )]
 async fn one(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<Json<Whole>, Problem> {
-    let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
+    let (id, delivery) = (known(&access, &asker, &name)?, parse(&delivery)?);
     let store = access.store.clone();
     let found = blocking(move || store.dead_letter(&delivery)).await?;
     let letter = found.filter(|letter| letter.subscription == id).ok_or_else(|| missing(&name, &delivery))?;
@@ -295,9 +298,10 @@ async fn one(
 )]
 async fn resend(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Again>), Problem> {
-    let (lane, delivery) = (find(&access, &name)?, parse(&delivery)?);
+    let (lane, delivery) = (find(&access, &asker, &name)?, parse(&delivery)?);
     if lane.state().is_claimed(&delivery) {
         // A replay has it under way.
         return Err(under_way(&delivery));
@@ -327,9 +331,10 @@ async fn resend(
 )]
 async fn remove(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (id, delivery) = (known(&access, &name)?, parse(&delivery)?);
+    let (id, delivery) = (known(&access, &asker, &name)?, parse(&delivery)?);
     let store = access.store.clone();
     let (removed, parked) = blocking(move || {
         let removed = store.remove_dead_letters(&id, &[delivery])?;
@@ -347,10 +352,10 @@ async fn remove(
 }
 
 /// A subscription that runs, or has dead letters from when it did.
-fn known(access: &Access, name: &str) -> Result<SubscriptionId, Problem> {
+fn known(access: &Access, asker: &Asker, name: &str) -> Result<SubscriptionId, Problem> {
     match SubscriptionId::parse(name) {
-        Ok(id) if access.store.counts(&id).dead > 0 => Ok(id),
-        _ => Ok(find(access, name)?.id().clone()),
+        Ok(id) if access.store.counts(&id).dead > 0 && asker.sees(&id) => Ok(id),
+        _ => Ok(find(access, asker, name)?.id().clone()),
     }
 }
 

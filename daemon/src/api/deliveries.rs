@@ -19,10 +19,10 @@ use self::shown::{Shown, Whole, log_rows};
 use super::cursor::{self, Question};
 use super::extract::{Path, Query};
 use super::jobs::Jobs;
-use super::owners::Owners;
-use super::paging::{limit, times};
+use super::paging::{dead_key, limit, log_key, log_place, times};
+use super::principal::Asker;
 use super::subscriptions::{Lanes, blocking};
-use super::{Principal, Problem, State, trace};
+use super::{Problem, State, trace};
 use crate::domain::{DeliveryId, Position, StreamName, SubscriptionId};
 use crate::ingest::Nats;
 use crate::store::{DeadFilter, Disposition, Error, LogFilter, LogKey, Parked, ParkedKey, Store};
@@ -39,8 +39,6 @@ pub struct Access {
     pub lanes: Arc<dyn Lanes>,
     /// Their records.
     pub store: Store,
-    /// Whose they are.
-    pub owners: Owners,
     /// The streams.
     pub nats: Nats,
     /// Who sends again what was delivered.
@@ -162,13 +160,13 @@ struct Page {
 )]
 async fn list(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Query(asked): Query<Listing>,
 ) -> Result<Json<Page>, Problem> {
     let Listing { webhook, status, event, r#type, from, to, limit, cursor } = asked;
     let wanted = match &webhook {
-        Some(name) => Some(vec![known(&access, &principal, name)?]),
-        None => principal.owner().map(|owner| access.owners.all(owner)),
+        Some(name) => Some(vec![known(&access, &asker, name)?]),
+        None => asker.own(),
     };
     page(&access, wanted, webhook, OfWebhook { status, event, r#type, from, to, limit, cursor }).await
 }
@@ -184,24 +182,24 @@ async fn list(
 )]
 async fn of_webhook(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(name): Path<String>,
     Query(asked): Query<OfWebhook>,
 ) -> Result<Json<Page>, Problem> {
-    let wanted = known(&access, &principal, &name)?;
+    let wanted = known(&access, &asker, &name)?;
     page(&access, Some(vec![wanted]), Some(name), asked).await
 }
 
-/// A subscription that the principal may see, running or not.
+/// A subscription that the asker may see, running or not.
 ///
 /// # Errors
 /// When there is none of that name.
-fn known(access: &Access, principal: &Principal, name: &str) -> Result<SubscriptionId, Problem> {
+fn known(access: &Access, asker: &Asker, name: &str) -> Result<SubscriptionId, Problem> {
     let missing = || Problem::not_found(format!("there is no webhook {name}"));
     let id = SubscriptionId::parse(name).map_err(|_| missing())?;
     let there = || access.lanes.lanes().iter().any(|lane| *lane.id() == id);
     let kept = || access.store.registration(&id).is_ok_and(|kept| kept.is_some());
-    (access.owners.lets(principal, &id) && (there() || kept())).then_some(id).ok_or_else(missing)
+    (asker.sees(&id) && (there() || kept())).then_some(id).ok_or_else(missing)
 }
 
 /// A page of the deliveries of these subscriptions, or of all.
@@ -246,7 +244,7 @@ async fn page(
             blocking(move || search.pending(&store, after.as_ref())).await?
         }
         (None, Some(Status::Failed)) => {
-            let before = place.map(|place| dead_place(&place).ok_or_else(cursor::wrong)).transpose()?;
+            let before = place.map(|place| dead_key(&place).ok_or_else(cursor::wrong)).transpose()?;
             blocking(move || search.failed(&store, before)).await?
         }
         (None, _) => {
@@ -267,16 +265,6 @@ async fn position(access: &Access, event: &str) -> Result<Position, Problem> {
         Some(position) => Ok(position),
         None => Ok(trace::find(&access.nats, event).await?.position),
     }
-}
-
-fn log_key(text: &str) -> Option<LogKey> {
-    let (flush, index) = text.split_once('-')?;
-    Some(LogKey { flush: flush.parse().ok()?, index: index.parse().ok()? })
-}
-
-fn dead_place(text: &str) -> Option<(u64, DeliveryId)> {
-    let (failed_ms, delivery) = text.split_once('-')?;
-    Some((failed_ms.parse().ok()?, DeliveryId::parse(delivery).ok()?))
 }
 
 fn parked_key(text: &str) -> Option<ParkedKey> {
@@ -352,7 +340,7 @@ impl Search {
             until_ms: self.until_ms,
         };
         let (found, next) = log_rows(store, &filter, before, self.limit)?;
-        Ok((found, next.map(|key| format!("{}-{}", key.flush, key.index))))
+        Ok((found, next.as_ref().map(log_place)))
     }
 
     /// The deliveries of one event.
@@ -387,13 +375,13 @@ impl Search {
 )]
 async fn one(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Json<Whole>, Problem> {
     let delivery = parse(&id)?;
     let store = access.store.clone();
     let found = blocking(move || Whole::find(&store, &delivery)).await?;
-    let found = found.filter(|found| access.owners.lets(&principal, found.subscription()));
+    let found = found.filter(|found| asker.sees(found.subscription()));
     found.map(Json).ok_or_else(|| missing(&delivery))
 }
 
@@ -416,7 +404,7 @@ mod tests {
         fn places_are_read_as_they_are_written(flush in any::<u64>(), index in any::<u32>(), id in any::<[u8; 16]>(), name in "[a-z][a-z0-9-]{0,20}") {
             let delivery = DeliveryId::from_bytes(id);
             prop_assert_eq!(log_key(&format!("{flush}-{index}")), Some(LogKey { flush, index }));
-            prop_assert_eq!(dead_place(&format!("{flush}-{delivery}")), Some((flush, delivery)));
+            prop_assert_eq!(dead_key(&format!("{flush}-{delivery}")), Some((flush, delivery)));
             if let Ok(subscription) = SubscriptionId::parse(&name) {
                 let key = ParkedKey { subscription: subscription.clone(), due_ms: flush, delivery };
                 prop_assert_eq!(parked_key(&format!("{flush}-{delivery}-{subscription}")), Some(key));
@@ -425,7 +413,7 @@ mod tests {
 
         #[test]
         fn other_texts_are_no_places_and_never_a_panic(text in ".{0,40}") {
-            let _ = (log_key(&text), dead_place(&text), parked_key(&text));
+            let _ = (log_key(&text), dead_key(&text), parked_key(&text));
         }
     }
 }

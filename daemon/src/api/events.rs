@@ -21,6 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Json, Path, Query, is_json};
+use super::principal::Asker;
 use super::problem::Code;
 use super::{Principal, Problem, State as Shared};
 use crate::domain::{Pattern, Subject, SubscriptionId};
@@ -166,7 +167,7 @@ fn event(state: &Shared, principal: &Principal, new: NewEvent) -> Result<Publish
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Listen {
-    /// Patterns of event types, with commas between them: `orders.*,users.>`. Everything, when it is not said.
+    /// Patterns of event types, with commas between them: `orders.*,users.>`. All that you may listen to, when it is not said.
     types: Option<String>,
     /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
     last_event_id: Option<String>,
@@ -191,24 +192,33 @@ struct Resume {
     params(Listen, ("Last-Event-ID" = Option<String>, Header, description = "Go on after this place")),
     responses((status = 200, description = "Events as they come", body = str, content_type = "text/event-stream")),
     extensions(("x-problems" = json!([
-        "invalid_request", "stopping", "clients_max", "clients_per_principal_max", "nats_unavailable"
+        "invalid_request", "types_not_allowed", "stopping", "clients_max", "clients_per_principal_max", "nats_unavailable"
     ])))
 )]
 async fn stream_types(
     State(state): State<Shared>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Query(query): Query<Listen>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let types: Vec<&str> = query.types.as_deref().unwrap_or(">").split(',').collect();
+    let types = match query.types.as_deref() {
+        None => asker.principal().types().patterns().to_vec(),
+        Some(text) => patterns(text)?,
+    };
+    asker.within(&types)?;
+    listen(&state, asker.principal(), Wanted::Types(types), query.last_event_id, &headers).await
+}
+
+/// The patterns of a query.
+fn patterns(text: &str) -> Result<Vec<Pattern>, Problem> {
+    let types: Vec<&str> = text.split(',').collect();
     if types.len() > PATTERNS_MAX {
         return Err(Problem::invalid("types", format!("`types` has more than {PATTERNS_MAX} patterns")));
     }
     let parse = |text: &&str| {
         Pattern::parse(text).map_err(|error| Problem::invalid("types", format!("`types`: {text:?}: {error}")))
     };
-    let types = types.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    listen(&state, &principal, Wanted::Types(types), query.last_event_id, &headers).await
+    types.iter().map(parse).collect()
 }
 
 /// Listen to a named stream
@@ -230,13 +240,16 @@ async fn stream_types(
 )]
 async fn stream_named(
     State(state): State<Shared>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(name): Path<String>,
     Query(query): Query<Resume>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = SubscriptionId::parse(&name).map_err(|_| Problem::not_found("there is no stream of that name"))?;
-    listen(&state, &principal, Wanted::Named(id), query.last_event_id, &headers).await
+    if !asker.sees(&id) {
+        return Err(refused(&stream::Error::NoSuchStream { name: id }));
+    }
+    listen(&state, asker.principal(), Wanted::Named(id), query.last_event_id, &headers).await
 }
 
 /// The named streams.
@@ -264,11 +277,12 @@ struct NamedStream {
     tag = "streams",
     responses((status = 200, description = "All named streams", body = StreamList))
 )]
-async fn list(State(state): State<Shared>) -> axum::Json<StreamList> {
+async fn list(State(state): State<Shared>, asker: Asker) -> axum::Json<StreamList> {
     let streams = state
         .hub
         .named()
         .into_iter()
+        .filter(|named| asker.sees(&named.name))
         .map(|named| {
             let types = named.types.iter().map(ToString::to_string).collect();
             NamedStream { name: named.name.to_string(), types, clients: named.clients }

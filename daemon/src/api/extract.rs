@@ -95,6 +95,10 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
 /// # Errors
 /// When it is not, or has not the shape that is asked for.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // A structure can be read from a list of its values too, of which the description of the API says nothing.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::invalid("body", "must be a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Problem::invalid("body", error.to_string()))
 }
 

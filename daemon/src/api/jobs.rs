@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::document::of_webhook;
 use super::extract::{Json, JsonOrNone, Path};
+use super::principal::Asker;
 use super::{Problem, State};
 use crate::domain::job::{RATE_DEFAULT, RATE_MAX};
 use crate::domain::{Begin, JobId, JobState, NewJob, NewTask, StreamName, SubscriptionId, Wish};
@@ -126,7 +127,7 @@ struct Redrive {
         "invalid_request", "not_found", "range", "job_running", "jobs_max", "store_unavailable", "nats_unavailable"
     ])))
 )]
-async fn replay(Extension(jobs): Access, Path(name): Path<String>, Json(asked): Json<Replay>) -> Begun {
+async fn replay(Extension(jobs): Access, asker: Asker, Path(name): Path<String>, Json(asked): Json<Replay>) -> Begun {
     let stream = asked.stream.as_deref().map(StreamName::parse).transpose();
     let from = place(&asked.from, &[("all", Begin::All)]).ok_or_else(|| {
         Problem::invalid(
@@ -138,7 +139,8 @@ async fn replay(Extension(jobs): Access, Path(name): Path<String>, Json(asked): 
         Problem::invalid("to", "`to` must be a stream sequence, a time such as \"2026-01-31T08:00:00Z\", or \"now\"")
     })?;
     let task = NewTask::Replay { stream: stream.map_err(|e| Problem::invalid("stream", e.to_string()))?, from, to };
-    begin(&jobs, &name, task, asked.rate, asked.dry_run).await
+    let subscription = seen(&asker, &name)?;
+    begin(&jobs, subscription, task, asked.rate, asked.dry_run).await
 }
 
 /// Park a subscription's dead letters again
@@ -153,7 +155,12 @@ async fn replay(Extension(jobs): Access, Path(name): Path<String>, Json(asked): 
         "invalid_request", "not_found", "job_running", "jobs_max", "store_unavailable"
     ])))
 )]
-async fn redrive(Extension(jobs): Access, Path(name): Path<String>, JsonOrNone(asked): JsonOrNone<Redrive>) -> Begun {
+async fn redrive(
+    Extension(jobs): Access,
+    asker: Asker,
+    Path(name): Path<String>,
+    JsonOrNone(asked): JsonOrNone<Redrive>,
+) -> Begun {
     let time = |name, text: Option<&str>| match text.map(clock::parse_rfc3339) {
         None => Ok(None),
         Some(Some(at_ms)) => Ok(Some(at_ms)),
@@ -168,12 +175,23 @@ async fn redrive(Extension(jobs): Access, Path(name): Path<String>, JsonOrNone(a
         since_ms: time("since", asked.since.as_deref())?,
         until_ms: time("until", asked.until.as_deref())?,
     };
-    begin(&jobs, &name, task, asked.rate, asked.dry_run).await
+    let subscription = seen(&asker, &name)?;
+    begin(&jobs, subscription, task, asked.rate, asked.dry_run).await
 }
 
-async fn begin(jobs: &Arc<dyn Jobs>, name: &str, task: NewTask, rate: Option<u32>, dry_run: bool) -> Begun {
-    let unknown = |_| Problem::not_found(format!("there is no webhook subscription {name}"));
-    let subscription = SubscriptionId::parse(name).map_err(unknown)?;
+/// The subscription of that name, when it is one that the asker may see, or there is none.
+fn seen(asker: &Asker, name: &str) -> Result<SubscriptionId, Problem> {
+    let subscription = SubscriptionId::parse(name).ok().filter(|id| asker.sees(id));
+    subscription.ok_or_else(|| Problem::not_found(format!("there is no webhook subscription {name}")))
+}
+
+async fn begin(
+    jobs: &Arc<dyn Jobs>,
+    subscription: SubscriptionId,
+    task: NewTask,
+    rate: Option<u32>,
+    dry_run: bool,
+) -> Begun {
     let rate = rate.unwrap_or(RATE_DEFAULT);
     if !(1..=RATE_MAX).contains(&rate) {
         return Err(Problem::invalid("rate", format!("`rate` must be from 1 to {RATE_MAX} deliveries a second")));
@@ -206,8 +224,8 @@ struct JobList {
     tag = "jobs",
     responses((status = 200, description = "All that are kept", body = JobList))
 )]
-async fn list(Extension(jobs): Access) -> Result<axum::Json<JobList>, Problem> {
-    let jobs = jobs.list()?.iter().rev().map(Job::from).collect();
+async fn list(Extension(jobs): Access, asker: Asker) -> Result<axum::Json<JobList>, Problem> {
+    let jobs = jobs.list()?.iter().rev().filter(|job| asker.sees(&job.subscription)).map(Job::from).collect();
     Ok(axum::Json(JobList { jobs }))
 }
 
@@ -220,8 +238,8 @@ async fn list(Extension(jobs): Access) -> Result<axum::Json<JobList>, Problem> {
     responses((status = 200, description = "The job as it is now", body = Job)),
     extensions(("x-problems" = json!(["not_found"])))
 )]
-async fn one(Extension(jobs): Access, Path(id): Path<String>) -> Changed {
-    Ok(axum::Json(Job::from(&jobs.get(job_id(&id)?)?)))
+async fn one(Extension(jobs): Access, asker: Asker, Path(id): Path<String>) -> Changed {
+    Ok(axum::Json(Job::from(&of_asker(&jobs, &asker, &id)?)))
 }
 
 /// Pause a job
@@ -233,8 +251,8 @@ async fn one(Extension(jobs): Access, Path(id): Path<String>) -> Changed {
     responses((status = 200, description = "The job as it is now", body = Job)),
     extensions(("x-problems" = json!(["not_found", "job_over", "store_unavailable"])))
 )]
-async fn pause(jobs: Access, id: Path<String>) -> Changed {
-    change(jobs, id, Wish::Pause).await
+async fn pause(jobs: Access, asker: Asker, id: Path<String>) -> Changed {
+    change(jobs, &asker, id, Wish::Pause).await
 }
 
 /// Resume a paused job
@@ -246,8 +264,8 @@ async fn pause(jobs: Access, id: Path<String>) -> Changed {
     responses((status = 200, description = "The job as it is now", body = Job)),
     extensions(("x-problems" = json!(["not_found", "job_over", "store_unavailable"])))
 )]
-async fn resume(jobs: Access, id: Path<String>) -> Changed {
-    change(jobs, id, Wish::Resume).await
+async fn resume(jobs: Access, asker: Asker, id: Path<String>) -> Changed {
+    change(jobs, &asker, id, Wish::Resume).await
 }
 
 /// Cancel a job
@@ -259,17 +277,21 @@ async fn resume(jobs: Access, id: Path<String>) -> Changed {
     responses((status = 200, description = "The job as it is now", body = Job)),
     extensions(("x-problems" = json!(["not_found", "job_over", "store_unavailable"])))
 )]
-async fn cancel(jobs: Access, id: Path<String>) -> Changed {
-    change(jobs, id, Wish::Cancel).await
+async fn cancel(jobs: Access, asker: Asker, id: Path<String>) -> Changed {
+    change(jobs, &asker, id, Wish::Cancel).await
 }
 
-async fn change(Extension(jobs): Access, Path(id): Path<String>, wish: Wish) -> Changed {
-    let job = jobs.change(job_id(&id)?, wish).await?;
+async fn change(Extension(jobs): Access, asker: &Asker, Path(id): Path<String>, wish: Wish) -> Changed {
+    let job = of_asker(&jobs, asker, &id)?;
+    let job = jobs.change(job.id, wish).await?;
     Ok(axum::Json(Job::from(&job)))
 }
 
-fn job_id(text: &str) -> Result<JobId, Problem> {
-    JobId::parse(text).ok_or_else(|| Problem::not_found(format!("there is no job {text}")))
+/// The job of that id, when the asker may see it.
+fn of_asker(jobs: &Arc<dyn Jobs>, asker: &Asker, text: &str) -> Result<JobRecord, Problem> {
+    let none = || Problem::not_found(format!("there is no job {text}"));
+    let job = jobs.get(JobId::parse(text).ok_or_else(none)?)?;
+    if asker.sees(&job.subscription) { Ok(job) } else { Err(none()) }
 }
 
 /// A job as it is now.

@@ -2,13 +2,16 @@
 //!
 //! - [`server`]: binds, serves, and ends within a bound.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
-//! - `auth`: how it is known who asks; [`principal`]: who that is and what they may do; [`owners`]: whose what is.
+//! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
+//!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
 //! - `cursor` and `paging`: what listings ask for alike.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
+mod access;
 mod answer;
-mod auth;
+pub mod audit;
+pub mod auth;
 pub mod backup;
 mod cursor;
 mod dead_letters;
@@ -17,10 +20,14 @@ mod document;
 pub mod event_types;
 pub mod events;
 mod extract;
+pub mod info;
 pub mod jobs;
+pub mod keys;
+mod limit;
 mod operate;
 pub mod owners;
 mod paging;
+mod permit;
 pub mod plugins;
 pub mod principal;
 pub mod problem;
@@ -34,7 +41,7 @@ mod tests;
 pub mod trace;
 pub mod webhooks;
 
-pub use auth::AdminKey;
+pub use auth::{AdminKey, Gate};
 pub use document::document;
 pub use owners::Owners;
 pub use principal::Principal;

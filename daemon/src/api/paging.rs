@@ -1,8 +1,14 @@
-//! What listings ask for alike: how many, and of which time.
+//! What listings ask for alike: how many, of which time, and where to go on.
 
 use super::Problem;
-use super::subscriptions::{PAGE_DEFAULT, PAGE_MAX};
+use crate::domain::DeliveryId;
+use crate::store::{DeadKey, LogKey};
 use crate::telemetry::clock;
+
+/// The most entries of a page.
+pub(super) const PAGE_MAX: usize = 100;
+/// The entries of a page when nothing is said.
+const PAGE_DEFAULT: usize = 50;
 
 /// How many entries a page is to have.
 ///
@@ -31,4 +37,26 @@ pub(super) fn times(from: Option<&str>, to: Option<&str>) -> Result<(Option<u64>
         return Err(Problem::invalid("to", "`to` lies before `from`"));
     }
     Ok((from, to))
+}
+
+/// A place in the log, as a text.
+pub(super) fn log_place(key: &LogKey) -> String {
+    format!("{}-{}", key.flush, key.index)
+}
+
+/// The place in the log that a text names.
+pub(super) fn log_key(text: &str) -> Option<LogKey> {
+    let (flush, index) = text.split_once('-')?;
+    Some(LogKey { flush: flush.parse().ok()?, index: index.parse().ok()? })
+}
+
+/// A place among dead letters, of one subscription or many, as a text.
+pub(super) fn dead_place(key: &DeadKey) -> String {
+    format!("{}-{}", key.failed_ms, key.delivery)
+}
+
+/// The place among dead letters that a text names: when one failed, and its delivery.
+pub(super) fn dead_key(text: &str) -> Option<(u64, DeliveryId)> {
+    let (failed_ms, delivery) = text.split_once('-')?;
+    Some((failed_ms.parse().ok()?, DeliveryId::parse(delivery).ok()?))
 }

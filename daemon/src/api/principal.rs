@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::domain::{AllowList, Owner, Pattern, Scope, Scopes};
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use super::problem::Code;
+use super::{Owners, Problem};
+use crate::domain::{AllowList, Owner, Pattern, Scope, Scopes, SubscriptionId};
 
 /// Who a request is from. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +84,11 @@ impl Principal {
         self.0.kind
     }
 
+    /// Is it known who it is?
+    pub fn is_known(&self) -> bool {
+        self.0.kind != Kind::Anybody
+    }
+
     /// A name that limits are counted by, and that the audit log has: `admin`, `anybody`, `owner:…` or `key:…`.
     pub fn name(&self) -> &str {
         &self.0.name
@@ -112,5 +122,67 @@ impl Principal {
     /// The first of the patterns that reaches beyond its allow-list.
     pub fn outside<'a>(&self, asked: &'a [Pattern]) -> Option<&'a Pattern> {
         asked.iter().find(|pattern| !self.0.types.contains(pattern))
+    }
+}
+
+/// Who asks, and whose what is: what a handler needs to know of both.
+#[derive(Clone)]
+pub struct Asker {
+    principal: Principal,
+    owners: Owners,
+}
+
+impl Asker {
+    /// One who asks.
+    pub fn new(principal: Principal, owners: Owners) -> Self {
+        Self { principal, owners }
+    }
+
+    /// Who it is.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The subscriptions that it sees; `None` when it sees all.
+    pub fn own(&self) -> Option<Vec<SubscriptionId>> {
+        self.principal.owner().map(|owner| self.owners.all(owner))
+    }
+
+    /// May it see that subscription, and what belongs to it?
+    pub fn sees(&self, id: &SubscriptionId) -> bool {
+        self.owners.lets(&self.principal, id)
+    }
+
+    /// # Errors
+    /// When one of the patterns reaches beyond its allow-list.
+    pub fn within(&self, types: &[Pattern]) -> Result<(), Problem> {
+        match self.principal.outside(types) {
+            None => Ok(()),
+            Some(outside) => Err(outside_of(&self.principal, outside.as_str())),
+        }
+    }
+
+    /// # Errors
+    /// When that event type is not in its allow-list.
+    pub fn may_publish(&self, kind: &str) -> Result<(), Problem> {
+        match self.principal.types().allows(kind) {
+            true => Ok(()),
+            false => Err(outside_of(&self.principal, kind)),
+        }
+    }
+}
+
+fn outside_of(principal: &Principal, types: &str) -> Problem {
+    let allowed: Vec<&str> = principal.types().patterns().iter().map(Pattern::as_str).collect();
+    let allowed = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+    Problem::new(Code::TypesNotAllowed, format!("{types:?} lies outside of what you may have to do with: {allowed}"))
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = Problem;
+
+    /// The gate has put it there.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::internal)
     }
 }

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::document::of_webhook;
 use super::extract::{Path, Raw, json_type};
+use super::principal::Asker;
 use super::problem::Code;
 use super::subscriptions::Lanes;
 use super::{Problem, State};
@@ -108,8 +109,12 @@ struct Rotation {
     responses((status = 200, description = "All about it", body = About)),
     extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
-async fn show(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Json<About>, Problem> {
-    let id = find(&access, &name)?;
+async fn show(
+    Extension(access): Extension<Access>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<About>, Problem> {
+    let id = find(&access, &asker, &name)?;
     let view = blocking(move || access.secrets.view(&id)).await?;
     Ok(Json(about(name, &view)))
 }
@@ -130,11 +135,12 @@ async fn show(Extension(access): Extension<Access>, Path(name): Path<String>) ->
 )]
 async fn rotate(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Raw,
 ) -> Result<([(http::HeaderName, HeaderValue); 1], Json<About>), Problem> {
-    let id = find(&access, &name)?;
+    let id = find(&access, &asker, &name)?;
     if !body.trim_ascii().is_empty() {
         json_type(&headers)?;
     }
@@ -161,9 +167,9 @@ fn about(subscription: String, view: &View) -> About {
     }
 }
 
-fn find(access: &Access, name: &str) -> Result<SubscriptionId, Problem> {
+fn find(access: &Access, asker: &Asker, name: &str) -> Result<SubscriptionId, Problem> {
     let lanes = access.lanes.lanes();
-    let found = lanes.iter().find(|lane| lane.id().as_str() == name);
+    let found = lanes.iter().find(|lane| lane.id().as_str() == name && asker.sees(lane.id()));
     found
         .map(|lane| lane.id().clone())
         .ok_or_else(|| Problem::not_found(format!("there is no webhook subscription {name}")))

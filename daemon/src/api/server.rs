@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt as _;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Fuse};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Method};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::event_types::EventTypes;
 use super::problem::Code;
-use super::{AdminKey, Error, Problem, auth, document, events, operate};
+use super::{Error, Gate, Problem, auth, document, events, limit, operate};
 use crate::ingest::{self, Nats, Publish, Published};
 use crate::stream::Hub;
 use crate::telemetry::health::Health;
@@ -38,8 +38,6 @@ use crate::telemetry::metrics::Metrics;
 pub struct Config {
     /// The address; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// The admin key. Without one everybody who can reach the address is let in: for loopback only.
-    pub admin_key: Option<AdminKey>,
     /// The largest request body, in bytes.
     pub body_bytes_max: usize,
     /// Origins whose pages may call the interface; `*` is any.
@@ -114,6 +112,7 @@ impl Server {
             let router = late.get().unwrap_or(&early).clone();
             router.oneshot(request).await
         });
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
         let serve = axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
         let serving = serve.into_future().boxed().fuse();
         Ok(Self { local_addr, router: None, open, serving, closing, drain_timeout: config.drain_timeout })
@@ -136,12 +135,18 @@ impl Server {
     }
 
     /// Takes the routes that it is to have when it runs. `more` are routes below `/api/v1` that other modules add, behind
-    /// the same key.
+    /// the same `gate`.
     ///
     /// # Errors
     /// When an origin is not one.
-    pub fn complete(&mut self, config: &Config, state: State, more: OpenApiRouter<State>) -> Result<(), Error> {
-        self.router = Some(router(config, state, more)?);
+    pub fn complete(
+        &mut self,
+        config: &Config,
+        gate: Gate,
+        state: State,
+        more: OpenApiRouter<State>,
+    ) -> Result<(), Error> {
+        self.router = Some(router(config, gate, state, more)?);
         Ok(())
     }
 
@@ -184,14 +189,13 @@ fn starting(metrics: Metrics, health: Health) -> Router {
 ///
 /// # Errors
 /// When an origin is not one.
-pub fn router(config: &Config, state: State, more: OpenApiRouter<State>) -> Result<Router, Error> {
-    let key = config.admin_key.clone().map(Arc::new);
+pub fn router(config: &Config, gate: Gate, state: State, more: OpenApiRouter<State>) -> Result<Router, Error> {
     let (api, below) = events::routes().merge(more).split_for_parts();
     let api = api
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(from_fn(acceptable))
-        .layer(from_fn_with_state(key, auth::authenticate));
+        .layer(from_fn_with_state(Arc::new(gate), auth::guard));
     let (operate, open) = operate::routes(state.metrics.clone(), state.health.clone()).split_for_parts();
     let router = operate
         .merge(document::routes(&document::whole(open, below)))
@@ -217,7 +221,8 @@ fn cors(origins: &[String]) -> Result<CorsLayer, Error> {
     Ok(CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers(headers.into_iter().chain([AUTHORIZATION, CONTENT_TYPE]).collect::<Vec<_>>()))
+        .allow_headers(headers.into_iter().chain([AUTHORIZATION, CONTENT_TYPE]).collect::<Vec<_>>())
+        .expose_headers(limit::HEADERS.into_iter().chain([RETRY_AFTER, LOCATION]).collect::<Vec<_>>()))
 }
 
 async fn not_found() -> Problem {

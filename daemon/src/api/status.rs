@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::Problem;
 use super::extract::{JsonOrNone, Path};
+use super::principal::Asker;
 use super::problem::Code;
 use super::subscriptions::{Access, find};
 use crate::deliver::health::{self, Resume, Seen};
@@ -250,10 +251,11 @@ pub(super) struct Disable {
 )]
 pub(super) async fn enable(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     JsonOrNone(asked): JsonOrNone<Enable>,
 ) -> Result<Json<Status>, Problem> {
-    let lane = find(&access, &name)?;
+    let lane = find(&access, &asker, &name)?;
     let resume = match asked.from {
         Start::Stop => Resume::Stop,
         Start::Now => Resume::Now,
@@ -276,10 +278,11 @@ pub(super) async fn enable(
 )]
 pub(super) async fn disable(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     JsonOrNone(asked): JsonOrNone<Disable>,
 ) -> Result<Json<Status>, Problem> {
-    let lane = find(&access, &name)?;
+    let lane = find(&access, &asker, &name)?;
     let reason = asked.reason.unwrap_or_else(|| "disabled by an operator".to_owned());
     if reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
         return Err(Problem::invalid(

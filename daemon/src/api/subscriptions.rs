@@ -12,18 +12,15 @@ use utoipa_axum::routes;
 use super::answer::Logged;
 use super::document::of_webhook;
 use super::extract::{Path, Query};
+use super::paging::{limit, log_key, log_place};
+use super::principal::Asker;
 use super::problem::Code;
 use super::status::{self, Status};
 use super::{Problem, State, dead_letters};
 use crate::deliver::Lane;
 use crate::deliver::health::{Decision, Resume};
-use crate::store::{self, LogKey, Store};
+use crate::store::{self, Store};
 use crate::telemetry::chain;
-
-/// The most entries of a page.
-pub(super) const PAGE_MAX: usize = 100;
-/// The entries of a page when nothing is said.
-pub(super) const PAGE_DEFAULT: usize = 50;
 
 /// Where the running subscriptions are found.
 pub trait Lanes: Send + Sync + 'static {
@@ -67,9 +64,9 @@ pub(super) fn operations() -> OpenApiRouter<State> {
 /// The subscription of that name.
 ///
 /// # Errors
-/// When there is none.
-pub(super) fn find(access: &Access, name: &str) -> Result<Arc<Lane>, Problem> {
-    let found = access.lanes.lanes().into_iter().find(|lane| lane.id().as_str() == name);
+/// When there is none that the asker may see.
+pub(super) fn find(access: &Access, asker: &Asker, name: &str) -> Result<Arc<Lane>, Problem> {
+    let found = access.lanes.lanes().into_iter().find(|lane| lane.id().as_str() == name && asker.sees(lane.id()));
     found.ok_or_else(|| Problem::not_found(format!("there is no webhook subscription {name}")))
 }
 
@@ -89,8 +86,10 @@ struct SubscriptionList {
     tag = "subscriptions",
     responses((status = 200, description = "All that run", body = SubscriptionList))
 )]
-async fn list(Extension(access): Extension<Access>) -> Json<SubscriptionList> {
-    let mut all: Vec<Status> = access.lanes.lanes().iter().map(|lane| status::of(lane, &access.store)).collect();
+async fn list(Extension(access): Extension<Access>, asker: Asker) -> Json<SubscriptionList> {
+    let lanes = access.lanes.lanes();
+    let seen = lanes.iter().filter(|lane| asker.sees(lane.id()));
+    let mut all: Vec<Status> = seen.map(|lane| status::of(lane, &access.store)).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Json(SubscriptionList { subscriptions: all })
 }
@@ -104,8 +103,12 @@ async fn list(Extension(access): Extension<Access>) -> Json<SubscriptionList> {
     responses((status = 200, description = "How it is now", body = Status)),
     extensions(("x-problems" = json!(["not_found"])))
 )]
-async fn one(Extension(access): Extension<Access>, Path(name): Path<String>) -> Result<Json<Status>, Problem> {
-    let lane = find(&access, &name)?;
+async fn one(
+    Extension(access): Extension<Access>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<Status>, Problem> {
+    let lane = find(&access, &asker, &name)?;
     Ok(Json(status::of(&lane, &access.store)))
 }
 
@@ -120,23 +123,6 @@ struct PageQuery {
     /// Go on where a page ended: its `next`.
     #[param(pattern = "^[0-9]{1,15}-[0-9]{1,9}$")]
     before: Option<String>,
-}
-
-impl PageQuery {
-    fn limit(&self) -> Result<usize, Problem> {
-        page_limit(self.limit)
-    }
-}
-
-/// The entries of a page.
-///
-/// # Errors
-/// When so many cannot be asked for.
-pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit.unwrap_or(PAGE_DEFAULT) {
-        limit @ 1..=PAGE_MAX => Ok(limit),
-        _ => Err(Problem::invalid("limit", format!("`limit` is from 1 to {PAGE_MAX}"))),
-    }
 }
 
 /// A page of the log.
@@ -165,22 +151,17 @@ pub(super) fn bad_cursor() -> Problem {
 )]
 async fn deliveries(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(name): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<LogPage>, Problem> {
-    let lane = find(&access, &name)?;
-    let before = query.before.as_deref().map(log_key).transpose()?;
-    let (store, id, limit) = (access.store.clone(), lane.id().clone(), query.limit()?);
+    let lane = find(&access, &asker, &name)?;
+    let before = query.before.as_deref().map(|text| log_key(text).ok_or_else(bad_cursor)).transpose()?;
+    let (store, id, limit) = (access.store.clone(), lane.id().clone(), limit(query.limit)?);
     let page = blocking(move || store.deliveries(&id, before, limit)).await?;
     let deliveries = page.entries.iter().map(|(_, entry)| Logged::from(entry)).collect();
-    let next = page.next.map(|key| format!("{}-{}", key.flush, key.index));
+    let next = page.next.as_ref().map(log_place);
     Ok(Json(LogPage { deliveries, next }))
-}
-
-fn log_key(text: &str) -> Result<LogKey, Problem> {
-    let (flush, index) = text.split_once('-').ok_or_else(bad_cursor)?;
-    let flush = flush.parse().map_err(|_| bad_cursor())?;
-    Ok(LogKey { flush, index: index.parse().map_err(|_| bad_cursor())? })
 }
 
 /// Reads or writes the store away from the tasks that serve requests.

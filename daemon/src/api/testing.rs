@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 
 use super::answer::Answer as Captured;
 use super::extract::{JsonOrNone, Path};
-use super::{Owners, Principal, Problem, State};
+use super::principal::Asker;
+use super::{Problem, State};
 use crate::domain::{Outcome, Subject, SubscriptionId};
 use crate::telemetry::clock;
 
@@ -54,8 +55,6 @@ pub trait Tester: Send + Sync + 'static {
 pub struct Access {
     /// Who makes trials.
     pub tester: Arc<dyn Tester>,
-    /// Whose the webhooks are.
-    pub owners: Owners,
 }
 
 /// The routes, to be served below `/api/v1`.
@@ -121,12 +120,12 @@ struct Told {
 )]
 async fn test(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(name): Path<String>,
     JsonOrNone(asked): JsonOrNone<Asked>,
 ) -> Result<Answer<Told>, Problem> {
     let missing = || Problem::not_found(format!("there is no webhook {name} that runs"));
-    let id = SubscriptionId::parse(&name).ok().filter(|id| access.owners.lets(&principal, id)).ok_or_else(missing)?;
+    let id = SubscriptionId::parse(&name).ok().filter(|id| asker.sees(id)).ok_or_else(missing)?;
     let kind = Subject::parse(asked.r#type.as_deref().unwrap_or(TEST_TYPE))
         .map_err(|error| Problem::invalid("type", format!("`type`: {error}")))?;
     let data = asked.data.unwrap_or_else(|| json!({ "test": true, "webhook": id.as_str() }));

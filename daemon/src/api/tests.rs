@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::event_types::EventTypes;
 use super::server::Publisher;
-use super::{AdminKey, Config, State, router};
+use super::{AdminKey, Config, Gate, State, router};
 use crate::domain::{Position, StreamName};
 use crate::ingest::{self, Publish, Published};
 use crate::stream::testing::{MemoryLog, named, parse};
@@ -57,7 +57,6 @@ struct Api {
 fn api(key: Option<&str>, hub: HubConfig) -> Api {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        admin_key: key.map(AdminKey::new),
         body_bytes_max: 200,
         cors_origins: vec!["https://board.example".to_owned()],
         drain_timeout: Duration::from_secs(1),
@@ -72,7 +71,7 @@ fn api(key: Option<&str>, hub: HubConfig) -> Api {
         health: health.clone(),
     };
     let more = OpenApiRouter::default().route("/panics", axum::routing::get(panics));
-    let router = router(&config, state, more).unwrap();
+    let router = router(&config, Gate::new(key.map(AdminKey::new)), state, more).unwrap();
     Api { router, kept, log, health }
 }
 

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::answer::{Logged, Try};
 use super::extract::{Path, Query};
+use super::principal::Asker;
 use super::problem::Code;
 use super::subscriptions::blocking;
 use super::{Problem, State};
@@ -241,15 +242,20 @@ struct Delivery {
 )]
 async fn trace(
     Extension(access): Extension<Access>,
+    asker: Asker,
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Result<Json<Trace>, Problem> {
     let event = Arc::new(find(&*access.events, &id).await?);
+    if !asker.principal().types().allows(&event.kind) {
+        return Err(Problem::not_found(format!("there is no event {id} that you may see")));
+    }
     let (store, position) = (access.store.clone(), event.position.clone());
     let log = Arc::new(blocking(move || store.event_log(&position)).await?);
     let (mut told, mut unmatched, mut left_out) = (Vec::new(), 0, 0);
     let mut all: Vec<One> = access.subscriptions.subscribed().into_iter().map(One::Webhook).collect();
     all.extend(access.subscriptions.named().into_iter().map(One::Stream));
+    all.retain(|one| asker.sees(one.id()));
     all.sort_by(|a, b| a.id().cmp(b.id()));
     if let Some(name) = &asked.subscription {
         all.retain(|one| one.id().as_str() == name);

@@ -4,7 +4,7 @@
 //! The answers lie in the store, each beside its webhook and written together with it; here is only which key is whose. They
 //! are kept for a day, in a bounded number, and no longer than the webhook.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) struct Answers(Arc<Mutex<Known>>);
 struct Known {
     by_key: HashMap<Key, Entry>,
     /// The same, oldest first.
-    by_age: BTreeMap<(u64, Key), ()>,
+    by_age: BTreeSet<(u64, Key)>,
     /// Keys of requests that are being done.
     in_hand: HashSet<Key>,
 }
@@ -86,8 +86,8 @@ impl Answers {
             known.by_age.remove(&(before.at_ms, answer.key));
             over.push(before.id);
         }
-        known.by_age.insert((answer.at_ms, answer.key), ());
-        while let Some((&(at_ms, key), ())) = known.by_age.first_key_value()
+        known.by_age.insert((answer.at_ms, answer.key));
+        while let Some(&(at_ms, key)) = known.by_age.first()
             && (is_over(at_ms, now_ms) || known.by_age.len() > ANSWERS_MAX)
         {
             known.by_age.remove(&(at_ms, key));

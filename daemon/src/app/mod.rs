@@ -8,6 +8,7 @@ mod answers;
 mod dead_letters;
 mod descriptors;
 mod file_size;
+mod gate;
 mod jobs;
 pub mod managed;
 mod master_key;
@@ -42,8 +43,9 @@ use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
 
+use crate::api::keys::ApiKeys;
 use crate::api::subscriptions::{self, Access, Lanes};
-use crate::api::{self, Server, trace, webhooks};
+use crate::api::{self, Gate, Server, trace, webhooks};
 use crate::config::{self, Config};
 use crate::deliver::attempt;
 use crate::deliver::health::{self, Decision, Resume};
@@ -91,6 +93,9 @@ pub enum Error {
     /// The HTTP client cannot be set up.
     #[error("the HTTP client failed")]
     Client(#[from] attempt::Error),
+    /// The keys that tokens are verified with cannot be used.
+    #[error("auth.jwt cannot be used")]
+    TokenKeys(#[source] api::auth::jwks::Error),
     /// The API cannot be served.
     #[error("the API cannot be served")]
     Api(#[from] api::Error),
@@ -157,6 +162,7 @@ impl App {
         let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
+        let (gate, api_keys) = gate::gate(&config, &store, &metrics)?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
@@ -177,23 +183,18 @@ impl App {
         let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
         let recovered = store.recover(&floors)?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
-        let state = state(&nats, &registry, &hub, (&metrics, &health));
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
-        let hub_seen = hub.clone();
-        let running = Arc::new(Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub_seen });
+        let seen = Running { routes: Arc::clone(&routes), control: Arc::clone(&control), hub: hub.clone() };
         let plugins = Serve {
             catalogue,
             changing: Arc::clone(&registry.changing),
             asks: registry.asks.clone(),
-            running: Arc::clone(&running),
+            running: Arc::new(seen),
             compiling: Arc::default(),
             jobs: TaskTracker::new(),
         };
-        let access = Reach { config: &config, store: &store, secrets: &secrets, nats: &nats, client: &client, running };
-        access.complete(&mut server, state, registry.clone(), jobs.clone(), plugins.clone())?;
-        info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
-        Ok(Self {
+        let mut app = Self {
             config: current,
             metrics,
             health,
@@ -214,7 +215,10 @@ impl App {
             registry,
             plugins,
             idle,
-        })
+        };
+        app.complete_api(gate, api_keys)?;
+        info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
+        Ok(app)
     }
 
     /// Where the API listens.
@@ -228,17 +232,6 @@ impl App {
     /// When a part cannot be started, or fails for good.
     pub async fn run(self, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
         running::run(self, reloader, stop).await
-    }
-}
-
-/// What all routes of the API work on.
-fn state(nats: &Nats, registry: &Registry, hub: &Hub, (metrics, health): (&Metrics, &Health)) -> api::State {
-    api::State {
-        publisher: Arc::new(nats.clone()),
-        types: registry.event_types.clone(),
-        hub: hub.clone(),
-        metrics: metrics.clone(),
-        health: health.clone(),
     }
 }
 
@@ -262,60 +255,46 @@ async fn prepare(
     }
 }
 
-/// What the API reaches into besides its own state.
-struct Reach<'a> {
-    config: &'a Config,
-    store: &'a Store,
-    secrets: &'a Secrets,
-    nats: &'a Nats,
-    client: &'a crate::deliver::Client,
-    running: Arc<Running>,
-}
-
-impl Reach<'_> {
+impl App {
     /// Gives the API all its routes.
-    fn complete(
-        self,
-        server: &mut Server,
-        state: api::State,
-        registry: Registry,
-        jobs: jobs::Handle,
-        plugins: Serve,
-    ) -> Result<(), api::Error> {
-        let Self { config, store, secrets, nats, client, running } = self;
-        let lanes = || Arc::clone(&running) as Arc<dyn Lanes>;
-        let store = || store.clone();
+    fn complete_api(&mut self, gate: Gate, api_keys: ApiKeys) -> Result<(), api::Error> {
+        let (config, registry, running) = (self.config.load(), &self.registry, &self.plugins.running);
+        let lanes = || Arc::clone(running) as Arc<dyn Lanes>;
+        let (store, nats) = (|| self.store.clone(), || self.nats.clone());
+        registry.run_on(lanes());
+        let jobs: Arc<dyn api::jobs::Jobs> = Arc::new(self.jobs.clone());
+        let trials = testing::Trials { routes: Arc::clone(&self.routes), client: self.client.clone() };
         let backups = api::backup::Access { store: store(), dir: config.store.backup_dir.clone() };
         let traced =
-            trace::Access { subscriptions: Arc::clone(&running) as _, events: Arc::new(nats.clone()), store: store() };
-        let (owners, types) = (registry.owners.clone(), registry.event_types.clone());
-        let jobs: Arc<dyn api::jobs::Jobs> = Arc::new(jobs);
-        registry.run_on(lanes());
-        let trials = testing::Trials { routes: Arc::clone(&running.routes), client: client.clone() };
-        let testing = api::testing::Access { tester: Arc::new(trials), owners: owners.clone() };
-        let deliveries = api::deliveries::Access {
-            lanes: lanes(),
-            store: store(),
-            owners,
-            nats: nats.clone(),
-            jobs: Arc::clone(&jobs),
-        };
+            trace::Access { subscriptions: Arc::clone(running) as _, events: Arc::new(nats()), store: store() };
+        let deliveries =
+            api::deliveries::Access { lanes: lanes(), store: store(), nats: nats(), jobs: Arc::clone(&jobs) };
         let more = subscriptions::routes(Access { lanes: lanes(), store: store() })
-            .merge(webhooks::routes(Arc::new(registry)))
-            .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: secrets.clone() }))
+            .merge(webhooks::routes(Arc::new(registry.clone())))
+            .merge(api::secrets::routes(api::secrets::Access { lanes: lanes(), secrets: self.secrets.clone() }))
             .merge(api::backup::routes(backups))
             .merge(api::jobs::routes(jobs))
             .merge(api::deliveries::routes(deliveries))
-            .merge(api::event_types::routes(types))
-            .merge(api::testing::routes(testing))
-            .merge(api::events::read::routes(api::events::read::Access { nats: nats.clone() }))
+            .merge(api::event_types::routes(registry.event_types.clone()))
+            .merge(api::testing::routes(api::testing::Access { tester: Arc::new(trials) }))
+            .merge(api::events::read::routes(api::events::read::Access { nats: nats() }))
             .merge(api::plugins::routes(api::plugins::Access {
-                plugins: Arc::new(plugins),
-                events: Arc::new(nats.clone()),
-                file_bytes_max: usize::try_from(plugin_limits(config).file_bytes_max).unwrap_or(usize::MAX),
+                plugins: Arc::new(self.plugins.clone()),
+                events: Arc::new(nats()),
+                file_bytes_max: usize::try_from(plugin_limits(&config).file_bytes_max).unwrap_or(usize::MAX),
             }))
-            .merge(trace::routes(traced));
-        server.complete(&parts::api(config), state, more)
+            .merge(trace::routes(traced))
+            .merge(api::keys::routes(api_keys))
+            .merge(api::audit::routes(store()))
+            .merge(api::info::routes(gate::info(&config, registry.owners.clone())));
+        let state = api::State {
+            publisher: Arc::new(nats()),
+            types: registry.event_types.clone(),
+            hub: self.hub.clone(),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+        };
+        self.server.complete(&parts::api(&config), gate.with_owners(registry.owners.clone()), state, more)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Error, managed};
-use crate::api::{self, AdminKey};
+use crate::api;
 use crate::config::{Config, NatsLogin, Problem};
 use crate::deliver::{self, Secrets, attempt, prepared, proxy};
 use crate::domain::{OnPluginError, PluginRef, StreamName, Subscription, SubscriptionId, Target};
@@ -147,7 +147,6 @@ pub(super) fn stream(config: &Config) -> stream::Config {
 pub(super) fn api(config: &Config) -> api::Config {
     api::Config {
         listen: config.server.listen,
-        admin_key: config.auth.admin_key.as_ref().map(|key| AdminKey::new(key.expose())),
         body_bytes_max: config.limits.body_bytes_max,
         cors_origins: config.server.cors_origins.clone(),
         drain_timeout: config.server.drain_timeout,

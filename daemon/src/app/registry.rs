@@ -417,7 +417,7 @@ impl Webhooks for Registry {
 
     fn make(&self, new: New) -> BoxFuture<'_, Result<Made, Refused>> {
         async move {
-            let New { name, owner, mut definition, owned_max, key } = new;
+            let New { name, owner, mut definition, limited, key } = new;
             let _in_hand = match key.as_ref().map(|key| self.answers.look(key, clock::now_ms())) {
                 None => None,
                 Some(Seen::New(in_hand)) => Some(in_hand),
@@ -426,7 +426,8 @@ impl Webhooks for Registry {
                 Some(Seen::InHand) => return Err(Refused::KeyInUse),
             };
             let _changing = self.changing.lock().await;
-            if let (Some(owner), Some(most)) = (&owner, owned_max)
+            let most = self.config.load().limits.webhooks_per_owner;
+            if let Some(owner) = owner.as_ref().filter(|_| limited)
                 && self.owners.made(owner) >= most
             {
                 return Err(Refused::TooMany(most));

@@ -45,7 +45,7 @@ enum Command {
 const COLUMNS: [(&str, &str); 7] = [
     ("ID", "/id"),
     ("STATUS", "/status"),
-    ("WEBHOOK", "/subscription"),
+    ("WEBHOOK", "/webhook"),
     ("EVENT", "/event_id"),
     ("TYPE", "/type"),
     ("ATTEMPTS", "/attempts"),

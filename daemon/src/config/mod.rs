@@ -8,6 +8,7 @@
 //! Reading order: `layers` merges, `raw` has the shape of every table, `shape` reads them, `valid`, `subscription`,
 //! `webhook` and `request` check them, `places` finds the line of a key, `problem` is what the caller sees.
 
+mod auth;
 mod begin;
 mod dead_letters;
 mod definition;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use ipnet::IpNet;
 
 use crate::api::event_types::EventType;
@@ -101,6 +103,36 @@ pub struct Server {
 pub struct Auth {
     /// The key that may do everything: visible ASCII.
     pub admin_key: Option<Secret>,
+    /// Whose tokens are trusted.
+    pub jwt: Option<Jwt>,
+    /// The allow-list of a token that names no types: patterns, in which `{sub}` stands for the owner.
+    pub default_types: Vec<String>,
+}
+
+/// `jwt` of `[auth]`: how tokens are verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jwt {
+    /// Where the keys come from.
+    pub keys: JwtKeys,
+    /// Who must have issued a token.
+    pub issuer: Option<String>,
+    /// For one of whom a token must be; without any that does not matter.
+    pub audience: Vec<String>,
+    /// How far the issuer's clock may be off.
+    pub leeway: Duration,
+}
+
+/// Where the keys of tokens come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JwtKeys {
+    /// A secret that is shared with the issuer.
+    Hs256(Secret),
+    /// A file with a public key in PEM.
+    PublicKeyFile(PathBuf),
+    /// A file with a set of keys.
+    JwksFile(PathBuf),
+    /// A URL with a set of keys: http or https.
+    JwksUrl(Uri),
 }
 
 /// Where the master key comes from.
@@ -123,6 +155,12 @@ pub struct Limits {
     pub sse_clients: usize,
     /// SSE clients at a time, of one principal.
     pub sse_clients_per_principal: usize,
+    /// Requests a minute, of one principal and from one address; 0 is no limit.
+    pub requests_per_minute: u32,
+    /// Tests of webhooks a minute, of one principal; 0 is no limit.
+    pub tests_per_minute: u32,
+    /// Webhooks of one owner that are made over the API.
+    pub webhooks_per_owner: usize,
 }
 
 /// `[nats]`

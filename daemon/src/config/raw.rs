@@ -24,6 +24,37 @@ pub(super) struct Server {
 #[serde(deny_unknown_fields)]
 pub(super) struct Auth {
     pub(super) admin_key: Option<String>,
+    pub(super) jwt: Option<Table<Jwt>>,
+    pub(super) default_types: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Jwt {
+    pub(super) hs256_secret: Option<String>,
+    pub(super) public_key_file: Option<String>,
+    pub(super) jwks_file: Option<String>,
+    pub(super) jwks_url: Option<String>,
+    pub(super) issuer: Option<String>,
+    pub(super) audience: Option<Texts>,
+    pub(super) leeway: Option<String>,
+}
+
+/// One text, or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Texts {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Texts {
+    pub(super) fn all(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Several(texts) => texts,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,6 +63,9 @@ pub(super) struct Limits {
     pub(super) body_bytes_max: i64,
     pub(super) sse_clients: i64,
     pub(super) sse_clients_per_principal: i64,
+    pub(super) requests_per_minute: i64,
+    pub(super) tests_per_minute: i64,
+    pub(super) webhooks_per_owner: i64,
 }
 
 #[derive(Deserialize)]

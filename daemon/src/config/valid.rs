@@ -12,10 +12,10 @@ use super::layers::Layers;
 use super::places::KeyPath;
 use super::report::Report;
 use super::{
-    Auth, Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server,
-    Store, Stream,
+    Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server, Store,
+    Stream,
 };
-use super::{dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, webhook};
+use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, webhook};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -33,6 +33,14 @@ pub mod bounds {
     pub const SSE_HEARTBEAT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(300);
     /// `auth.admin_key`, its length in bytes
     pub const ADMIN_KEY_BYTES_MAX: usize = 256;
+    /// `auth.jwt.hs256_secret`, its length in bytes
+    pub const HS256_SECRET_BYTES_MAX: usize = 1024;
+    /// `auth.jwt.leeway`
+    pub const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+    /// `limits.requests_per_minute` and `limits.tests_per_minute`; 0 is no limit
+    pub const REQUESTS_PER_MINUTE: RangeInclusive<i64> = 0..=1_000_000;
+    /// `limits.webhooks_per_owner`
+    pub const WEBHOOKS_PER_OWNER: RangeInclusive<i64> = 0..=1_000_000;
     /// `limits.body_bytes_max`, in bytes
     pub const BODY_BYTES: RangeInclusive<i64> = 1024..=67_108_864;
     /// `limits.sse_clients` and `limits.sse_clients_per_principal`
@@ -140,8 +148,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
 
     let data_dir = data_dir(shape::text(&mut values, "data_dir", &mut report), &mut report);
     let server = shape::table(&mut values, "server", &mut report).and_then(|raw| server(&raw, &mut report));
-    let auth = shape::table(&mut values, "auth", &mut report).and_then(|raw| auth(raw, &mut report));
-    public_needs_key(server.as_ref(), auth.as_ref(), &mut report);
+    let auth = shape::table(&mut values, "auth", &mut report).and_then(|raw| auth::auth(raw, &mut report));
+    auth::public_needs_key(server.as_ref(), auth.as_ref(), &mut report);
     let secrets = shape::table(&mut values, "secrets", &mut report).and_then(|raw| secrets(raw, &mut report));
     let limits = shape::table(&mut values, "limits", &mut report).and_then(|raw| limits(&raw, &mut report));
     let nats = shape::table(&mut values, "nats", &mut report).and_then(|raw| nats(raw, &mut report));
@@ -217,17 +225,6 @@ fn is_origin(text: &str) -> bool {
     text == "*" || origin.is_some_and(|origin| origin.is_tuple() && origin.ascii_serialization() == text)
 }
 
-fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
-    let Some(key) = raw.admin_key else { return Some(Auth { admin_key: None }) };
-    let max = bounds::ADMIN_KEY_BYTES_MAX;
-    let usable = (1..=max).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    let key = usable.then(|| Secret(key.into()));
-    let reason = || format!("must be 1 to {max} visible ASCII characters without spaces");
-    report
-        .check(&KeyPath::top("auth").key("admin_key"), key.ok_or_else(reason))
-        .map(|admin_key| Auth { admin_key: Some(admin_key) })
-}
-
 fn secrets(raw: raw::Secrets, report: &mut Report<'_>) -> Option<MasterKeySource> {
     let at = KeyPath::top("secrets");
     match (raw.master_key, raw.master_key_file) {
@@ -244,25 +241,21 @@ fn secrets(raw: raw::Secrets, report: &mut Report<'_>) -> Option<MasterKeySource
     }
 }
 
-/// Whoever can reach a public address could otherwise publish, read and register everything.
-fn public_needs_key(server: Option<&Server>, auth: Option<&Auth>, report: &mut Report<'_>) {
-    let (Some(server), Some(auth)) = (server, auth) else { return };
-    if !server.listen.ip().to_canonical().is_loopback() && auth.admin_key.is_none() {
-        let reason = format!(
-            "{} is not loopback, and there is no auth.admin_key: set SLUICED_AUTH__ADMIN_KEY, or listen on 127.0.0.1",
-            server.listen.ip()
-        );
-        report.problem(&KeyPath::top("server").key("listen"), reason);
-    }
-}
-
 fn limits(raw: &raw::Limits, report: &mut Report<'_>) -> Option<Limits> {
     let at = KeyPath::top("limits");
     let body_bytes_max = report.int(&at.key("body_bytes_max"), raw.body_bytes_max, &bounds::BODY_BYTES);
     let sse_clients = report.int(&at.key("sse_clients"), raw.sse_clients, &bounds::SSE_CLIENTS);
     let own = at.key("sse_clients_per_principal");
     let sse_clients_per_principal = report.int(&own, raw.sse_clients_per_principal, &bounds::SSE_CLIENTS);
+    let requests_per_minute =
+        report.int(&at.key("requests_per_minute"), raw.requests_per_minute, &bounds::REQUESTS_PER_MINUTE);
+    let tests_per_minute = report.int(&at.key("tests_per_minute"), raw.tests_per_minute, &bounds::REQUESTS_PER_MINUTE);
+    let webhooks_per_owner =
+        report.int(&at.key("webhooks_per_owner"), raw.webhooks_per_owner, &bounds::WEBHOOKS_PER_OWNER);
     Some(Limits {
+        requests_per_minute: requests_per_minute?,
+        tests_per_minute: tests_per_minute?,
+        webhooks_per_owner: webhooks_per_owner?,
         body_bytes_max: body_bytes_max?,
         sse_clients: sse_clients?,
         sse_clients_per_principal: sse_clients_per_principal?,

@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 
 use crate::deliver::capture::Capture;
 use crate::deliver::classify;
-use crate::deliver::client::Clients;
+use crate::deliver::client::{Clients, Http};
 use crate::deliver::connect;
 use crate::deliver::connections::Link;
 use crate::deliver::prepared::{Message, Prepared, Request};
@@ -135,6 +135,11 @@ impl Client {
         let mut capture = Capture::of(target, response.headers());
         self.read(response, &mut capture, deadline).await;
         classify::answered(&target.host, status, &target.answer.statuses, retry_after_ms, capture.finish())
+    }
+
+    /// The client for requests that are not to an endpoint, and what it calls itself.
+    pub(super) fn plain(&self) -> (&Http, &HeaderValue) {
+        (self.clients.plain(), &self.user_agent)
     }
 
     /// Reads the body to its end, the cap or the deadline.

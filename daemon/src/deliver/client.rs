@@ -64,6 +64,11 @@ impl Clients {
         Ok(Self { connector, builder, config: config.clone(), system, http, own: Mutex::default() })
     }
 
+    /// The client with the system's TLS.
+    pub(super) fn plain(&self) -> &Http {
+        &self.http
+    }
+
     /// The client for an endpoint.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! - [`replay`]: history that a job brings into a lane.
 //! - [`breaker`]: when an endpoint is left alone, and how it is probed; [`health`]: what is known of it.
 //! - [`secrets`]: which secrets a subscription signs with, and how one takes the place of another.
+//! - [`fetch`]: a document that the operator named, read from a URL.
 //! - [`attempt`]: one request, on [`prepared`] endpoints, in its body `format`, with [`signing`] and [`ed25519`], to a
 //!   vetted [`address`], and [`classify`] for its answer.
 //! - `client`, `connect`, `connections`: the HTTP client, how it makes a connection, and how many there are; below them
@@ -21,6 +22,7 @@ mod connect;
 mod connections;
 mod dns;
 pub mod ed25519;
+pub mod fetch;
 mod format;
 pub mod health;
 pub mod lane;

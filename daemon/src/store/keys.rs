@@ -5,6 +5,7 @@ use crate::domain::{DeliveryId, StreamName, SubscriptionId};
 /// What a key of the state tree is of: its first byte.
 pub(super) mod kind {
     pub(in crate::store) const DEAD_BY_TIME: u8 = b'A';
+    pub(in crate::store) const API_KEY: u8 = b'B';
     pub(in crate::store) const COUNTS: u8 = b'C';
     pub(in crate::store) const DEAD: u8 = b'D';
     pub(in crate::store) const DEAD_BY_REASON: u8 = b'F';
@@ -20,6 +21,7 @@ pub(super) mod kind {
     pub(in crate::store) const VOID: u8 = b'V';
     pub(in crate::store) const PLUGIN: u8 = b'W';
     pub(in crate::store) const SEALED: u8 = b'X';
+    pub(in crate::store) const AUDIT: u8 = b'Y';
 }
 
 /// The key of the format's version.

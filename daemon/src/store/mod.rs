@@ -30,6 +30,8 @@
 //! | `V` stream | up to which flush the log speaks of an older stream of that name |
 //! | `W` plugin | the plugin's versions |
 //! | `X` sub, purpose | a sealed record: signing secrets, definition (see [`Keyring`]) |
+//! | `B` `k` id, `B` `u` id | an API key, which is not the key itself; when it was used last |
+//! | `Y` number | one change in the audit log |
 //! | `M` word | the store's own: `format`, `probe`, `keycheck`, `rekey` |
 //!
 //! What is asked for and where it is found: what is due, and a subscription's parked deliveries in due order: `P`. Its
@@ -52,6 +54,8 @@
 //! One thing no program can heal: after a failed `fdatasync` the kernel may show, until the next power cut, pages that
 //! the device never took.
 
+mod api_keys;
+mod audit;
 mod backup;
 mod batch;
 mod bodies;
@@ -95,6 +99,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+pub use api_keys::{API_KEYS_MAX, ApiKey};
+pub use audit::{AUDIT_RECORDS_MAX, AuditPage, AuditRecord};
 pub use backup::Backup;
 pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;

@@ -51,6 +51,8 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("utoipa", &["api"]),
     ("utoipa_axum", &["api"]),
     ("serde", &["config", "api", "store"]),
+    ("jsonwebtoken", &["api"]),
+    ("governor", &["api"]),
     ("anyhow", &["main", "cli"]),
     ("clap_complete", &["cli"]),
     ("comfy_table", &["cli"]),

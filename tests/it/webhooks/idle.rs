@@ -27,9 +27,12 @@ fn times(receiver: &TestReceiver) -> (HashMap<u64, u64>, HashMap<u64, u64>) {
     (count(live), count(replayed))
 }
 
-/// Takes a plugin away: its file, and what the daemon, which has ended, keeps of it.
+/// Takes a plugin away: its file, and what the daemon, which has ended, keeps of it, also what it was compiled to.
 fn lose(daemon: &TestDaemon, file: &Path) {
     fs::remove_file(file).expect("the plugin can be removed");
+    // A link to the folder that tests share, or the daemon's own in its place.
+    let cache = daemon.data_dir().join("plugin-cache");
+    fs::remove_file(&cache).or_else(|_| fs::remove_dir_all(&cache)).expect("the cache can be removed");
     for entry in fs::read_dir(daemon.data_dir().join("store/bodies")).expect("a folder") {
         let path = entry.expect("a file").path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("plugin-")) {

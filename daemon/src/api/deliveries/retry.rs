@@ -8,10 +8,11 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::{Access, Status, missing, parse};
+use crate::api::Problem;
 use crate::api::extract::Path;
+use crate::api::principal::Asker;
 use crate::api::problem::Code;
 use crate::api::subscriptions::blocking;
-use crate::api::{Principal, Problem};
 use crate::domain::job::RATE_DEFAULT;
 use crate::domain::{Begin, DeliveryId, NewJob, NewTask, SubscriptionId};
 use crate::store::{Hastened, LogEntry, Resent};
@@ -62,11 +63,11 @@ impl Kept {
 )]
 pub(super) async fn retry(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let delivery = parse(&id)?;
-    let kept = find(&access, delivery).await?.filter(|kept| access.owners.lets(&principal, kept.subscription()));
+    let kept = find(&access, delivery).await?.filter(|kept| asker.sees(kept.subscription()));
     let kept = kept.ok_or_else(|| missing(&delivery))?;
     let subscription = kept.subscription().clone();
     let lanes = access.lanes.lanes();

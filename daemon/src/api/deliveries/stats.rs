@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Access, known};
+use crate::api::Problem;
 use crate::api::extract::Query;
 use crate::api::paging::times;
+use crate::api::principal::Asker;
 use crate::api::subscriptions::blocking;
-use crate::api::{Principal, Problem};
 use crate::domain::SubscriptionId;
 use crate::store::{DELIVERIES_PAGE_MAX, Disposition, Error, LogFilter, Store};
 use crate::telemetry::clock;
@@ -103,15 +104,15 @@ struct Bucket {
 )]
 pub(super) async fn stats(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Query(asked): Query<Counting>,
 ) -> Result<Json<Stats>, Problem> {
     let (from, to) = times(asked.from.as_deref(), asked.to.as_deref())?;
     let to = to.unwrap_or_else(|| clock::now_ms().max(from.unwrap_or(0)));
     let from = from.unwrap_or(to.saturating_sub(DAY_MS));
     let wanted = match &asked.webhook {
-        Some(name) => Some(vec![known(&access, &principal, name)?]),
-        None => principal.owner().map(|owner| access.owners.all(owner)),
+        Some(name) => Some(vec![known(&access, &asker, name)?]),
+        None => asker.own(),
     };
     let store = access.store.clone();
     let (pending, dead_letters) = waiting(&store, wanted.as_deref());

@@ -11,19 +11,21 @@ use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, SecurityRequirement};
 use utoipa::{PartialSchema as _, ToSchema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
+use super::access;
 use super::problem::{self, Code, FieldError};
 use super::{
-    State, backup, deliveries, event_types, events, jobs, operate, plugins, secrets, subscriptions, testing, trace,
-    webhooks,
+    State, audit, backup, deliveries, event_types, events, info, jobs, keys, operate, plugins, secrets, subscriptions,
+    testing, trace, webhooks,
 };
+use crate::domain::Scope;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -34,9 +36,18 @@ const PROBLEMS: &str = "x-problems";
 /// Codes that every operation can answer.
 const ALWAYS: [Code; 2] = [Code::Internal, Code::Starting];
 /// Codes of every operation that needs a key.
-const WITH_KEY: [Code; 2] = [Code::Unauthorized, Code::NotAcceptable];
+const WITH_KEY: [Code; 6] = [
+    Code::Unauthorized,
+    Code::InvalidToken,
+    Code::TokenExpired,
+    Code::NotAcceptable,
+    Code::RateLimited,
+    Code::JwksUnavailable,
+];
+/// The member of an operation that names the scope that one must have.
+const SCOPE: &str = "x-scope";
 /// The parts of the interface, in the order of the page.
-const TAGS: [(&str, &str); 10] = [
+const TAGS: [(&str, &str); 11] = [
     ("webhooks", "Webhooks that are made over the interface."),
     ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the interface."),
     ("deliveries", "What became of events."),
@@ -46,6 +57,7 @@ const TAGS: [(&str, &str); 10] = [
     ("streams", "Named event streams: the SSE subscriptions of the configuration."),
     ("jobs", "Work that takes a while: replaying history, redriving dead letters."),
     ("plugins", "Filters and transforms."),
+    ("access", "API keys, and the audit log."),
     ("operation", "The daemon itself."),
 ];
 
@@ -68,7 +80,10 @@ pub fn document() -> Value {
         .merge(backup::operations())
         .merge(jobs::operations())
         .merge(plugins::operations(0))
-        .merge(trace::operations());
+        .merge(trace::operations())
+        .merge(keys::operations())
+        .merge(audit::operations())
+        .merge(info::operations());
     let open = operate::routes::<()>(Metrics::new(), Health::new([]));
     whole(open.into_openapi(), below.into_openapi())
 }
@@ -78,11 +93,13 @@ pub(super) fn whole(open: OpenApi, below: OpenApi) -> Value {
     let document = base().nest(BASE, below).merge_from(open);
     let mut document = serde_json::to_value(document).expect("its keys are texts");
     let mut shared = Map::new();
-    let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
-    for operation in operations.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
-        name_operation(operation);
-        simplify_body(operation);
-        state_problems(operation, &mut shared);
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in operations.as_object_mut().into_iter().flatten() {
+            name_operation(operation);
+            simplify_body(operation);
+            state_scope(method, path, operation);
+            state_problems(operation, &mut shared);
+        }
     }
     document["components"]["responses"] = Value::Object(shared);
     document
@@ -136,6 +153,22 @@ fn base() -> OpenApi {
         .components(Some(components))
         .security(Some([SecurityRequirement::new("key", none), SecurityRequirement::new("bearer", none)]))
         .build()
+}
+
+/// Puts the scope that an operation asks for into it, and the code of whoever lacks it.
+fn state_scope(method: &str, path: &str, operation: &mut Value) {
+    let Some(path) = path.strip_prefix(BASE) else { return };
+    let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes());
+    let Some(route) = method.ok().and_then(|method| access::route(&method, path)) else { return };
+    let code = match route.scope {
+        Scope::Admin => Code::OperatorOnly,
+        _ => Code::InsufficientScope,
+    };
+    operation[SCOPE] = route.scope.as_str().into();
+    match &mut operation[PROBLEMS] {
+        Value::Array(codes) => codes.push(code.as_str().into()),
+        none => *none = json!([code.as_str()]),
+    }
 }
 
 /// Handlers of different parts have the same names: the part makes them one of a kind.

@@ -38,9 +38,15 @@ codes! {
     InvalidRequest = BAD_REQUEST, "invalid_request", "The request cannot be used";
     /// No key, or one that is not valid.
     Unauthorized = UNAUTHORIZED, "unauthorized", "A valid key is needed";
-    /// Only the operator may do this.
+    /// The token is not valid.
+    InvalidToken = UNAUTHORIZED, "invalid_token", "The token is not valid";
+    /// The token has expired.
+    TokenExpired = UNAUTHORIZED, "token_expired", "The token has expired";
+    /// The API key lacks a scope.
+    InsufficientScope = FORBIDDEN, "insufficient_scope", "The API key is not for this";
+    /// Only the operator may do that.
     OperatorOnly = FORBIDDEN, "operator_only", "Only the operator may do that";
-    /// Event types that reach beyond the allow-list.
+    /// An event type lies outside of the asker's allow-list.
     TypesNotAllowed = FORBIDDEN, "types_not_allowed", "The event types are not allowed";
     /// There is no such thing, or none that the asker may see.
     NotFound = NOT_FOUND, "not_found", "There is no such thing";
@@ -92,6 +98,8 @@ codes! {
     NotDisabled = CONFLICT, "not_disabled", "The subscription is not disabled";
     /// The owner has as many webhooks as one may have.
     WebhooksPerOwnerMax = CONFLICT, "webhooks_per_owner_max", "The owner has as many webhooks as one may have";
+    /// There are as many API keys as may be.
+    ApiKeysMax = CONFLICT, "api_keys_max", "There are too many API keys";
     /// The subscription has a job already.
     JobRunning = CONFLICT, "job_running", "There is a job already";
     /// The job has ended.
@@ -104,6 +112,8 @@ codes! {
     PluginOfFile = CONFLICT, "plugin_of_file", "The plugin lies in the plugin directory";
     /// Another version of the plugin is on its way.
     PluginBusy = CONFLICT, "plugin_busy", "One change of a plugin at a time";
+    /// Too many requests within a minute.
+    RateLimited = TOO_MANY_REQUESTS, "rate_limited", "Too many requests";
     /// Too many jobs at once.
     JobsMax = TOO_MANY_REQUESTS, "jobs_max", "Too many jobs";
     /// The principal has too many event streams open.
@@ -124,6 +134,8 @@ codes! {
     StoreUnavailable = SERVICE_UNAVAILABLE, "store_unavailable", "Not possible at the moment";
     /// The backup could not be made.
     BackupFailed = SERVICE_UNAVAILABLE, "backup_failed", "Not possible at the moment";
+    /// The keys that tokens are verified with cannot be had.
+    JwksUnavailable = SERVICE_UNAVAILABLE, "jwks_unavailable", "Not possible at the moment";
     /// A change could not be made.
     Unavailable = SERVICE_UNAVAILABLE, "unavailable", "Not possible at the moment";
 }

@@ -20,8 +20,10 @@ pub use version::{IfMatch, RequestKey};
 
 use self::version::{IDEMPOTENCY_KEY, IfNoneMatch, REPLAYED, tag};
 use super::extract::{Json, Path};
+use super::permit;
+use super::principal::Asker;
 use super::problem::{Code, FieldError};
-use super::{Principal, Problem, State};
+use super::{Problem, State};
 use crate::domain::{Owner, SubscriptionId};
 use crate::telemetry::{chain, clock};
 
@@ -122,8 +124,8 @@ pub struct New {
     pub owner: Option<Owner>,
     /// Its definition.
     pub definition: Definition,
-    /// How many webhooks the owner may have with it; without a number as many as are asked for.
-    pub owned_max: Option<usize>,
+    /// Whether it counts against the limit of webhooks of one owner: what the operator makes does not.
+    pub limited: bool,
     /// The request's own key: with one that was answered already, nothing is made.
     pub key: Option<RequestKey>,
 }
@@ -220,9 +222,10 @@ type Registry = Extension<Arc<dyn Webhooks>>;
     responses((status = 200, description = "Those that were made over the API, and those of the file", body = schema::List)),
     extensions(("x-problems" = json!(["unavailable"])))
 )]
-async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
+async fn list(Extension(webhooks): Registry, asker: Asker) -> Result<Response, Problem> {
     let all = webhooks.all().await.map_err(problem)?;
-    let all: Vec<_> = all.iter().map(shown).collect();
+    let own = all.iter().filter(|webhook| asker.principal().sees(webhook.owner.as_ref()));
+    let all: Vec<_> = own.map(shown).collect();
     Ok(axum::Json(json!({ "webhooks": all })).into_response())
 }
 
@@ -248,10 +251,11 @@ async fn list(Extension(webhooks): Registry) -> Result<Response, Problem> {
 )]
 async fn one(
     Extension(webhooks): Registry,
+    asker: Asker,
     Path(id): Path<String>,
     if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    let webhook = webhooks.one(&parse(&id)?).await.map_err(problem)?;
+    let webhook = webhooks.one(&parse(&asker, &id)?).await.map_err(problem)?;
     let response = answer(shown(&webhook));
     match if_none_match.has(&response.headers()[ETAG]) {
         true => Ok((StatusCode::NOT_MODIFIED, [(ETAG, response.headers()[ETAG].clone())]).into_response()),
@@ -283,19 +287,22 @@ fn answer(shown: Definition) -> Response {
         )
     )),
     extensions(("x-problems" = json!([
-        "webhooks_per_owner_max", "idempotency_key_reused", "idempotency_key_in_use", "unavailable"
+        "types_not_allowed", "operator_only", "webhooks_per_owner_max", "idempotency_key_reused", "idempotency_key_in_use", "unavailable"
     ])))
 )]
 async fn make(
     Extension(webhooks): Registry,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     headers: HeaderMap,
     Json(body): Json<Definition>,
 ) -> Result<Response, Problem> {
-    let key = RequestKey::of(&headers, principal.name(), &body)?;
+    let key = RequestKey::of(&headers, asker.principal().name(), &body)?;
     let Body { name, owner, definition } = read(body)?;
     let name = name.ok_or_else(|| Problem::invalid("name", "`name` is missing: say what it is called"))?;
-    let new = New { name, owner: owner.flatten(), definition: without_nulls(definition), owned_max: None, key };
+    let definition = without_nulls(definition);
+    permit::definition(&asker, &definition, None)?;
+    let (owner, limited) = (permit::owner_of_new(&asker, owner)?, asker.principal().owner().is_some());
+    let new = New { name, owner, definition, limited, key };
     let made = webhooks.make(new).await.map_err(problem)?;
     let mut shown = shown(&made.webhook);
     let tag = tag(&shown);
@@ -328,15 +335,16 @@ async fn make(
         body = schema::Shown,
         headers(("ETag" = String, description = "This version, for `If-Match`"))
     )),
-    extensions(("x-problems" = json!(["not_found", "managed_by_file", "precondition_failed", "unavailable"])))
+    extensions(("x-problems" = json!(["types_not_allowed", "operator_only", "not_found", "managed_by_file", "precondition_failed", "unavailable"])))
 )]
 async fn replace(
     webhooks: Registry,
+    asker: Asker,
     id: Path<String>,
     if_match: IfMatch,
     Json(body): Json<Definition>,
 ) -> Result<Response, Problem> {
-    edit(webhooks, id, if_match, body, true).await
+    edit(webhooks, &asker, id, if_match, body, true).await
 }
 
 /// Change a webhook
@@ -357,27 +365,33 @@ async fn replace(
         body = schema::Shown,
         headers(("ETag" = String, description = "This version, for `If-Match`"))
     )),
-    extensions(("x-problems" = json!(["not_found", "managed_by_file", "precondition_failed", "unavailable"])))
+    extensions(("x-problems" = json!(["types_not_allowed", "operator_only", "not_found", "managed_by_file", "precondition_failed", "unavailable"])))
 )]
 async fn change(
     webhooks: Registry,
+    asker: Asker,
     id: Path<String>,
     if_match: IfMatch,
     Json(body): Json<Definition>,
 ) -> Result<Response, Problem> {
-    edit(webhooks, id, if_match, body, false).await
+    edit(webhooks, &asker, id, if_match, body, false).await
 }
 
 async fn edit(
     Extension(webhooks): Registry,
+    asker: &Asker,
     Path(id): Path<String>,
     if_match: IfMatch,
     body: Definition,
     replaces: bool,
 ) -> Result<Response, Problem> {
     let Body { name, owner, definition: keys } = read(body)?;
+    let id = parse(asker, &id)?;
+    let kept = webhooks.one(&id).await.map_err(problem)?.definition;
+    permit::definition(asker, &keys, Some(&kept).filter(|_| !replaces))?;
+    let owner = permit::owner_of_changed(asker, owner)?;
     let edit = Edit { name, owner, keys, replaces, if_match };
-    let changed = webhooks.change(&parse(&id)?, edit).await.map_err(problem)?;
+    let changed = webhooks.change(&id, edit).await.map_err(problem)?;
     Ok(answer(shown(&changed)))
 }
 
@@ -397,10 +411,11 @@ async fn edit(
 )]
 async fn remove(
     Extension(webhooks): Registry,
+    asker: Asker,
     Path(id): Path<String>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    webhooks.remove(&parse(&id)?, if_match).await.map_err(problem)?;
+    webhooks.remove(&parse(&asker, &id)?, if_match).await.map_err(problem)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -439,8 +454,9 @@ fn without_nulls(mut definition: Definition) -> Definition {
     definition
 }
 
-fn parse(id: &str) -> Result<SubscriptionId, Problem> {
-    SubscriptionId::parse(id).map_err(|_| unknown())
+/// An id of a webhook that the asker may see, or of none.
+fn parse(asker: &Asker, id: &str) -> Result<SubscriptionId, Problem> {
+    SubscriptionId::parse(id).ok().filter(|id| asker.sees(id)).ok_or_else(unknown)
 }
 
 fn unknown() -> Problem {

@@ -1,5 +1,5 @@
 //! The shape of a webhook, for the API's description. What a definition must be is for the configuration to say, which has
-//! the same keys; a test compares.
+//! the same keys.
 
 #![expect(dead_code, reason = "the description's words for what the configuration reads")]
 

@@ -92,7 +92,7 @@ async fn filters_leave_out_and_the_command_line_goes_through_all_pages() {
     let daemon = TestDaemon::start(&nats, &config(LIMITS, &[of_file])).await;
     let idle = make(&daemon, &receiver, json!({ "active": false })).await;
     let owned = make(&daemon, &receiver, json!({ "owner": "acme", "types": [">"] })).await;
-    let mut both = vec![idle.clone(), owned.clone()];
+    let mut both = [idle.clone(), owned.clone()];
     both.sort();
     for (query, expected) in [
         ("active=false", vec![idle.as_str()]),

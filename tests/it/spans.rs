@@ -48,7 +48,7 @@ async fn a_publishers_trace_goes_through_every_stage_and_on_to_the_receiver_also
         (attribute(first, "http.response.status_code"), attribute(second, "http.response.status_code")),
         ("500".into(), "200".into())
     );
-    assert_eq!(attribute(first, "error.type"), "http_status");
+    assert_eq!(attribute(first, "error.type"), "status");
     assert_eq!((first.status.as_ref().map(|it| it.code), second.status.as_ref().map_or(0, |it| it.code)), (Some(2), 0));
 
     let sent: Vec<String> = receiver.received().iter().map(|it| it.header("traceparent").to_owned()).collect();

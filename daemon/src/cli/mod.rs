@@ -12,6 +12,7 @@ pub mod events;
 pub mod explain;
 pub mod keys;
 pub mod listen;
+pub mod man;
 pub mod openapi;
 mod passing;
 pub mod plugin;
@@ -75,6 +76,8 @@ enum Command {
     Listen(listen::ListenArgs),
     /// Print what a shell completes the command line with.
     Completions(completions::CompletionsArgs),
+    /// Write manual pages to a directory.
+    Man(man::ManArgs),
     /// Print the description of the API: OpenAPI 3.1, as a running daemon serves it at /api/v1/openapi.json.
     Openapi,
     /// For authors of plugins: make a project, build it, test it, look into it, measure it.
@@ -166,6 +169,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(&args),
         Command::Listen(args) => listen::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Plugin(command) => plugin::run(&command),
         Command::Secret(args) => secret::run(&args),
         Command::Secrets(command) => secrets::run(&command),

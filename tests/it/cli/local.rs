@@ -96,3 +96,15 @@ async fn every_shell_gets_its_completions() {
         assert!(output.status.success() && text.contains("rotate-secret"), "{shell}: {output:?}");
     }
 }
+
+#[tokio::test]
+async fn every_command_gets_its_manual_page() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("man1");
+    let output = command(&["man", dir.to_str().expect("a text")]).output().await.expect("the daemon's binary runs");
+    assert!(output.status.success(), "{output:?}");
+    let page = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(page("sluiced.1").contains("sluiced\\-run(1)"));
+    assert!(page("sluiced-run.1").contains("\\-\\-config"));
+    assert!(page("sluiced-webhooks-rotate-secret.1").contains(".SH SYNOPSIS"));
+}

@@ -60,6 +60,7 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("opentelemetry_http", &["telemetry", "app"]),
     ("anyhow", &["main", "cli"]),
     ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("comfy_table", &["cli"]),
 ];
 

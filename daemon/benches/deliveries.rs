@@ -3,6 +3,9 @@
 //!
 //! A page must not grow with what is not on it. Figures are printed, never asserted: a target that is missed is a finding,
 //! not a failure.
+//!
+//! With `--fill FOLDER STREAM` it measures nothing: it records in the store of that folder, for the case `api` of
+//! `cargo xtask bench`, a delivery for each line `SUBSCRIPTION SEQUENCE` of its standard input.
 
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -35,7 +38,8 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => stages(RECORDS),
         ["--records", count] => stages(count.parse().context("--records takes a number")?),
-        _ => anyhow::bail!("usage: deliveries [--records COUNT]"),
+        ["--fill", folder, stream] => fill_for_others(folder, &StreamName::parse(stream)?),
+        _ => anyhow::bail!("usage: deliveries [--records COUNT | --fill FOLDER STREAM]"),
     }
 }
 
@@ -53,7 +57,7 @@ fn stages(last: u64) -> Result<()> {
     let mut records = 0;
     for stage in stages {
         let began = Instant::now();
-        fill(&store, records..stage)?;
+        fill(&store, (records..stage).map(|number| Ok(entry(record(number)))))?;
         let rate = (stage - records) as f64 / began.elapsed().as_secs_f64();
         records = stage;
         let began = Instant::now();
@@ -77,8 +81,7 @@ fn record(number: u64) -> (SubscriptionId, Position) {
     (of, Position { stream, sequence: number + 1 })
 }
 
-fn entry(number: u64) -> LogEntry {
-    let (subscription, position) = record(number);
+fn entry((subscription, position): (SubscriptionId, Position)) -> LogEntry {
     LogEntry {
         subscription,
         position,
@@ -93,8 +96,22 @@ fn entry(number: u64) -> LogEntry {
     }
 }
 
+/// Records what standard input says, and brings the index up to it.
+fn fill_for_others(folder: &str, stream: &StreamName) -> Result<()> {
+    let store = Store::open(Config::new(folder))?;
+    let entries = std::io::stdin().lines().map(|line| {
+        let line = line?;
+        let (subscription, sequence) = line.split_once(' ').context("a line is `SUBSCRIPTION SEQUENCE`")?;
+        let position = Position { stream: stream.clone(), sequence: sequence.parse()? };
+        Ok(entry((SubscriptionId::parse(subscription)?, position)))
+    });
+    fill(&store, entries)?;
+    store.index_log(|| false)?;
+    Ok(())
+}
+
 /// Records deliveries through the group writer, as the daemon does.
-fn fill(store: &Store, numbers: std::ops::Range<u64>) -> Result<()> {
+fn fill(store: &Store, entries: impl Iterator<Item = Result<LogEntry>>) -> Result<()> {
     let (confirmed, seen) = sync_channel(64);
     let (recorder, writer) = Recorder::start(store.clone(), move |tokens: Vec<()>, result| {
         // The receiving side is gone only when this function has failed already.
@@ -109,8 +126,8 @@ fn fill(store: &Store, numbers: std::ops::Range<u64>) -> Result<()> {
         }
         Ok(())
     };
-    for number in numbers {
-        recorder.submit(Change::Finished(entry(number)), ());
+    for entry in entries {
+        recorder.submit(Change::Finished(entry?), ());
         waiting += 1;
         confirm(&mut waiting, WAITING_MAX)?;
     }

@@ -7,6 +7,7 @@
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod api;
 mod backlog;
 mod bare;
 mod child;
@@ -104,6 +105,8 @@ enum Case {
     Start,
     /// A million events beside a thousand dead endpoints: what the store grows by, and their coming back
     Dead,
+    /// What the management API takes for an answer, at 10,000 webhooks and a million deliveries
+    Api,
     /// Instructions of the daemon for one delivery, counted by callgrind
     Instructions,
 }
@@ -181,6 +184,7 @@ async fn measure(cases: &[Case], options: Options) -> Result<()> {
 
 async fn run(case: Case, options: Options) -> Result<Report> {
     match case {
+        Case::Api => api::run(options).await,
         Case::Main => throughput::main(options).await,
         Case::Plain => throughput::no_plugin(options).await,
         Case::Filter => throughput::filter(options).await,

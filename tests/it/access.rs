@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sluiced_tests::http::client;
 use sluiced_tests::{ADMIN_KEY, TestDaemon};
 
+mod audit;
 mod keys;
 mod limits;
 mod matrix;

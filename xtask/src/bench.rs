@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: release builds, then the benchmark program on a real NATS server. The case `parked` needs none: it
 //! measures the daemon's store by itself. The case `plugins` needs those of the tests and the one in JavaScript besides,
-//! and so does `report`, which runs every case and writes docs/performance.md.
+//! and so does `report`, which runs every case and writes docs/performance.md. The case `api` fills a store with a benchmark of
+//! the daemon's.
 
 use std::process::Command;
 
@@ -22,6 +23,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let both = ["build", "--release", "--bins", "--package", "sluiced", "--package", "sluiced-tests"];
     step("build daemon and bench", cargo().args(both))?;
     build::plugins()?;
+    if args.iter().any(|arg| arg == "api") || args == ["report"] {
+        let filler =
+            ["bench", "--no-run", "--package", "sluiced", "--package", "sluiced-tests", "--bench", "deliveries"];
+        step("build filler", cargo().args(filler))?;
+    }
     match args.first().map(String::as_str) {
         Some("plugins") => {
             build::other_plugins(&binary("sluiced", true), build::Missing::Fails)?;

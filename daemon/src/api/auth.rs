@@ -1,5 +1,5 @@
 //! The gate before every route below `/api/v1`: who asks, how often, and whether the route is theirs; and afterwards, what
-//! was changed, for the audit log.
+//! was changed or refused, for the audit log.
 
 pub mod jwks;
 mod provider;
@@ -12,11 +12,10 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header::{AUTHORIZATION, LOCATION};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tracing::{error, info};
 
 use self::token::{Refused, Tokens};
 use super::access::{self, Route};
@@ -25,10 +24,11 @@ use super::keys::ApiKeys;
 use super::limit::{Counted, Limits};
 use super::principal::Asker;
 use super::problem::Code;
+use super::trail::{Trail, Tried};
 use super::{Owners, Principal, Problem};
 use crate::domain::Scope;
-use crate::store::{AuditRecord, Store};
-use crate::telemetry::{chain, clock};
+use crate::store::Store;
+use crate::telemetry::clock;
 
 /// How many keys and tokens of one request are looked at.
 const PRESENTED_MAX: usize = 4;
@@ -61,7 +61,7 @@ pub struct Gate {
     tokens: Option<Tokens>,
     api_keys: Option<ApiKeys>,
     limits: Limits,
-    audit: Option<Store>,
+    trail: Trail,
     owners: Owners,
 }
 
@@ -74,7 +74,14 @@ impl fmt::Debug for Gate {
 impl Gate {
     /// A gate that knows the admin key, when there is one, and limits nothing.
     pub fn new(admin: Option<AdminKey>) -> Self {
-        Self { admin, tokens: None, api_keys: None, limits: Limits::new(0, 0), audit: None, owners: Owners::default() }
+        Self {
+            admin,
+            tokens: None,
+            api_keys: None,
+            limits: Limits::new(0, 0),
+            trail: Trail::new(None),
+            owners: Owners::default(),
+        }
     }
 
     /// The same, which trusts tokens as well.
@@ -97,10 +104,10 @@ impl Gate {
         Self { limits: Limits::new(requests_per_minute, tests_per_minute), ..self }
     }
 
-    /// The same, which puts on record what is changed.
+    /// The same, which puts on record what is changed, and what is refused.
     #[must_use]
     pub fn with_audit(self, store: Store) -> Self {
-        Self { audit: Some(store), ..self }
+        Self { trail: Trail::new(Some(store)), ..self }
     }
 
     /// The same, which knows whose which subscription is.
@@ -136,19 +143,6 @@ impl Gate {
             None => Err(Problem::unauthorized()),
         }
     }
-
-    /// Puts a change on record, before it is answered.
-    async fn record(&self, record: AuditRecord) {
-        let AuditRecord { principal, action, target, status, from, .. } = &record;
-        info!(%principal, %action, %target, status, %from, "changed over the API");
-        let Some(store) = self.audit.clone() else { return };
-        let written = tokio::task::spawn_blocking(move || store.add_audit(&record)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => error!(error = %chain(&error), "a change is not in the audit log"),
-            Err(error) => error!(%error, "a change is not in the audit log"),
-        }
-    }
 }
 
 /// What a token is refused with.
@@ -161,40 +155,57 @@ fn not_verified(error: &Refused) -> Problem {
 }
 
 /// Lets a request pass whose sender may take the route, and says who it is from.
-pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
-    let principal = match gate.identify(request.headers()).await {
-        Ok(principal) => principal,
-        Err(problem) => {
-            let counted = gate.limits.of_address(from);
-            return told(counted, counted.map_or(Ok(()), Counted::allowed).err().unwrap_or(problem).into_response());
-        }
-    };
     let route = route(&request);
-    let mut counted = gate.limits.of_principal(&principal, from);
-    if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
-        return told(counted, problem.into_response());
-    }
-    if let Some(Err(problem)) = route.map(|route| permitted(&principal, route)) {
-        return told(counted, problem.into_response());
-    }
-    if route.is_some_and(|route| route.action == Some(access::TEST)) {
-        counted = gate.limits.of_test(&principal, from).or(counted);
-        if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
-            return told(counted, problem.into_response());
-        }
-    }
     // The base has been taken off.
     let target = format!("{BASE}{}", request.uri().path());
+    let tried = route.and_then(|route| route.action).map(|action| Tried { action, target, from });
+    let (principal, counted, mut response) = match gate.identify(request.headers()).await {
+        Ok(principal) => {
+            let (counted, response) = pass(&gate, &principal, route, from, request, next).await;
+            (Some(principal), counted, response)
+        }
+        Err(problem) => {
+            let counted = gate.limits.of_address(from);
+            let problem = counted.map_or(Ok(()), Counted::allowed).err().unwrap_or(problem);
+            (None, counted, problem.into_response())
+        }
+    };
+    if let Some(tried) = tried {
+        gate.trail.note(tried, principal.as_ref(), &mut response).await;
+    }
+    if let Some(counted) = counted {
+        counted.put(response.headers_mut());
+    }
+    response
+}
+
+/// Lets a request of that principal pass, when it may take the route and has not sent too many.
+async fn pass(
+    gate: &Gate,
+    principal: &Principal,
+    route: Option<Route>,
+    from: Option<IpAddr>,
+    mut request: Request,
+    next: Next,
+) -> (Option<Counted>, Response) {
+    let mut counted = gate.limits.of_principal(principal, from);
+    if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
+        return (counted, problem.into_response());
+    }
+    if let Some(Err(problem)) = route.map(|route| permitted(principal, route)) {
+        return (counted, problem.into_response());
+    }
+    if route.is_some_and(|route| route.action == Some(access::TEST)) {
+        counted = gate.limits.of_test(principal, from).or(counted);
+        if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
+            return (counted, problem.into_response());
+        }
+    }
     request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()));
-    let response = next.run(request).await;
-    if let Some(action) = route.and_then(|route| route.action)
-        && response.status().is_success()
-    {
-        gate.record(change(&principal, action, target, &response, from)).await;
-    }
-    told(counted, response)
+    (counted, next.run(request).await)
 }
 
 /// The route that a request asks for; `None` when there is none, which is answered so.
@@ -212,33 +223,6 @@ fn permitted(principal: &Principal, route: Route) -> Result<(), Problem> {
             Err(Problem::new(Code::OperatorOnly, "only the admin key, or an API key with `admin`, may do that"))
         }
         scope => Err(Problem::new(Code::InsufficientScope, format!("the API key lacks the scope `{scope}`"))),
-    }
-}
-
-fn told(counted: Option<Counted>, mut response: Response) -> Response {
-    if let Some(counted) = counted {
-        counted.put(response.headers_mut());
-    }
-    response
-}
-
-fn change(
-    principal: &Principal,
-    action: &'static str,
-    target: String,
-    response: &Response,
-    from: Option<IpAddr>,
-) -> AuditRecord {
-    let made = response.headers().get(LOCATION).filter(|_| response.status() == StatusCode::CREATED);
-    let made = made.and_then(|made| made.to_str().ok());
-    AuditRecord {
-        at_ms: clock::now_ms(),
-        principal: principal.name().into(),
-        owner: principal.owner().map(|owner| owner.as_str().into()),
-        action: action.into(),
-        target: made.map_or(target, ToOwned::to_owned).into(),
-        status: response.status().as_u16(),
-        from: from.map_or_else(|| "unknown".to_owned(), |from| from.to_string()).into(),
     }
 }
 

@@ -19,6 +19,7 @@ use super::cursor::{self, Question};
 use super::extract::{Json, Path, Query};
 use super::paging::limit;
 use super::problem::{Code, FieldError};
+use super::trail::Changed;
 use super::{Principal, Problem, State};
 use crate::domain::Subject;
 use crate::telemetry::{chain, clock};
@@ -194,11 +195,13 @@ async fn put(
         let error = |flaw: Flaw| FieldError { field: flaw.key.to_owned(), detail: flaw.reason };
         Problem::invalid_all(flaws.into_iter().map(error).collect())
     })?;
-    let was_there = types.get(name.as_str()).is_some();
+    let before = types.get(name.as_str()).map(|known| Shown::of(&name, &known));
     let known = types.put(&name, kind).await.map_err(|error| refused(&name, &error))?;
     info!(r#type = %name, "event type described");
-    let status = if was_there { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Answer(Shown::of(&name, &known))).into_response())
+    let status = if before.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let after = Shown::of(&name, &known);
+    let changed = Changed::of(before.as_ref(), &after);
+    Ok(changed.beside((status, Answer(after)).into_response()))
 }
 
 /// Forget an event type

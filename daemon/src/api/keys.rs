@@ -19,6 +19,7 @@ use utoipa_axum::routes;
 
 use super::problem::Code;
 use super::subscriptions::blocking;
+use super::trail::Changed;
 use super::{Principal, Problem, State, extract};
 use crate::domain::{AllowList, Owner, Scope, Scopes};
 use crate::store::{self, API_KEYS_MAX, ApiKey, Store};
@@ -263,9 +264,10 @@ async fn make(
     api_keys.by_digest.write().insert(made.api_key.digest, Arc::clone(&made));
     let location = format!("/api/v1/keys/{}", made.api_key.id);
     let answer = ApiKeyMade { shown: ApiKeyShown::from(&*made), key: text };
+    let changed = Changed::of(None, &answer.shown);
     let mut response = (StatusCode::CREATED, [(LOCATION, location)], Json(answer)).into_response();
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok(changed.beside(response))
 }
 
 /// Remove an API key

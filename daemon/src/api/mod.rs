@@ -42,6 +42,7 @@ pub mod testing;
 mod tests;
 mod tls;
 pub mod trace;
+mod trail;
 mod watched;
 pub mod webhooks;
 

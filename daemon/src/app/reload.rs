@@ -61,6 +61,11 @@ impl Watch {
         }
     }
 
+    /// The file that is read.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.reloader.as_ref().map(|reloader| reloader.file.as_path())
+    }
+
     /// The configuration as it is written now, when there is something to read.
     pub(super) fn load(&self) -> Option<Result<Config, config::Error>> {
         self.reloader.as_ref().map(|reloader| (reloader.load)())

@@ -18,11 +18,17 @@ use crate::domain::SubscriptionId;
 use crate::ingest::Nats;
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Subscriptions};
+use crate::store::{AuditChange, AuditRecord, Store};
 use crate::stream::Hub;
-use crate::telemetry::chain;
+use crate::telemetry::{chain, clock};
 
 /// How long to wait before a change that could not be put into effect is tried again: NATS may be away.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// Who the audit log says that made a change of the configuration file, and from where.
+const FILE: &str = "file";
+/// The code of a configuration that is not taken.
+const REFUSED: &str = "configuration_refused";
 
 /// What a reload changes.
 pub(super) struct Reloading {
@@ -35,6 +41,10 @@ pub(super) struct Reloading {
     pub(super) nats: Nats,
     /// The webhooks that are made over the API.
     pub(super) registry: Registry,
+    /// The path of the configuration file.
+    pub(super) file: String,
+    /// Where each reload goes on record.
+    pub(super) audit: Store,
 }
 
 impl Reloading {
@@ -64,7 +74,7 @@ impl Reloading {
     async fn reload(&mut self, loaded: Result<Config, config::Error>) -> bool {
         let new = match loaded {
             Ok(new) => new,
-            Err(error) => return refuse(&error),
+            Err(error) => return self.refuse(&error).await,
         };
         let old = self.config.load_full();
         for section in config::restart_needed(&old, &new) {
@@ -78,7 +88,7 @@ impl Reloading {
         let prepare = move || catalogue.prepare(&registry, &secrets, &checked);
         let prepared = match tokio::task::spawn_blocking(prepare).await {
             Ok(Ok(prepared)) => prepared,
-            Ok(Err(plugins::Error::Config(error))) => return refuse(&error),
+            Ok(Err(plugins::Error::Config(error))) => return self.refuse(&error).await,
             Ok(Err(plugins::Error::Store(error))) => {
                 warn!(error = %chain(&error), "the configuration was not reloaded, trying again");
                 return false;
@@ -92,9 +102,10 @@ impl Reloading {
         let new = Arc::new(new.settled());
         self.config.store(Arc::clone(&new));
         if let Err(error) = self.put_into_effect(prepared, &old).await {
-            self.config.store(old);
+            self.config.store(Arc::clone(&old));
             if !error.is_passing() {
                 error!(error = %chain(&error), "the changed configuration is refused, the running one stays");
+                self.note(Some(REFUSED), Vec::new()).await;
                 return true;
             }
             warn!(error = %chain(&error), "the configuration was not reloaded, trying again");
@@ -103,7 +114,40 @@ impl Reloading {
         self.registry.owners.replace_of_file(of_file(&new));
         self.registry.event_types.replace_of_file(&new.event_types);
         info!(subscriptions = new.subscriptions.len(), "configuration reloaded");
+        self.note(None, config::changed(&old, &new)).await;
         true
+    }
+
+    /// Tells why a configuration changes nothing. It is not to be tried again.
+    async fn refuse(&self, error: &config::Error) -> bool {
+        for problem in &error.problems {
+            error!(%problem, "the changed configuration is refused, the running one stays");
+        }
+        self.note(Some(REFUSED), Vec::new()).await;
+        true
+    }
+
+    /// Puts into the audit log that the configuration was read again.
+    async fn note(&self, refused: Option<&str>, changed: Vec<String>) {
+        let change = |field: String| AuditChange { field: field.into(), before: None, after: None };
+        let record = AuditRecord {
+            at_ms: clock::now_ms(),
+            principal: FILE.into(),
+            owner: None,
+            action: "configuration.reload".into(),
+            target: self.file.as_str().into(),
+            // As the API would answer it.
+            status: if refused.is_some() { 400 } else { 200 },
+            from: FILE.into(),
+            code: refused.map(Into::into),
+            changes: changed.into_iter().map(change).collect(),
+        };
+        let audit = self.audit.clone();
+        match tokio::task::spawn_blocking(move || audit.add_audit(&record)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(error = %chain(&error), "a reload is not in the audit log"),
+            Err(error) => error!(%error, "a reload is not in the audit log"),
+        }
     }
 
     async fn put_into_effect(&mut self, prepared: plugins::Prepared, old: &Config) -> Result<(), subscriptions::Error> {
@@ -140,11 +184,4 @@ impl Reloading {
             Ask::Plugin { change, done } => drop(done.send(self.change_plugin(change).await)),
         }
     }
-}
-
-fn refuse(error: &config::Error) -> bool {
-    for problem in &error.problems {
-        error!(%problem, "the changed configuration is refused, the running one stays");
-    }
-    true
 }

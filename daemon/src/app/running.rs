@@ -168,7 +168,8 @@ async fn start(mut app: App, watch: Watch) -> Result<Running, Error> {
     tasks.front.spawn(lag::measure(app.nats.clone(), Arc::clone(&app.routes), stops.front.clone()));
     let (secrets, catalogue) = (shared.secrets.clone(), app.plugins.catalogue.clone());
     let (config, nats, hub, registry) = (app.config, app.nats.clone(), app.hub.clone(), app.registry);
-    let reloading = Reloading { config, catalogue, secrets, hub, subscriptions, nats, registry };
+    let (file, audit) = (watch.file().map(|file| file.display().to_string()).unwrap_or_default(), app.store.clone());
+    let reloading = Reloading { config, catalogue, secrets, hub, subscriptions, nats, registry, file, audit };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
     let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
     app.jobs.set(jobs);

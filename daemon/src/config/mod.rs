@@ -32,6 +32,7 @@ mod webhook;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -464,6 +465,28 @@ impl Config {
     pub fn dump(&self) -> String {
         dump::toml(&self.layers.values)
     }
+}
+
+/// What differs between two configurations, by name: sections, and of subscriptions each one.
+pub fn changed(old: &Config, new: &Config) -> Vec<String> {
+    let mut changed: Vec<String> = restart_needed(old, new).into_iter().map(str::to_owned).collect();
+    let differing = |one: &[Subscription], other: &[Subscription]| -> Vec<String> {
+        let other: HashMap<_, _> = other.iter().map(|subscription| (&subscription.id, subscription)).collect();
+        let differs = one.iter().filter(|subscription| other.get(&subscription.id) != Some(subscription));
+        differs.map(|subscription| format!("subscription.{}", subscription.id)).collect()
+    };
+    changed.extend(differing(&old.subscriptions, &new.subscriptions));
+    changed.extend(differing(&new.subscriptions, &old.subscriptions));
+    let described = |config: &Config| -> Vec<_> {
+        let all = config.event_types.iter();
+        all.map(|(name, kind)| (name.clone(), kind.definition().clone())).collect()
+    };
+    if described(old) != described(new) {
+        changed.push("event_type".to_owned());
+    }
+    changed.sort();
+    changed.dedup();
+    changed
 }
 
 /// The sections that differ between two configurations and are read only at start: everything but the subscriptions and

@@ -36,7 +36,7 @@ const STARVATION_PERCENT: usize = 75;
 const WAITED_FORGOTTEN: u32 = 10;
 
 /// Who gets what: replaced as a whole when the subscriptions change.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Routes {
     /// From event types to indices of `lanes`.
     pub table: Table,
@@ -44,8 +44,6 @@ pub struct Routes {
     pub lanes: Vec<Arc<Lane>>,
     /// What is to be known of each of them, in the same order.
     pub specs: Vec<Arc<ArcSwap<Spec>>>,
-    /// Every event type that some lane asks for.
-    pub types: Vec<Pattern>,
     /// The subscriptions that cannot run, and why not.
     pub idle: HashMap<SubscriptionId, Arc<str>>,
 }

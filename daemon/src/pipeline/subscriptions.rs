@@ -26,7 +26,6 @@ use crate::deliver::{Prepared, Secrets, prepared};
 use crate::domain::{Order, Pattern, Position, RangeSet, StreamName, Subscription, SubscriptionId, Target};
 use crate::failpoint::{self, Place};
 use crate::plugin::{self, Chain, Host};
-use crate::route::Table;
 use crate::store::{Change, Disabled, GapCause, GapRecord, Recovered, Registration};
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
@@ -176,6 +175,16 @@ struct Running {
     stop: CancellationToken,
 }
 
+impl Running {
+    /// Puts it among what the live tail knows.
+    fn route(&self, routes: &mut Routes) {
+        let index = u32::try_from(routes.lanes.len()).expect("memory ends before the lanes are so many");
+        self.spec.load().types.iter().for_each(|pattern| routes.table.insert(pattern, index));
+        routes.lanes.push(Arc::clone(&self.lane));
+        routes.specs.push(Arc::clone(&self.spec));
+    }
+}
+
 /// The running set.
 pub struct Subscriptions {
     shared: Arc<Shared>,
@@ -282,6 +291,7 @@ impl Subscriptions {
         }
         let registered = self.register(&added, Joins::Later).await?;
         let ids: Vec<_> = added.into_iter().map(|(id, _)| id.clone()).collect();
+        let only_new = gone.is_empty() && specs.iter().all(|(id, spec)| !self.is_routed_otherwise(id, spec));
         let mut new: HashMap<_, _> = ids.into_iter().zip(registered).collect();
         self.settle_secrets(&specs).await?;
         for id in &gone {
@@ -317,7 +327,10 @@ impl Subscriptions {
                 workers.push(self.add(&id, spec, ledgers, &registered.registration));
             }
         }
-        self.publish_routes();
+        match only_new {
+            true => self.publish_added(&workers),
+            false => self.publish_routes(),
+        }
         self.set_to_work(workers);
         self.forget(gone).await;
         for lane in relieved {
@@ -385,8 +398,21 @@ impl Subscriptions {
         }
     }
 
+    /// Was every stream asked for the types of these already, and does none of them ask for less than before?
+    fn is_asked_for(&self, specs: &[(SubscriptionId, Spec)]) -> bool {
+        let Some(asked) = &self.asked else { return false };
+        let keeps = |(id, spec): &(SubscriptionId, Spec)| {
+            self.running.get(id).is_none_or(|running| running.spec.load().types == spec.types)
+                && spec.types.iter().all(|pattern| asked.binary_search(pattern).is_ok())
+        };
+        specs.iter().all(keeps)
+    }
+
     /// Asks every stream for the types of the set as it will be, where they differ from those of now.
     async fn retarget(&mut self, specs: &[(SubscriptionId, Spec)], gone: &[SubscriptionId]) -> Result<(), Error> {
+        if gone.is_empty() && self.is_asked_for(specs) {
+            return Ok(());
+        }
         let stays = |id: &SubscriptionId| !gone.contains(id) && !specs.iter().any(|(other, _)| other == id);
         let staying = self.running.iter().filter(|(id, _)| stays(id)).map(|(_, running)| running.spec.load_full());
         let mut types: Vec<_> = specs.iter().flat_map(|(_, spec)| spec.types.iter().cloned()).collect();
@@ -499,23 +525,26 @@ impl Subscriptions {
         }
     }
 
+    /// Does the live tail know that one otherwise than it is to be?
+    fn is_routed_otherwise(&self, id: &SubscriptionId, spec: &Spec) -> bool {
+        let other = self.running.get(id).is_some_and(|running| running.spec.load().types != spec.types);
+        other || self.idle.contains_key(id)
+    }
+
+    /// Lets the live tail know of all that run.
     fn publish_routes(&self) {
-        let mut lanes = Vec::with_capacity(self.running.len());
-        let mut specs = Vec::with_capacity(self.running.len());
-        let mut types = Vec::new();
-        let mut entries = Vec::new();
-        for (index, running) in (0u32..).zip(self.running.values()) {
-            lanes.push(Arc::clone(&running.lane));
-            specs.push(Arc::clone(&running.spec));
-            let spec = running.spec.load();
-            types.extend(spec.types.iter().cloned());
-            entries.extend(spec.types.iter().cloned().map(|pattern| (pattern, index)));
-        }
-        let table = Table::new(entries.iter().map(|(pattern, index)| (pattern, *index)));
-        types.sort();
-        types.dedup();
-        let idle = self.idle.iter().map(|(id, idle)| (id.clone(), Arc::clone(&idle.reason))).collect();
-        self.routes.store(Arc::new(Routes { table, lanes, specs, types, idle }));
+        let mut routes = Routes::default();
+        self.running.values().for_each(|running| running.route(&mut routes));
+        routes.idle = self.idle.iter().map(|(id, idle)| (id.clone(), Arc::clone(&idle.reason))).collect();
+        self.routes.store(Arc::new(routes));
+    }
+
+    /// The same when there are only new ones: what it knows of the others is not made anew.
+    fn publish_added(&self, added: &[(Box<Worker>, CancellationToken)]) {
+        let mut routes = (**self.routes.load()).clone();
+        let added = added.iter().filter_map(|(worker, _)| self.running.get(worker.subscription()));
+        added.for_each(|running| running.route(&mut routes));
+        self.routes.store(Arc::new(routes));
     }
 }
 

@@ -34,7 +34,7 @@ use crate::deliver::Prepared;
 use crate::deliver::breaker::{Breaker, Permit};
 use crate::deliver::lane::Lane;
 use crate::deliver::ledger::Shares;
-use crate::domain::{Event, FailureClass, OnPluginError, Position};
+use crate::domain::{Event, FailureClass, OnPluginError, Position, SubscriptionId};
 use crate::plugin::{Chain, Fault, Passed, Ran};
 use crate::telemetry::clock;
 
@@ -130,6 +130,11 @@ impl Worker {
             fault_logged_at: None,
             faults_unlogged: 0,
         }
+    }
+
+    /// Whose deliveries it makes.
+    pub fn subscription(&self) -> &SubscriptionId {
+        self.lane.id()
     }
 
     /// Works until told to stop; then lets the attempts under way end, within the drain time, and parks the rest.

@@ -1,4 +1,4 @@
-//! The audit log: who changed what, when and from where. It is bounded: the oldest records go.
+//! The audit log: who changed what, or tried to, when and from where. It is bounded: the oldest records go.
 //!
 //! | key | value |
 //! |---|---|
@@ -12,8 +12,10 @@ use super::{Error, Store};
 pub const AUDIT_RECORDS_MAX: usize = 100_000;
 /// How many records one write takes out at most, where a smaller bound finds many.
 const AUDIT_REMOVED_MAX: u64 = 64;
-/// The version of the layout.
-const VERSION: u8 = 1;
+/// The version of the layout. Version 2 has a code and the changed fields at the end.
+const VERSION: u8 = 2;
+/// The most fields of one record; of more, the first are kept.
+const CHANGES_MAX: usize = 64;
 
 /// One change. It never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,21 @@ pub struct AuditRecord {
     pub status: u16,
     /// From where: the address of the client.
     pub from: Box<str>,
+    /// The stable code of a change that was refused.
+    pub code: Option<Box<str>>,
+    /// The fields that were changed, as far as they are known.
+    pub changes: Box<[AuditChange]>,
+}
+
+/// A field that was changed. Its values are JSON, and told only when they are plain and no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditChange {
+    /// Its name.
+    pub field: Box<str>,
+    /// What it was.
+    pub before: Option<Box<str>>,
+    /// What it is.
+    pub after: Option<Box<str>>,
 }
 
 /// A page of the audit log.
@@ -107,12 +124,20 @@ fn write(record: &AuditRecord) -> Vec<u8> {
     w.text(&record.target);
     w.number(u64::from(record.status));
     w.text(&record.from);
+    w.option(record.code.as_deref(), Writer::text);
+    let changes = &record.changes[..record.changes.len().min(CHANGES_MAX)];
+    w.number(changes.len() as u64);
+    for change in changes {
+        w.text(&change.field);
+        w.option(change.before.as_deref(), Writer::text);
+        w.option(change.after.as_deref(), Writer::text);
+    }
     w.0
 }
 
 fn read(record: &[u8]) -> Option<AuditRecord> {
-    let (_, mut r) = Reader::record(record, VERSION)?;
-    let record = AuditRecord {
+    let (version, mut r) = Reader::record(record, VERSION)?;
+    let mut record = AuditRecord {
         at_ms: r.number()?,
         principal: r.boxed()?,
         owner: r.option(Reader::boxed)?,
@@ -120,7 +145,18 @@ fn read(record: &[u8]) -> Option<AuditRecord> {
         target: r.boxed()?,
         status: u16::try_from(r.number()?).ok()?,
         from: r.boxed()?,
+        code: None,
+        changes: Box::default(),
     };
+    if version > 1 {
+        record.code = r.option(Reader::boxed)?;
+        let mut changes = Vec::new();
+        for _ in 0..r.number()? {
+            let (field, before) = (r.boxed()?, r.option(Reader::boxed)?);
+            changes.push(AuditChange { field, before, after: r.option(Reader::boxed)? });
+        }
+        record.changes = changes.into();
+    }
     r.is_empty().then_some(record)
 }
 
@@ -138,16 +174,24 @@ mod tests {
             target: "/api/v1/webhooks/wh_1".into(),
             status: 201,
             from: "127.0.0.1".into(),
+            code: None,
+            changes: Box::default(),
         }
     }
 
     #[test]
-    fn version_1_has_these_bytes() {
-        let bytes = write(&AuditRecord { target: "/w".into(), ..record(300) });
-        let golden = "01ac02086f776e65723a753101027531 0e776562686f6f6b2e637265617465 022f77c901 093132372e302e302e31";
-        assert_eq!(hex::encode(&bytes), golden.replace(' ', ""));
-        assert_eq!(read(&bytes).map(|read| read.at_ms), Some(300));
-        assert_eq!((read(&bytes[..8]), read(&[2, 0])), (None, None));
+    fn each_version_has_these_bytes() {
+        let mut written = AuditRecord { target: "/w".into(), ..record(300) };
+        let golden = "ac02086f776e65723a753101027531 0e776562686f6f6b2e637265617465 022f77c901 093132372e302e302e31";
+        let golden = golden.replace(' ', "");
+        let first = hex::decode(format!("01{golden}")).expect("hexadecimal");
+        assert_eq!(read(&first), Some(written.clone()), "version 1 names no fields");
+        let change = AuditChange { field: "a".into(), before: Some("1".into()), after: None };
+        (written.code, written.changes) = (Some("b".into()), [change].into());
+        let bytes = write(&written);
+        assert_eq!(hex::encode(&bytes), format!("02{golden}010162 01 0161 010131 00").replace(' ', ""));
+        assert_eq!(read(&bytes), Some(written));
+        assert_eq!((read(&bytes[..8]), read(&bytes[..bytes.len() - 1]), read(&[3, 0])), (None, None, None));
     }
 
     #[test]

@@ -100,7 +100,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 pub use api_keys::{API_KEYS_MAX, ApiKey};
-pub use audit::{AUDIT_RECORDS_MAX, AuditPage, AuditRecord};
+pub use audit::{AUDIT_RECORDS_MAX, AuditChange, AuditPage, AuditRecord};
 pub use backup::Backup;
 pub use bodies::INLINE_BODY_BYTES_MAX;
 pub use codec::Counts;

@@ -160,6 +160,8 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, seconds.into());
         }
+        // For the audit log.
+        response.extensions_mut().insert(self.code);
         response
     }
 }

@@ -25,6 +25,7 @@ use super::extract::{Json, Path};
 use super::permit;
 use super::principal::Asker;
 use super::problem::{Code, FieldError};
+use super::trail::Changed;
 use super::{Problem, State};
 use crate::domain::{Owner, SubscriptionId};
 use crate::telemetry::{chain, clock};
@@ -34,6 +35,8 @@ pub const NAME_CHARS_MAX: usize = 100;
 /// What stands in an answer in the place of a header's value. Sent back, it stands for the value that is kept.
 const MASK: &str = "***";
 
+/// The key of the signing secret in what is asked for.
+const SECRET: &str = "secret";
 /// The key of a definition whose value is a private key.
 const SIGNING_KEY: &str = "ed25519_key";
 
@@ -284,6 +287,7 @@ async fn make(
     Json(body): Json<Definition>,
 ) -> Result<Response, Problem> {
     let key = RequestKey::of(&headers, asker.principal().name(), &body)?;
+    let with_secret = body.contains_key(SECRET);
     let Body { name, owner, definition } = read(body)?;
     let name = name.ok_or_else(|| Problem::invalid("name", "`name` is missing: say what it is called"))?;
     let definition = without_nulls(definition);
@@ -300,8 +304,9 @@ async fn make(
     response.headers_mut().insert(ETAG, tag);
     if made.is_repeated {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        return Ok(response);
     }
-    Ok(response)
+    Ok(changed(None, &made.webhook, with_secret).beside(response))
 }
 
 /// Replace a webhook
@@ -372,14 +377,28 @@ async fn edit(
     body: Definition,
     replaces: bool,
 ) -> Result<Response, Problem> {
+    let with_secret = body.contains_key(SECRET);
     let Body { name, owner, definition: keys } = read(body)?;
     let id = parse(asker, &id)?;
-    let kept = webhooks.one(&id).await.map_err(problem)?.definition;
-    permit::definition(asker, &keys, Some(&kept).filter(|_| !replaces))?;
+    let before = webhooks.one(&id).await.map_err(problem)?;
+    permit::definition(asker, &keys, Some(&before.definition).filter(|_| !replaces))?;
     let owner = permit::owner_of_changed(asker, owner)?;
     let edit = Edit { name, owner, keys, replaces, if_match };
-    let changed = webhooks.change(&id, edit).await.map_err(problem)?;
-    Ok(answer(shown(&changed)))
+    let after = webhooks.change(&id, edit).await.map_err(problem)?;
+    Ok(changed(Some(&before), &after, with_secret).beside(answer(shown(&after))))
+}
+
+/// What the audit log is told of a change. A URL may be a credential: it is not told, as the secrets are not.
+fn changed(before: Option<&Webhook>, after: &Webhook, with_secret: bool) -> Changed {
+    let state = |webhook: &Webhook| {
+        let mut state = webhook.definition.clone();
+        state.insert("name".to_owned(), json!(webhook.name));
+        state.insert("owner".to_owned(), json!(webhook.owner.as_ref().map(Owner::as_str)));
+        state.insert("active".to_owned(), json!(webhook.is_active));
+        state
+    };
+    let changed = Changed::between(&before.map(state).unwrap_or_default(), &state(after), &["url", SIGNING_KEY]);
+    if with_secret { changed.and(SECRET) } else { changed }
 }
 
 /// Remove a webhook

@@ -18,6 +18,8 @@ pub(super) struct Server {
     pub(super) drain_timeout: String,
     pub(super) sse_heartbeat: String,
     pub(super) cors_origins: Vec<String>,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) forwarded_header: String,
 }
 
 #[derive(Deserialize)]
@@ -26,6 +28,7 @@ pub(super) struct Auth {
     pub(super) admin_key: Option<String>,
     pub(super) jwt: Option<Table<Jwt>>,
     pub(super) default_types: Vec<String>,
+    pub(super) owner_scopes: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -143,6 +146,7 @@ pub(super) struct Delivery {
     pub(super) breaker: Table<Breaker>,
     pub(super) disable_after: String,
     pub(super) secret_overlap: String,
+    pub(super) body_signature: Option<Table<BodySignature>>,
 }
 
 #[derive(Deserialize)]

@@ -1,11 +1,12 @@
 //! The HTTP interface: webhooks, events, deliveries and all else that one may look at or change, health and metrics.
 //!
-//! - [`server`]: binds, serves, and ends within a bound.
+//! - [`server`]: binds, serves, and ends within a bound; `listener`: its connections, with `tls` or without.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
 //!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
 //! - [`forwarded`]: the address that a request comes from behind proxies.
 //! - `cursor` and `paging`: what listings ask for alike.
+//! - `watched`: files that are read again when they change.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
@@ -26,6 +27,7 @@ pub mod info;
 pub mod jobs;
 pub mod keys;
 mod limit;
+mod listener;
 mod operate;
 pub mod owners;
 mod paging;
@@ -40,7 +42,9 @@ pub mod subscriptions;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod trace;
+mod watched;
 pub mod webhooks;
 
 pub use auth::{AdminKey, Gate};
@@ -49,6 +53,7 @@ pub use owners::Owners;
 pub use principal::Principal;
 pub use problem::{Code, FieldError, Problem};
 pub use server::{Config, Server, State, router};
+pub use tls::Tls;
 
 use std::net::SocketAddr;
 
@@ -71,7 +76,7 @@ pub enum Error {
         /// Why not.
         source: http::header::InvalidHeaderValue,
     },
-    /// Serving failed.
-    #[error("cannot serve")]
-    Serve(#[source] std::io::Error),
+    /// The listener's certificate cannot be used.
+    #[error("server.tls cannot be used")]
+    Tls(#[from] crate::deliver::tls::Error),
 }

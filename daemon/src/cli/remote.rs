@@ -145,7 +145,8 @@ fn address(config: &Config) -> anyhow::Result<String> {
         }
         _ => config.server.listen.to_string(),
     };
-    Ok(format!("http://{listen}"))
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{listen}"))
 }
 
 /// What is asked for.

@@ -185,7 +185,7 @@ async fn described_bounded_and_structured(world: &World) {
         }
     }
     assert!(operations > 60, "{operations}");
-    for list in [DELIVERIES, "/api/v1/events", "/api/v1/event-types"] {
+    for list in [WEBHOOKS, DELIVERIES, "/api/v1/events", "/api/v1/event-types"] {
         let beyond = ask(daemon, Some(&token), "GET", &format!("{list}?limit=101"), None).await;
         assert_problem(&beyond, 400, "invalid_request");
         assert_eq!(beyond.json()["errors"][0]["field"], "limit", "{beyond:?}");

@@ -227,7 +227,7 @@ async fn keys_limits_and_errors(world: &World) {
     }
     assert_problem(&ask(daemon, Some(&one), "GET", "/api/v1/nothing", None).await, 404, "not_found");
     assert_problem(&ask(daemon, Some(&one), "GET", "/api/v1/audit", None).await, 403, "operator_only");
-    assert_problem(&ask(daemon, Some(&one), "GET", &format!("{DELIVERIES}/1"), None).await, 400, "invalid_request");
+    assert_problem(&ask(daemon, Some(&one), "GET", &format!("{DELIVERIES}/1"), None).await, 404, "not_found");
     assert_problem(&ask(daemon, Some(&one), "GET", &format!("{WEBHOOKS}/..%2f..%2fetc"), None).await, 404, "not_found");
     let inside = json!({ "name": "x", "url": "http://127.0.0.1:4222/", "types": [">"] });
     assert_problem(&ask(daemon, Some(&one), "POST", WEBHOOKS, Some(&inside)).await, 400, "invalid_request");

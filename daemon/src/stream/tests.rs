@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -283,108 +282,4 @@ async fn everything_ends_at_shutdown() {
     assert!(before.elapsed() < Duration::from_secs(1));
     assert!(matches!(hub.subscribe(wants(&[">"], None)).await, Err(Error::Stopping)));
     drop(stuck);
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Append(u8),
-    Read { client: usize, pieces: usize },
-    Reconnect(usize),
-    Restart,
-    Pause(u64),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (1..40_u8).prop_map(Step::Append),
-        6 => (0..3_usize, 1..30_usize).prop_map(|(client, pieces)| Step::Read { client, pieces }),
-        2 => (0..3_usize).prop_map(Step::Reconnect),
-        1 => Just(Step::Restart),
-        2 => (0..60_u64).prop_map(Step::Pause),
-    ];
-    proptest::collection::vec(step, 1..60)
-}
-
-struct Party {
-    request: Request,
-    listener: Listener,
-    got: Vec<(u64, String)>,
-}
-
-impl Party {
-    /// Takes over what was read, as far as the client's place vouches for it: parts of an event that is not whole come again.
-    async fn reconnect(&mut self, hub: &Hub) {
-        self.keep();
-        let place = self.listener.last_id();
-        let cursor = place.map(|text| Cursor::parse(&text).unwrap()).or(self.request.cursor.clone());
-        self.request.cursor = cursor;
-        self.listener = Listener::new(hub.subscribe(self.request.clone()).await.unwrap());
-    }
-
-    fn keep(&mut self) {
-        let last = self.listener.last_id().map_or(0, |id| id.rsplit_once(':').unwrap().1.parse().unwrap());
-        for data in self.listener.data() {
-            let sequence = data.split('/').next().unwrap().parse().unwrap();
-            if sequence <= last {
-                self.got.push((sequence, data));
-            }
-        }
-    }
-}
-
-async fn play(steps: Vec<Step>) {
-    let log = MemoryLog::new(&["EVENTS"]);
-    let streams = || vec![named("board", &["a"], Arc::new(Doubles::default()) as _)];
-    let mut hub = log.hub(config(), streams());
-    let mut parties = Vec::new();
-    for request in
-        [wants(&[">"], Some("EVENTS:0")), wants(&["b"], Some("EVENTS:0")), wants_named("board", Some("EVENTS:0"))]
-    {
-        let listener = Listener::new(hub.subscribe(request.clone()).await.unwrap());
-        parties.push(Party { request, listener, got: Vec::new() });
-    }
-    let mut last = 0;
-    for step in steps {
-        match step {
-            Step::Append(n) => (0..n).for_each(|_| last = log.append("EVENTS", if last % 4 == 1 { "b" } else { "a" })),
-            Step::Read { client, pieces } => {
-                for _ in 0..pieces {
-                    let _quiet = tokio::time::timeout(Duration::from_millis(2), parties[client].listener.piece()).await;
-                }
-            }
-            Step::Reconnect(client) => parties[client].reconnect(&hub).await,
-            Step::Restart => {
-                let stop = CancellationToken::new();
-                stop.cancel();
-                hub.run(stop).await;
-                hub = log.hub(config(), streams());
-                for party in &mut parties {
-                    party.reconnect(&hub).await;
-                }
-            }
-            Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
-        }
-    }
-    let place = format!("EVENTS:{last}");
-    for (at, party) in parties.iter_mut().enumerate() {
-        if last > 0 {
-            party.listener.until(|listener| listener.last_id().as_ref() == Some(&place)).await;
-        }
-        party.keep();
-        let matching = (1..=last).filter(|n| at == 0 || (n % 4 == 2) == (at == 1));
-        let expected: Vec<String> =
-            matching.flat_map(|n| if at == 2 { Doubles::expected(n) } else { vec![n.to_string()] }).collect();
-        let got: Vec<String> = party.got.iter().map(|(_, data)| data.clone()).collect();
-        assert_eq!(got, expected, "client {at}");
-    }
-    assert!(log.readers_most.load(Ordering::Relaxed) <= config().readers_max);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-    #[test]
-    fn every_client_gets_every_event_once_and_in_order(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(play(steps));
-    }
 }

@@ -13,7 +13,6 @@ mod answer;
 pub mod audit;
 pub mod auth;
 pub mod backup;
-mod connection;
 mod cursor;
 mod dead_letters;
 pub mod deliveries;

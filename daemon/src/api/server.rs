@@ -25,7 +25,6 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{debug, error, warn};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::connection::{Cuttable, Peer};
 use super::event_types::EventTypes;
 use super::problem::Code;
 use super::{Error, Gate, Problem, auth, document, events, limit, operate};
@@ -109,13 +108,12 @@ impl Server {
         });
         let (open, closing) = (Arc::<OnceLock<Router>>::default(), CancellationToken::new());
         let (late, early) = (Arc::clone(&open), starting(metrics, health));
-        let router = Router::new().fallback(async move |mut request: Request| {
-            Peer::tell(&mut request);
+        let router = Router::new().fallback(async move |request: Request| {
             let router = late.get().unwrap_or(&early).clone();
             router.oneshot(request).await
         });
-        let router = router.into_make_service_with_connect_info::<Peer>();
-        let serve = axum::serve(Cuttable(listener), router).with_graceful_shutdown(closing.clone().cancelled_owned());
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
+        let serve = axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
         let serving = serve.into_future().boxed().fuse();
         Ok(Self { local_addr, router: None, open, serving, closing, drain_timeout: config.drain_timeout })
     }

@@ -22,6 +22,7 @@ mod faults;
 mod forgetful;
 mod harness;
 mod hold;
+mod https;
 mod nats;
 mod net;
 mod ordering;

@@ -1,15 +1,18 @@
 //! The hub over a log in memory, on paused time.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{Doubles, Listener, MemoryLog, config, name, named, wants};
-use super::{Config, Cursor, Error, Hub, NoPlugins, Request, Wanted};
-use crate::domain::SubscriptionId;
+use super::{Config, Connection, Cursor, Error, Hub, NoPlugins, Request, Wanted};
+use crate::domain::{Begin, SubscriptionId};
 
 async fn listen(hub: &Hub, types: &[&str], cursor: Option<&str>) -> Listener {
     Listener::new(hub.subscribe(wants(types, cursor)).await.expect("it is admitted"))
@@ -34,7 +37,9 @@ async fn hears_matching_events_from_now_on() {
         log.append("EVENTS", kind);
     }
     let own = |id: &str, kind: &str, data: &str| (id.to_owned(), kind.to_owned(), data.to_owned());
+    let before = Instant::now();
     assert_eq!(client.events(2).await, [own("EVENTS:2", "a.x", "2"), own("EVENTS:4", "a.y", "4")]);
+    assert!(before.elapsed() < Duration::from_secs(1), "it was woken, and did not find them by its heartbeat");
     assert!(client.text.starts_with(b"retry: "));
     // The cursor passes what the client does not want, with the next heartbeat.
     client.until(|c| c.last_id().as_deref() == Some("EVENTS:5")).await;
@@ -282,4 +287,112 @@ async fn everything_ends_at_shutdown() {
     assert!(before.elapsed() < Duration::from_secs(1));
     assert!(matches!(hub.subscribe(wants(&[">"], None)).await, Err(Error::Stopping)));
     drop(stuck);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_connection_begins_where_it_says() {
+    let log = MemoryLog::new(&["EVENTS", "ORDERS"]);
+    let one = MemoryLog::new(&["EVENTS"]);
+    (0..50).for_each(|_| {
+        log.append("EVENTS", "a");
+        one.append("EVENTS", "a");
+    });
+    log.purge_below("EVENTS", 11);
+    let hub = log.hub(config(), vec![]);
+    // Where it was in another stream says nothing of this one; and of one stream alone a sequence says enough.
+    let orders = || Request { cursor: Some(Cursor::parse("ORDERS:0").unwrap()), ..wants(&[">"], None) };
+    for (hub, request, from, first) in [
+        (&hub, orders(), Begin::All, 11),
+        (&hub, orders(), Begin::Time(29_500), 30),
+        (&hub, orders(), Begin::Now, 51),
+        (&one.hub(config(), vec![]), wants(&[">"], None), Begin::Sequence(40), 40),
+        (&hub, wants(&["a"], Some("EVENTS:19")), Begin::All, 20),
+    ] {
+        let mut client = Listener::new(hub.subscribe(Request { from, ..request }).await.expect("it is admitted"));
+        client.until(|client| client.last_id().is_some_and(|id| id.starts_with("EVENTS:50"))).await;
+        assert_eq!(client.data(), numbers(first..=50), "{from:?}");
+    }
+    let several = hub.subscribe(Request { from: Begin::Sequence(1), ..wants(&[">"], None) }).await;
+    assert!(matches!(several, Err(Error::SequenceOfSeveral)));
+}
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_wakes_those_who_want_it_and_nobody_else() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    let mut clients = Vec::new();
+    for types in ["a.*", "b.*"] {
+        let mut client = listen(&hub, &[types], None).await;
+        client.piece().await;
+        clients.push((client, Arc::new(Woken::default())));
+    }
+    let poll = |(client, woken): &mut (Listener, Arc<Woken>)| {
+        let waker = Waker::from(Arc::clone(woken));
+        pin!(client.piece()).poll(&mut Context::from_waker(&waker)).is_ready()
+    };
+    assert_eq!(clients.iter_mut().map(poll).collect::<Vec<_>>(), [false, false]);
+    log.append("EVENTS", "a.x");
+    sleep(Duration::from_millis(10)).await;
+    let woken: Vec<bool> = clients.iter().map(|(_, woken)| woken.0.load(Ordering::Relaxed)).collect();
+    assert_eq!(woken, [true, false]);
+    assert_eq!(clients.iter_mut().map(poll).collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_come_back_to_about_the_same_place_share_its_reading() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let doubles = Arc::new(Doubles::default());
+    let hub = log.hub(Config { readers_max: 1, ..config() }, vec![named("board", &["a"], doubles.clone())]);
+    (0..100).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    let mut clients = Vec::new();
+    for at in 0..40 {
+        let request = wants_named("board", Some(&format!("EVENTS:{}", at % 4)));
+        clients.push((at % 4, Listener::new(hub.subscribe(request).await.unwrap())));
+    }
+    let all = join_all(clients.iter_mut().map(|(at, client)| async move {
+        let expected: Vec<String> = (*at + 1..=100).flat_map(Doubles::expected).collect();
+        client.events(expected.len()).await;
+        assert_eq!(client.data(), expected, "from {at}");
+    }));
+    all.await;
+    let reads = log.reads.load(Ordering::Relaxed);
+    // Each alone would read ten pieces of ten.
+    assert!(reads < 80, "{reads} readings for 40 clients");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_not_asked_for_bytes_is_cut_off_and_no_other() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { unread_timeout: Duration::from_secs(40), ..config() }, vec![]);
+    let connections = [Connection::default(), Connection::default()];
+    let request = |connection: &Connection| Request { connection: Some(connection.clone()), ..wants(&[">"], None) };
+    let mut idle = Listener::new(hub.subscribe(request(&connections[0])).await.unwrap());
+    let _stalled = hub.subscribe(request(&connections[1])).await.unwrap();
+    let stop = CancellationToken::new();
+    let is_cut = |connection: &Connection| connection.poll_cut(&Context::from_waker(Waker::noop())).is_ready();
+    let test = async {
+        sleep(Duration::from_secs(35)).await;
+        assert!(!is_cut(&connections[1]), "not yet");
+        sleep(Duration::from_secs(10)).await;
+        assert!(is_cut(&connections[1]));
+        sleep(Duration::from_secs(60)).await;
+        assert!(!is_cut(&connections[0]), "it is asked with every heartbeat");
+        stop.cancel();
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(hub.clone().run(stop.clone()), test) } => {}
+        () = async { while idle.piece().await {} std::future::pending().await } => {}
+    }
 }

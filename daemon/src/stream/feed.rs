@@ -67,15 +67,17 @@ impl Feed {
     /// The group of a wish, which is made when there is none.
     pub(super) fn group(lease: Lease, wish: Wish, historian: impl FnOnce() -> Historian) -> Arc<Group> {
         let feed = Arc::clone(lease.feed());
-        let since = feed.ring().end();
+        // Held until the group is known: what comes after that is for it too.
+        let ring = feed.ring();
         let mut groups = feed.groups.lock();
         if let Some(known) = groups.known.get(&wish).and_then(Weak::upgrade) {
-            drop(groups);
+            drop((groups, ring));
             return known;
         }
-        let group = Arc::new(Group::new(lease, wish.clone(), Arc::new(historian()), since));
+        let group = Arc::new(Group::new(lease, wish.clone(), Arc::new(historian()), ring.end()));
         groups.known.insert(wish, Arc::downgrade(&group));
         groups.table = None;
+        drop((groups, ring));
         group
     }
 

@@ -338,9 +338,14 @@ impl Shared {
             (None, Begin::All) => facts().await?.first_sequence.max(1),
             (None, Begin::Sequence(sequence)) => sequence.clamp(1, SEQUENCE_MAX),
             (None, Begin::Time(at_ms)) => {
-                // The semaphore is never closed; looking up without a permit would do no harm.
-                let _permit = self.readers.acquire().await.ok();
-                self.log.sequence_at(&stream.name, at_ms).await.map_err(|source| fail(Arc::new(source)))?
+                let found = async {
+                    // The semaphore is never closed; looking up without a permit would do no harm.
+                    let _permit = self.readers.acquire().await.ok();
+                    self.log.sequence_at(&stream.name, at_ms).await
+                };
+                let found = tokio::time::timeout(self.config.start_timeout, found).await;
+                let found = found.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
+                found.map_err(|source| fail(Arc::new(source)))?
             }
         };
         Ok((next, None))

@@ -210,8 +210,9 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     log.broken.store(false, Ordering::Relaxed);
     for party in &mut parties {
         let there = |listener: &Listener| {
-            let place = listener.last_id().and_then(|text| Cursor::parse(&text).ok()).unwrap_or_default();
-            STREAMS.iter().zip(last).all(|(stream, last)| place.get(&name(stream)).is_none_or(|at| at >= last))
+            let place = listener.last_id().and_then(|text| Cursor::parse(&text).ok());
+            let has = |place: &Cursor, stream, last| place.get(&name(stream)).is_none_or(|at| at >= last);
+            place.is_some_and(|place| STREAMS.iter().zip(last).all(|(stream, last)| has(&place, stream, last)))
         };
         party.listener.until(there).await;
         party.keep();

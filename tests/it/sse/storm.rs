@@ -47,8 +47,9 @@ async fn heavy_a_reconnect_storm_after_a_restart_misses_and_repeats_nothing() {
     assert!(consumers_max <= READERS_MAX + 2, "there were {consumers_max} consumers");
     let metrics = daemon.metrics().await;
     assert_eq!(metrics.sum("sluiced_sse_gaps_total", &[]), 0.0);
-    // All others were served from memory.
-    assert_eq!(metrics.sum("sluiced_sse_catch_ups_total", &[]), OLD as f64);
+    // All others were served from memory. One of the old may be overtaken once more where it enters that.
+    let catch_ups = metrics.sum("sluiced_sse_catch_ups_total", &[]) as u64;
+    assert!((OLD..=2 * OLD).contains(&catch_ups), "{catch_ups} catch-ups");
 }
 
 /// Comes back with a place of its own, and reads to the end.

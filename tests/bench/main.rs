@@ -27,6 +27,7 @@ mod report;
 mod routing;
 mod setup;
 mod slow;
+mod sse;
 mod start;
 mod stats;
 mod svg;
@@ -63,6 +64,9 @@ enum Command {
     /// The bare loop of the cases
     #[command(hide = true)]
     Bare(bare::Arguments),
+    /// The clients of the case `sse`
+    #[command(hide = true)]
+    Fleet(sse::Arguments),
 }
 
 #[derive(Subcommand, ValueEnum, Clone, Copy)]
@@ -99,6 +103,8 @@ enum Case {
     Many,
     /// Latency of healthy subscriptions, alone and beside others whose plugins loop or are slow
     Plugins,
+    /// Event streams: idle clients, 1,000 and 5,000 with events, one that is slow, a restart; beside nchan where it is installed
+    Sse,
     /// Memory at rest, with three plugins and two subscriptions
     Idle,
     /// Time from exec to ready, with a warm plugin cache
@@ -141,6 +147,7 @@ fn main() -> Result<()> {
     match command {
         Some(Command::Receiver) => runtime(1)?.block_on(receiver::serve()),
         Some(Command::Bare(arguments)) => runtime(options.threads)?.block_on(bare::run(arguments)),
+        Some(Command::Fleet(arguments)) => runtime(1)?.block_on(sse::serve(arguments)),
         Some(Command::Report(arguments)) => page::run(&arguments, options),
         Some(Command::Case(case)) => runtime(1)?.block_on(measure(&[case], options)),
         None => {
@@ -201,6 +208,7 @@ async fn run(case: Case, options: Options) -> Result<Report> {
         Case::Neighbour => neighbour::run(options.rounds).await,
         Case::Many => many::run(options.rounds).await,
         Case::Plugins => plugins::run(options.rounds).await,
+        Case::Sse => sse::run(options).await,
         Case::Idle => idle::run().await,
         Case::Start => start::run().await,
         Case::Dead => dead::run().await,

@@ -1,5 +1,9 @@
 //! Event streams: every client keeps its place, whatever happens to it or to the daemon.
 
+mod begin;
+mod storm;
+mod unread;
+
 use std::ops::Range;
 use std::time::Duration;
 

@@ -38,6 +38,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             build::other_plugins(&binary("sluiced", true), build::Missing::LeftOut)?;
             build::test_plugins()?;
         }
+        // Beside the daemon where it is to be had; the case says so where it is not.
+        Some("sse") => drop(tools::nchan()?),
         Some("instructions") => ensure!(tools::valgrind()?, "`instructions` needs valgrind: install it"),
         _ => {}
     }

@@ -101,6 +101,19 @@ pub(crate) fn valgrind() -> Result<bool> {
     Ok(found().is_some())
 }
 
+/// Whether nginx with the nchan module is there, or can be had from apt: event streams are measured beside it.
+pub(crate) fn nchan() -> Result<bool> {
+    const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+    let found = || Path::new(MODULE).is_file() && ask(Command::new("nginx").arg("-v")).is_some();
+    if !found() {
+        say("nginx with nchan: missing, trying apt-get");
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "-y", "nginx-light", "libnginx-mod-nchan"]).stdout(Stdio::null());
+        succeeds_within(APT_TIME_MAX, &mut apt)?;
+    }
+    Ok(found())
+}
+
 /// Whether cargo-nextest is there; the tests run without it too.
 pub(crate) fn nextest() -> bool {
     let found = ask(cargo().args(["nextest", "--version"])).is_some();

@@ -24,10 +24,10 @@ use super::extract::{Json, Path, Query, is_json};
 use super::principal::Asker;
 use super::problem::Code;
 use super::{Principal, Problem, State as Shared};
-use crate::domain::{Pattern, Subject, SubscriptionId};
+use crate::domain::{Begin, Pattern, Subject, SubscriptionId};
 use crate::ingest::{self, Publish, Published};
-use crate::stream::{self, Cursor, Wanted};
-use crate::telemetry::chain;
+use crate::stream::{self, Connection, Cursor, SEQUENCE_MAX, Wanted};
+use crate::telemetry::{chain, clock};
 
 /// The most patterns in `types`.
 const PATTERNS_MAX: usize = 64;
@@ -175,6 +175,9 @@ struct Listen {
     types: Option<String>,
     /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
     last_event_id: Option<String>,
+    /// Where to begin when there is no such place: `now`, which is what it is when it is not said, `all`, a time (RFC 3339),
+    /// or a sequence, where one stream alone has events of these types.
+    from: Option<String>,
 }
 
 /// What to go on after.
@@ -184,6 +187,9 @@ struct Listen {
 struct Resume {
     /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
     last_event_id: Option<String>,
+    /// Where to begin when there is no such place: `now`, which is what it is when it is not said, `all`, a time (RFC 3339),
+    /// or a sequence, where one stream alone has events of these types.
+    from: Option<String>,
 }
 
 /// Listen to events by their types
@@ -203,14 +209,16 @@ async fn stream_types(
     State(state): State<Shared>,
     asker: Asker,
     Query(query): Query<Listen>,
+    connection: Option<Extension<Connection>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let types = match query.types.as_deref() {
+    let Listen { types, last_event_id, from } = query;
+    let types = match types.as_deref() {
         None => asker.principal().types().patterns().to_vec(),
         Some(text) => patterns(text)?,
     };
     asker.within(&types)?;
-    listen(&state, asker.principal(), Wanted::Types(types), query.last_event_id, &headers).await
+    listen(&state, asker.principal(), Wanted::Types(types), Place { last_event_id, from, connection }, &headers).await
 }
 
 /// The patterns of a query.
@@ -247,13 +255,15 @@ async fn stream_named(
     asker: Asker,
     Path(name): Path<String>,
     Query(query): Query<Resume>,
+    connection: Option<Extension<Connection>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = SubscriptionId::parse(&name).map_err(|_| Problem::not_found("there is no stream of that name"))?;
     if !asker.sees(&id) {
         return Err(refused(&stream::Error::NoSuchStream { name: id }));
     }
-    listen(&state, asker.principal(), Wanted::Named(id), query.last_event_id, &headers).await
+    let Resume { last_event_id, from } = query;
+    listen(&state, asker.principal(), Wanted::Named(id), Place { last_event_id, from, connection }, &headers).await
 }
 
 /// The named streams.
@@ -295,23 +305,43 @@ async fn list(State(state): State<Shared>, asker: Asker) -> axum::Json<StreamLis
     axum::Json(StreamList { streams })
 }
 
+/// Where a client begins, and what it is connected by.
+struct Place {
+    last_event_id: Option<String>,
+    from: Option<String>,
+    connection: Option<Extension<Connection>>,
+}
+
+/// A text such as `now`, `all`, `2026-11-22T12:00:00Z` or `123`.
+fn begin(text: &str) -> Result<Begin, Problem> {
+    let sequence = || text.parse().ok().filter(|sequence| (1..=SEQUENCE_MAX).contains(sequence)).map(Begin::Sequence);
+    match text {
+        "now" => Some(Begin::Now),
+        "all" => Some(Begin::All),
+        _ => sequence().or_else(|| clock::parse_rfc3339(text).map(Begin::Time)),
+    }
+    .ok_or_else(|| Problem::invalid("from", "`from` must be now, all, a time (RFC 3339), or a sequence from 1"))
+}
+
 async fn listen(
     state: &Shared,
     principal: &Principal,
     wanted: Wanted,
-    last_event_id: Option<String>,
+    place: Place,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     // The header is newer than the address: a browser that comes back by itself repeats the address as it was.
     let text = match headers.get("last-event-id") {
         Some(value) => Some(value.to_str().unwrap_or("\u{fffd}").to_owned()),
-        None => last_event_id,
+        None => place.last_event_id,
     };
     let cursor =
         text.filter(|text| !text.is_empty()).map(|text| Cursor::parse(&text)).transpose().map_err(|error| {
             Problem::invalid("last_event_id", format!("Last-Event-ID is not a place that this daemon gave: {error}"))
         })?;
-    let request = stream::Request { principal: principal.name().to_owned(), wanted, cursor };
+    let from = place.from.as_deref().map(begin).transpose()?.unwrap_or_default();
+    let connection = place.connection.map(|Extension(connection)| connection);
+    let request = stream::Request { principal: principal.name().to_owned(), wanted, cursor, from, connection };
     let client = state.hub.subscribe(request).await.map_err(|error| refused(&error))?;
     let mut response = Body::from_stream(client.map(Ok::<_, Infallible>)).into_response();
     let headers = response.headers_mut();
@@ -330,6 +360,7 @@ fn refused(error: &stream::Error) -> Problem {
         stream::Error::ClientsOfPrincipal { .. } => Problem::new(Code::ClientsPerPrincipalMax, detail).retry_after(10),
         stream::Error::NoSuchStream { .. } => Problem::not_found(detail),
         stream::Error::NoStreamForTypes | stream::Error::Forgetful { .. } => Problem::invalid("types", detail),
+        stream::Error::SequenceOfSeveral => Problem::invalid("from", detail),
         stream::Error::UnknownStream { .. } => Problem::invalid("last_event_id", detail),
         stream::Error::NotReady { .. } | stream::Error::Facts { .. } => {
             warn!(error = %chain(error), "an event stream could not be opened");

@@ -1,5 +1,6 @@
 //! The connections: plain HTTP or TLS, HTTP/1.1 or HTTP/2, each in a task of its own until it ends or is told to.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -23,6 +24,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::tls::Acceptor;
+use crate::stream::Connection;
 
 /// How long one who connects may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,21 +119,32 @@ impl Shared {
     }
 
     async fn converse<I: Read + Write + Unpin + Send + 'static>(&self, io: I, from: SocketAddr) {
+        let own = Connection::default();
+        let cut = poll_fn(|context| own.poll_cut(context));
+        let shown = own.clone();
         let service = self.router.clone().map_request(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(from));
+            request.extensions_mut().insert(shown.clone());
             request
         });
         let mut connection = pin!(self.http.serve_connection_with_upgrades(io, TowerToHyperService::new(service)));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let conversation = async {
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = self.closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
-        if let Err(error) = ended {
-            debug!(%from, %error, "a connection broke off");
+        tokio::select! {
+            ended = conversation => {
+                if let Err(error) = ended {
+                    debug!(%from, %error, "a connection broke off");
+                }
+            }
+            () = cut => debug!(%from, "a connection was cut: its client reads nothing"),
         }
     }
 }

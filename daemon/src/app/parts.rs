@@ -139,7 +139,10 @@ pub(super) fn stream(config: &Config) -> stream::Config {
     stream::Config {
         clients_max: config.limits.sse_clients,
         clients_per_principal_max: config.limits.sse_clients_per_principal,
+        readers_max: config.limits.sse_readers,
+        history_bytes_max: config.limits.sse_client_bytes,
         heartbeat: config.server.sse_heartbeat,
+        unread_timeout: config.server.sse_unread_timeout,
         ..stream::Config::default()
     }
 }

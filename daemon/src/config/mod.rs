@@ -105,6 +105,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// How often an idle SSE stream carries a comment.
     pub sse_heartbeat: Duration,
+    /// How long an SSE client may read nothing before its connection is ended; two heartbeats at least.
+    pub sse_unread_timeout: Duration,
     /// Web origins whose pages may call the API; `*` is any.
     pub cors_origins: Vec<String>,
     /// The proxies that stand before it.
@@ -170,6 +172,10 @@ pub struct Limits {
     pub sse_clients: usize,
     /// SSE clients at a time, of one principal.
     pub sse_clients_per_principal: usize,
+    /// Readers of history for SSE clients at a time.
+    pub sse_readers: usize,
+    /// About how many bytes of history an SSE client may hold.
+    pub sse_client_bytes: usize,
     /// Requests a minute, of one principal and from one address; 0 is no limit.
     pub requests_per_minute: u32,
     /// Tests of webhooks a minute, of one principal; 0 is no limit.

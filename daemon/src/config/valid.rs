@@ -34,6 +34,8 @@ pub mod bounds {
     pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
     /// `server.sse_heartbeat`
     pub const SSE_HEARTBEAT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(300);
+    /// `server.sse_unread_timeout`
+    pub const SSE_UNREAD_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(3600);
     /// `auth.admin_key`, its length in bytes
     pub const ADMIN_KEY_BYTES_MAX: usize = 256;
     /// `auth.jwt.hs256_secret`, its length in bytes: RFC 7518 §3.2 asks for as many as the hash has
@@ -48,6 +50,10 @@ pub mod bounds {
     pub const BODY_BYTES: RangeInclusive<i64> = 1024..=67_108_864;
     /// `limits.sse_clients` and `limits.sse_clients_per_principal`
     pub const SSE_CLIENTS: RangeInclusive<i64> = 1..=1_000_000;
+    /// `limits.sse_readers`
+    pub const SSE_READERS: RangeInclusive<i64> = 1..=1_000;
+    /// `limits.sse_client_bytes`, in bytes
+    pub const SSE_CLIENT_BYTES: RangeInclusive<i64> = 4_096..=67_108_864;
     /// `call_deadline_ms` of `[plugins]` and of a plugin's use, in milliseconds
     pub const CALL_DEADLINE_MS: RangeInclusive<i64> = 1..=60_000;
     /// `memory_mib_max` of `[plugins]` and of a plugin's use, in MiB
@@ -217,6 +223,8 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
     };
     let drain_timeout = report.duration(&at.key("drain_timeout"), &raw.drain_timeout, &bounds::DRAIN_TIMEOUT);
     let sse_heartbeat = report.duration(&at.key("sse_heartbeat"), &raw.sse_heartbeat, &bounds::SSE_HEARTBEAT);
+    let own = at.key("sse_unread_timeout");
+    let sse_unread_timeout = report.duration(&own, &raw.sse_unread_timeout, &bounds::SSE_UNREAD_TIMEOUT);
     let origins = at.key("cors_origins");
     let cors_origins = all(raw.cors_origins.iter().enumerate().map(|(i, text)| {
         let origin = is_origin(text).then(|| text.clone());
@@ -229,6 +237,7 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
         tls: tls?,
         drain_timeout: drain_timeout?,
         sse_heartbeat: sse_heartbeat?,
+        sse_unread_timeout: sse_unread_timeout?,
         cors_origins: cors_origins?,
         proxies: proxies(&at, raw, report)?,
     })
@@ -296,6 +305,9 @@ fn limits(raw: &raw::Limits, report: &mut Report<'_>) -> Option<Limits> {
     let sse_clients = report.int(&at.key("sse_clients"), raw.sse_clients, &bounds::SSE_CLIENTS);
     let own = at.key("sse_clients_per_principal");
     let sse_clients_per_principal = report.int(&own, raw.sse_clients_per_principal, &bounds::SSE_CLIENTS);
+    let sse_readers = report.int(&at.key("sse_readers"), raw.sse_readers, &bounds::SSE_READERS);
+    let own = at.key("sse_client_bytes");
+    let sse_client_bytes = report.int(&own, raw.sse_client_bytes, &bounds::SSE_CLIENT_BYTES);
     let requests_per_minute =
         report.int(&at.key("requests_per_minute"), raw.requests_per_minute, &bounds::REQUESTS_PER_MINUTE);
     let tests_per_minute = report.int(&at.key("tests_per_minute"), raw.tests_per_minute, &bounds::REQUESTS_PER_MINUTE);
@@ -308,6 +320,8 @@ fn limits(raw: &raw::Limits, report: &mut Report<'_>) -> Option<Limits> {
         body_bytes_max: body_bytes_max?,
         sse_clients: sse_clients?,
         sse_clients_per_principal: sse_clients_per_principal?,
+        sse_readers: sse_readers?,
+        sse_client_bytes: sse_client_bytes?,
     })
 }
 

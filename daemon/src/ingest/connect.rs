@@ -96,6 +96,8 @@ pub struct StreamFacts {
     pub identity: u64,
     /// How many messages it holds.
     pub messages: u64,
+    /// How many bytes these are, headers included.
+    pub bytes: u64,
     /// Does it keep acked messages, so that it can be read again?
     pub keeps_acked: bool,
     /// How long it keeps a message; `None` is for ever.
@@ -194,6 +196,7 @@ impl Nats {
             last_sequence: info.state.last_sequence,
             identity: identity(info),
             messages: info.state.messages,
+            bytes: info.state.bytes,
             keeps_acked: info.config.retention == RetentionPolicy::Limits,
             age_max: (!info.config.max_age.is_zero()).then_some(info.config.max_age),
         })

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull::{MessagesErrorKind, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures_util::{FutureExt as _, StreamExt as _};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::connect::{Nats, StreamConfig};
+use super::connect::{Nats, StreamConfig, StreamFacts};
 use super::{Error, decode};
 use crate::domain::Event;
 use crate::telemetry::chain;
@@ -26,6 +26,27 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const INACTIVE: Duration = Duration::from_secs(60);
 /// The wait before the consumer is made again after a failure.
 const REOPEN_DELAY: Duration = Duration::from_millis(500);
+
+/// The most that removing the consumer at the end may take: the server does it later by itself.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much of what a stream holds a tail begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refill {
+    /// At most so many of the last sequences.
+    pub events_max: u64,
+    /// At most about so many bytes, going by the average of the stream's messages.
+    pub bytes_max: u64,
+}
+
+impl Refill {
+    /// The sequence to begin with.
+    fn first(&self, facts: &StreamFacts) -> u64 {
+        let average = facts.bytes.checked_div(facts.messages).unwrap_or(0).max(1);
+        let events = self.events_max.min(self.bytes_max / average);
+        (facts.last_sequence + 1).saturating_sub(events).max(facts.first_sequence).max(1)
+    }
+}
 
 /// Why the sequence of events is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +82,11 @@ pub struct Tail {
     delivered: u64,
     /// What the stream held when it was opened.
     last_at_open: u64,
+    /// The stream's: another one of its name has another.
+    identity: u64,
     messages: Option<Messages>,
+    /// The name of the present consumer.
+    consumer: String,
     /// A message that came after others that did not, until it is known why.
     ahead: Option<Ahead>,
 }
@@ -72,17 +97,35 @@ struct Ahead {
 }
 
 impl Tail {
-    /// Opens the end of a stream, beginning with (at most) the last `history_events` sequences that it has.
+    /// Opens the end of a stream, beginning with some of what it holds.
     ///
     /// # Errors
     /// When the stream's facts cannot be had, or no consumer can be made.
-    pub async fn open(nats: Nats, stream: StreamConfig, history_events: u64) -> Result<Self, Error> {
+    pub async fn open(nats: Nats, stream: StreamConfig, refill: Refill) -> Result<Self, Error> {
         let facts = nats.facts(&stream.name).await?;
-        let last = facts.last_sequence;
-        let next = (last + 1).saturating_sub(history_events).max(facts.first_sequence).max(1);
-        let mut tail = Self { nats, stream, next, delivered: 0, last_at_open: last, messages: None, ahead: None };
-        tail.messages = Some(tail.pull().await?);
+        let mut tail = Self {
+            next: refill.first(&facts),
+            nats,
+            stream,
+            delivered: 0,
+            last_at_open: facts.last_sequence,
+            identity: facts.identity,
+            messages: None,
+            consumer: String::new(),
+            ahead: None,
+        };
+        tail.pull().await?;
         Ok(tail)
+    }
+
+    /// Removes the consumer at once, where the server answers; it would do so by itself after a minute.
+    pub async fn close(self) {
+        let Self { nats, stream, messages, consumer, .. } = self;
+        drop(messages);
+        let removed = nats.jetstream.delete_consumer_from_stream(&consumer, stream.name.as_str());
+        if !matches!(tokio::time::timeout(CLOSE_TIMEOUT, removed).await, Ok(Ok(_))) {
+            debug!(stream = %stream.name, "could not delete the live tail's consumer, the server will");
+        }
     }
 
     /// The next sequence that is expected.
@@ -193,7 +236,8 @@ impl Tail {
     async fn reopen(&mut self) -> Result<Option<Break>, Error> {
         let facts = self.nats.facts(&self.stream.name).await?;
         let available = facts.first_sequence.max(1);
-        if facts.last_sequence + 1 < self.next {
+        if facts.last_sequence + 1 < self.next || facts.identity != self.identity {
+            self.identity = facts.identity;
             warn!(stream = %self.stream.name, read = self.next - 1, last = facts.last_sequence, "the stream was made anew");
             self.next = available;
             return Ok(Some(Break::Reset { available }));
@@ -202,14 +246,15 @@ impl Tail {
             self.next = available;
             return Ok(Some(Break::Discarded { available }));
         }
-        self.messages = Some(self.pull().await?);
-        self.delivered = 0;
+        self.pull().await?;
         info!(stream = %self.stream.name, next = self.next, "the live tail is open again");
         Ok(None)
     }
 
-    async fn pull(&self) -> Result<Messages, Error> {
-        let fail = |action, source| Error::Consumer { action, stream: self.stream.name.clone(), source };
+    /// Pulls from where it is, with a consumer of its own.
+    async fn pull(&mut self) -> Result<(), Error> {
+        let stream = self.stream.name.clone();
+        let fail = move |action, source| Error::Consumer { action, stream: stream.clone(), source };
         let config = pull::Config {
             description: Some("sluiced: the live tail of Server-Sent Events".to_owned()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
@@ -228,6 +273,9 @@ impl Tail {
             .heartbeat(HEARTBEAT)
             .messages()
             .await;
-        pulling.map_err(|e| fail("pull from", e.into()))
+        self.messages = Some(pulling.map_err(|e| fail("pull from", e.into()))?);
+        self.consumer = consumer.cached_info().name.clone();
+        self.delivered = 0;
+        Ok(())
     }
 }

@@ -1,41 +1,46 @@
-//! One client's stream of bytes: made when it is asked for, and never queued beyond one batch.
+//! One client's stream of bytes: made when it is asked for, and never queued beyond one piece.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use futures_util::future::select_all;
-use futures_util::stream::{self, BoxStream};
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::feed::Lease;
+use super::Config;
+use super::admit::Slot;
 use super::frame::{self, HEARTBEAT, id_line};
-use super::history::{Fetched, Historian};
-use super::hub::Slot;
-use super::ring::{Entry, Found};
-use super::{Config, Cursor};
-use crate::domain::{Pattern, StreamName};
+use super::group::Group;
+use super::history::{Piece, fetch};
+use super::ring::{Entry, Found, TAKEN_ENTRIES_MAX};
 use crate::telemetry::metrics::SseMetrics;
+
+/// Frames up to so many bytes are put together where several are there; larger ones go out as they are.
+const TOGETHER_BYTES_MAX: usize = 16 << 10;
+/// How often a client looks in a row without finding anything that it wants, before others have a turn.
+const LOOKS_MAX: usize = 16;
 
 /// What a client gets: each item is one or more whole frames. It ends when the hub does, or when its named stream is
 /// defined anew.
-pub struct Client(BoxStream<'static, Bytes>);
+pub struct Client(Box<State>);
 
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Client")
     }
 }
 
 impl Client {
-    pub(super) fn new(state: State) -> Self {
-        Self(Box::pin(stream::unfold(state, |mut state| async move { state.next().await.map(|bytes| (bytes, state)) })))
+    pub(super) fn new(config: &Config, sources: Sources, common: Common, slot: Slot) -> Self {
+        Self(Box::new(State::new(config, sources, common, slot)))
     }
 }
 
@@ -43,89 +48,93 @@ impl Stream for Client {
     type Item = Bytes;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.0.as_mut().poll_next(context)
+        let state = &mut *self.0;
+        state.slot.polled();
+        let bytes = ready!(state.poll(context));
+        state.common.metrics.bytes.inc_by(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        Poll::Ready(bytes)
     }
 }
 
 /// A client's place in one stream.
 pub(super) struct Source {
-    stream: StreamName,
-    lease: Lease,
-    changes: watch::Receiver<()>,
-    historian: Arc<Historian>,
-    /// What it wants of the feed; `None` is all.
-    subjects: Option<Vec<Pattern>>,
+    group: Arc<Group>,
+    /// Its number in the group.
+    number: usize,
     /// The sequence that it looks for next.
     next: u64,
     epoch: u64,
     /// The stream was made anew: what the client asked for.
     reset_from: Option<u64>,
-    /// It reads from the ring.
-    live: bool,
-    fetching: Option<oneshot::Receiver<Fetched>>,
-    fetched: Option<Fetched>,
+    /// It reads history; told in the metrics.
+    behind: bool,
+    fetching: Option<oneshot::Receiver<Arc<Piece>>>,
+    /// What it has of history and is not through with, and how many entries it is through with.
+    piece: Option<(Arc<Piece>, usize)>,
 }
 
+/// In the order of the streams' names, as a cursor has them.
+pub(super) type Sources = SmallVec<[Source; 1]>;
+
 impl Source {
-    pub(super) fn new(
-        stream: StreamName,
-        lease: Lease,
-        historian: Arc<Historian>,
-        subjects: Option<Vec<Pattern>>,
-        next: u64,
-        epoch: u64,
-        reset_from: Option<u64>,
-    ) -> Self {
-        let changes = lease.feed().changes();
-        let (live, fetching, fetched) = (true, None, None);
-        Self { stream, lease, changes, historian, subjects, next, epoch, reset_from, live, fetching, fetched }
+    pub(super) fn new(group: Arc<Group>, next: u64, epoch: u64, reset_from: Option<u64>) -> Self {
+        let number = group.join();
+        Self { group, number, next, epoch, reset_from, behind: false, fetching: None, piece: None }
     }
 
-    /// Waits until there may be something. Safe to cancel.
-    async fn ready(&mut self) {
-        if let Some(fetching) = &mut self.fetching {
-            self.fetched = fetching.await.ok();
-            self.fetching = None;
-        } else {
-            // The sender lives as long as the feed, which is leased.
-            let _closed = self.changes.changed().await;
-        }
+    pub(super) fn group(&self) -> &Group {
+        &self.group
     }
+}
 
-    fn wants(&self, entry: &Entry) -> bool {
-        match (&self.subjects, entry.event()) {
-            (Some(subjects), Some(event)) => subjects.iter().any(|pattern| pattern.matches(&event.subject)),
-            _ => true,
-        }
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.group.leave(self.number);
     }
+}
+
+/// Where a client stands: the text of the [`Cursor`](super::Cursor) with the last sequence that it needs no more, of every
+/// stream that it sees.
+struct Place<'a>(&'a [Source]);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, source) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{}:{}", source.group.stream(), source.next.saturating_sub(1))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a client needs of the hub.
+pub(super) struct Common {
+    pub(super) closing: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) metrics: SseMetrics,
 }
 
 /// Everything that there is of a client.
-pub(super) struct State {
-    sources: Vec<Source>,
+struct State {
+    sources: Sources,
     pending: VecDeque<Bytes>,
-    /// The cursor has moved since an `id:` was last sent.
+    /// The place has moved since an `id:` was last sent.
     moved: bool,
-    heartbeat: Interval,
-    closing: CancellationToken,
-    tasks: TaskTracker,
-    metrics: SseMetrics,
-    _slot: Slot,
+    /// Something was sent since the heartbeat was last due.
+    heard: bool,
+    heartbeat: Pin<Box<Sleep>>,
+    period: Duration,
+    common: Common,
+    slot: Slot,
 }
 
 impl State {
-    pub(super) fn new(
-        config: &Config,
-        sources: Vec<Source>,
-        closing: CancellationToken,
-        tasks: TaskTracker,
-        metrics: SseMetrics,
-        slot: Slot,
-    ) -> Self {
-        let mut heartbeat = interval_at(Instant::now() + config.heartbeat, config.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    fn new(config: &Config, sources: Sources, common: Common, slot: Slot) -> Self {
+        let period = config.heartbeat;
+        // Those who come at once are not to have their heartbeats at once ever after.
+        let heartbeat = Box::pin(sleep(period.mul_f64(rand::random_range(0.5..=1.0))));
         let pending = VecDeque::new();
-        let mut state = Self { sources, pending, moved: false, heartbeat, closing, tasks, metrics, _slot: slot };
+        let mut state = Self { sources, pending, moved: false, heard: false, heartbeat, period, common, slot };
         state.greet(config);
         state
     }
@@ -135,7 +144,7 @@ impl State {
     fn greet(&mut self, config: &Config) {
         let retry_ms = u64::try_from(config.retry.as_millis()).unwrap_or(u64::MAX);
         let jittered_ms = rand::random_range(retry_ms..=retry_ms.saturating_add(retry_ms / 2));
-        let place = id_line(cursor(&self.sources));
+        let place = id_line(Place(&self.sources));
         self.pending.push_back(format!("retry: {jittered_ms}\n:\n{place}\n").into());
         for at in 0..self.sources.len() {
             if let Some(asked) = self.sources[at].reset_from.take() {
@@ -144,84 +153,87 @@ impl State {
         }
     }
 
-    async fn next(&mut self) -> Option<Bytes> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut looks = 0;
         loop {
             if let Some(bytes) = self.pending.pop_front() {
-                self.metrics.bytes.inc_by(bytes.len() as u64);
-                return Some(bytes);
+                self.heard = true;
+                if self.pending.is_empty() {
+                    // A queue that is kept for the next time is most of what an idle client would hold.
+                    self.pending = VecDeque::new();
+                }
+                return Poll::Ready(Some(bytes));
             }
-            if self.closing.is_cancelled() {
-                return std::mem::take(&mut self.moved).then(|| format!("{}\n", id_line(cursor(&self.sources))).into());
+            if self.common.closing.is_cancelled() {
+                let farewell = std::mem::take(&mut self.moved).then(|| self.place_block());
+                return Poll::Ready(farewell);
             }
-            let mut moved = false;
+            let mut went_on = false;
             for at in 0..self.sources.len() {
-                moved |= self.advance(at);
+                went_on |= self.advance(at, context);
             }
-            if moved {
-                // A client that wants little of much is not to keep others waiting.
-                tokio::task::consume_budget().await;
-            } else if self.pending.is_empty() {
-                self.wait().await;
+            if !self.pending.is_empty() {
+                continue;
+            }
+            if !went_on {
+                ready!(self.poll_heartbeat(context));
+            }
+            looks += 1;
+            if looks >= LOOKS_MAX {
+                // One that wants little of much is not to keep others waiting.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }
 
-    async fn wait(&mut self) {
-        let Self { sources, closing, heartbeat, .. } = self;
-        let ready = select_all(sources.iter_mut().map(|source| Box::pin(source.ready())));
-        let quiet = tokio::select! {
-            () = closing.cancelled() => false,
-            _ = ready => false,
-            _ = heartbeat.tick() => true,
-        };
-        if quiet {
+    /// Ready when a heartbeat was due: it is pending then, unless something was heard in the meantime.
+    fn poll_heartbeat(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        ready!(self.heartbeat.as_mut().poll(context));
+        self.heartbeat.as_mut().reset(Instant::now() + self.period);
+        if !std::mem::take(&mut self.heard) {
             self.pending.push_back(Bytes::from_static(HEARTBEAT.as_bytes()));
-            if std::mem::take(&mut self.moved) {
-                self.pending.push_back(format!("{}\n", id_line(cursor(&self.sources))).into());
-            }
         }
+        if std::mem::take(&mut self.moved) {
+            let place = self.place_block();
+            self.pending.push_back(place);
+        }
+        Poll::Ready(())
+    }
+
+    /// An `id:` without data: a place, and no event.
+    fn place_block(&self) -> Bytes {
+        format!("{}\n", id_line(Place(&self.sources))).into()
     }
 
     /// Takes what there is at one source's place. False when there is nothing yet.
-    fn advance(&mut self, at: usize) -> bool {
-        let Some(source) = self.sources.get_mut(at) else { return false };
-        if source.fetching.is_some() {
-            return false;
+    fn advance(&mut self, at: usize, context: &mut Context<'_>) -> bool {
+        let source = &mut self.sources[at];
+        // Before it looks: what comes after that wakes it. Also where history is waited for, for the sake of the end.
+        source.group.wait(source.number, source.next, context.waker());
+        if let Some(fetching) = &mut source.fetching {
+            let Poll::Ready(fetched) = Pin::new(fetching).poll(context) else { return false };
+            source.fetching = None;
+            // Without one the stream was made anew, which shows below.
+            source.piece = fetched.ok().map(|piece| (piece, 0));
         }
-        if let Some(fetched) = source.fetched.take() {
-            if let Some(gap) = fetched.gap {
-                self.gap(at, gap.from, gap.available, false);
-            }
-            self.take(at, &fetched.entries, fetched.next);
+        if source.piece.is_some() {
+            self.take_piece(at);
             return true;
         }
-        source.changes.mark_unchanged();
-        match source.lease.feed().find(source.next, source.epoch) {
+        match source.group.find(source.next, source.epoch) {
             Found::Nothing => {
-                source.live = true;
+                self.set_behind(at, false);
                 false
             }
             Found::Entries(entries, next) => {
-                source.live = true;
+                self.set_behind(at, false);
                 self.take(at, &entries, next);
                 true
             }
             Found::Behind => {
-                if std::mem::take(&mut source.live) {
-                    self.metrics.catch_ups.inc();
-                }
-                let (reply, fetching) = oneshot::channel();
-                source.fetching = Some(fetching);
-                // A task of its own, so that a client that does not read keeps no reader from others.
-                let fetch = Arc::clone(&source.historian).fetch_for(source.next, reply);
-                let closing = self.closing.clone();
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = fetch => {}
-                        () = closing.cancelled() => {}
-                    }
-                });
-                false
+                self.fetch(at);
+                true
             }
             Found::Reset { available, epoch } => {
                 let asked = source.next;
@@ -232,41 +244,139 @@ impl State {
         }
     }
 
+    /// Asks for history, by a task of its own, so that a client that does not read keeps no reader from others.
+    fn fetch(&mut self, at: usize) {
+        self.set_behind(at, true);
+        let source = &mut self.sources[at];
+        source.fetching = Some(source.group.waiting.join(source.next, source.epoch));
+        let (group, closing) = (Arc::clone(&source.group), self.common.closing.clone());
+        self.common.tasks.spawn(fetch(group, source.next, source.epoch, closing));
+    }
+
+    fn set_behind(&mut self, at: usize, behind: bool) {
+        let source = &mut self.sources[at];
+        if source.behind == behind {
+            return;
+        }
+        source.behind = behind;
+        match behind {
+            true => {
+                self.common.metrics.catch_ups.inc();
+                self.common.metrics.catching_up.inc();
+            }
+            false => {
+                self.common.metrics.catching_up.dec();
+            }
+        }
+    }
+
+    /// Takes the next part of a piece of history. The piece may begin before the client's place: others wait for it too.
+    fn take_piece(&mut self, at: usize) {
+        let source = &mut self.sources[at];
+        let Some((piece, done)) = source.piece.take() else { return };
+        if let Some(available) = piece.available.filter(|available| *available > source.next) {
+            source.piece = Some((piece, done));
+            let asked = source.next;
+            self.gap(at, asked, available, false);
+            return;
+        }
+        let next = source.next;
+        let left = &piece.entries[done..];
+        let passed = left.partition_point(|entry| entry.sequence < next);
+        let entries = &left[passed..left.len().min(passed + TAKEN_ENTRIES_MAX)];
+        let done = done + passed + entries.len();
+        match piece.entries.get(done) {
+            Some(more) => {
+                self.take(at, entries, more.sequence);
+                self.sources[at].piece = Some((piece, done));
+            }
+            None => self.take(at, entries, piece.next),
+        }
+    }
+
     fn gap(&mut self, at: usize, asked: u64, available: u64, reset: bool) {
-        self.metrics.gaps.inc();
+        self.common.metrics.gaps.inc();
         self.sources[at].next = available;
-        let gap = frame::gap(cursor(&self.sources), &self.sources[at].stream, asked, available, reset);
+        let place = Place(&self.sources);
+        let gap = frame::gap(place, self.sources[at].group.stream(), asked, available, reset);
         self.pending.push_back(gap);
         self.moved = false;
     }
 
+    /// Entries that the client wants, up to a place.
     fn take(&mut self, at: usize, entries: &[Arc<Entry>], next: u64) {
-        let single = self.sources.len() == 1;
+        let alone = self.sources.len() == 1;
+        let mut together = Together::new(&mut self.pending);
         for entry in entries {
-            if !self.sources[at].wants(entry) {
-                continue;
-            }
             self.sources[at].next = entry.sequence + 1;
-            let sent = self.pending.len();
-            if single {
-                self.pending.extend(entry.frames().shared());
-            } else {
-                self.pending.extend(entry.frames().with_cursor(cursor(&self.sources)));
-            }
-            self.metrics.frames.inc_by((self.pending.len() - sent) as u64);
             self.moved = false;
+            match alone {
+                true => entry.frames().shared().for_each(|frame| together.put(frame)),
+                false => entry.frames().with_cursor(Place(&self.sources)).for_each(|frame| together.put(frame)),
+            }
         }
+        let frames = together.end();
+        self.common.metrics.frames.inc_by(frames);
         let source = &mut self.sources[at];
         self.moved |= next > source.next;
         source.next = source.next.max(next);
     }
 }
 
-/// Where a client stands: the last sequence that it needs no more, of every stream that it sees.
-fn cursor(sources: &[Source]) -> Cursor {
-    let mut cursor = Cursor::default();
-    for source in sources {
-        cursor.set(source.stream.clone(), source.next.saturating_sub(1));
+/// Puts small frames together. One that is alone is shared by all who get it, and not copied for each.
+struct Together<'a> {
+    out: &'a mut VecDeque<Bytes>,
+    held: Held,
+    frames: u64,
+}
+
+enum Held {
+    Shared(Bytes),
+    Joined(Vec<u8>),
+}
+
+impl<'a> Together<'a> {
+    fn new(out: &'a mut VecDeque<Bytes>) -> Self {
+        Self { out, held: Held::Joined(Vec::new()), frames: 0 }
     }
-    cursor
+
+    fn put(&mut self, frame: Bytes) {
+        self.frames += 1;
+        let held = std::mem::replace(&mut self.held, Held::Joined(Vec::new()));
+        self.held = match held {
+            Held::Joined(joined) if joined.is_empty() => Held::Shared(frame),
+            Held::Joined(mut joined) if joined.len() + frame.len() <= TOGETHER_BYTES_MAX => {
+                joined.extend_from_slice(&frame);
+                Held::Joined(joined)
+            }
+            Held::Shared(first) if first.len() + frame.len() <= TOGETHER_BYTES_MAX => {
+                Held::Joined([&first[..], &frame[..]].concat())
+            }
+            held => {
+                self.flush(held);
+                Held::Shared(frame)
+            }
+        };
+    }
+
+    fn flush(&mut self, held: Held) {
+        match held {
+            Held::Shared(frame) => self.out.push_back(frame),
+            Held::Joined(joined) if joined.is_empty() => {}
+            Held::Joined(joined) => self.out.push_back(joined.into()),
+        }
+    }
+
+    /// How many frames there were.
+    fn end(mut self) -> u64 {
+        let held = std::mem::replace(&mut self.held, Held::Joined(Vec::new()));
+        self.flush(held);
+        self.frames
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        (0..self.sources.len()).for_each(|at| self.set_behind(at, false));
+    }
 }

@@ -1,58 +1,59 @@
 //! A feed: the ring of one stream, or of one named stream's share of it, and the task that fills it.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::frame::Frames;
-use super::history::{Historian, Plugins};
-use super::log::Log;
-use super::ring::{Entry, Found, Ring, RingLimits};
+use super::group::{Group, Wish};
+use super::history::{CurrentPlugins, Historian, Plugins};
+use super::log::{Follow, Log};
+use super::ring::{Entry, Found, Matched, Ring, RingLimits};
 use crate::domain::Pattern;
 use crate::ingest::StreamConfig;
-use crate::ingest::tail::{Break, Next};
+use crate::ingest::tail::{Break, Next, Refill};
+use crate::route::Table;
 use crate::telemetry::chain;
 
 /// The wait before a tail that could not be opened is tried again.
 const OPEN_DELAY: Duration = Duration::from_millis(500);
-/// The most entries taken from a ring at once.
-pub(super) const BATCH_ENTRIES_MAX: usize = 64;
-/// The most bytes taken from a ring at once; a larger entry comes alone.
-pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// The ring of recent entries, and who reads it.
 pub(super) struct Feed {
     ring: Mutex<Ring>,
+    /// Locked after the ring where both are.
+    groups: Mutex<Groups>,
+    /// Of every change of the ring, for those who are in no group.
     changed: watch::Sender<()>,
     leases: AtomicUsize,
 }
 
+#[derive(Default)]
+struct Groups {
+    known: HashMap<Wish, Weak<Group>>,
+    /// Whom an event is for. Built when the next one comes; `None` after the groups have changed.
+    table: Option<(Table, Vec<Weak<Group>>)>,
+}
+
 impl Feed {
     pub(super) fn new(limits: RingLimits) -> Self {
-        Self { ring: Mutex::new(Ring::new(limits)), changed: watch::Sender::new(()), leases: AtomicUsize::new(0) }
+        let (changed, leases) = (watch::Sender::new(()), AtomicUsize::new(0));
+        Self { ring: Mutex::new(Ring::new(limits)), groups: Mutex::default(), changed, leases }
     }
 
     pub(super) fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock()
     }
 
-    /// Tells of every change of the ring from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
-    }
-
-    /// What is there at a place.
-    pub(super) fn find(&self, next: u64, epoch: u64) -> Found {
-        self.ring().find(next, epoch, BATCH_ENTRIES_MAX, BATCH_BYTES_MAX)
-    }
-
     /// Waits until the ring is open.
     pub(super) async fn opened(&self) {
-        let mut changes = self.changes();
+        let mut changes = self.changed.subscribe();
         while !self.ring().is_open() {
             // The sender lives as long as this feed.
             let _closed = changes.changed().await;
@@ -63,9 +64,108 @@ impl Feed {
         self.leases.load(Ordering::Acquire) == 0
     }
 
-    fn change(&self, change: impl FnOnce(&mut Ring)) {
-        change(&mut self.ring());
+    /// The group of a wish, which is made when there is none.
+    pub(super) fn group(lease: Lease, wish: Wish, historian: impl FnOnce() -> Historian) -> Arc<Group> {
+        let feed = Arc::clone(lease.feed());
+        // Held until the group is known: what comes after that is for it too.
+        let ring = feed.ring();
+        let mut groups = feed.groups.lock();
+        if let Some(known) = groups.known.get(&wish).and_then(Weak::upgrade) {
+            drop((groups, ring));
+            return known;
+        }
+        let group = Arc::new(Group::new(lease, wish.clone(), Arc::new(historian()), ring.end()));
+        groups.known.insert(wish, Arc::downgrade(&group));
+        groups.table = None;
+        drop((groups, ring));
+        group
+    }
+
+    /// A group is no more.
+    pub(super) fn left(&self, wish: &Wish) {
+        let mut groups = self.groups.lock();
+        // Another one of that wish may have come already.
+        if groups.known.get(wish).is_some_and(|group| group.strong_count() == 0) {
+            groups.known.remove(wish);
+            groups.table = None;
+        }
+    }
+
+    pub(super) fn groups(&self) -> Vec<Arc<Group>> {
+        self.groups.lock().known.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Puts entries into the ring, and wakes the clients that want one of them.
+    pub(super) async fn push(&self, entries: impl IntoIterator<Item = Arc<Entry>>) {
+        let touched = self.add(entries);
         self.changed.send_replace(());
+        for group in touched {
+            group.wake().await;
+        }
+    }
+
+    fn add(&self, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Group>> {
+        let mut touched: BTreeMap<u32, Arc<Group>> = BTreeMap::new();
+        let mut ring = self.ring();
+        let mut groups = self.groups.lock();
+        let (table, list) = groups.table();
+        let mut found = Vec::new();
+        for entry in entries {
+            match entry.event() {
+                Some(event) => table.matches(&event.subject, &mut found),
+                // Plugins made it for all who listen to their named stream.
+                None => found = (0..u32::try_from(list.len()).unwrap_or(u32::MAX)).collect(),
+            }
+            let sequence = entry.sequence;
+            ring.push(entry);
+            for at in &found {
+                let Some(group) = list.get(*at as usize).and_then(Weak::upgrade) else { continue };
+                group.matched(sequence);
+                touched.insert(*at, group);
+            }
+        }
+        touched.into_values().collect()
+    }
+
+    /// There are no entries before this sequence that are not in the ring. Nobody needs to be woken for that.
+    fn advance(&self, next: u64) {
+        self.ring().advance(next);
+        self.changed.send_replace(());
+    }
+
+    /// Changes the ring in a way that leaves nothing known of what was before, and tells all.
+    fn begin_anew(&self, change: impl FnOnce(&mut Ring)) {
+        let mut ring = self.ring();
+        change(&mut ring);
+        let groups = self.groups();
+        groups.iter().for_each(|group| group.begin_anew(ring.start()));
+        drop(ring);
+        self.changed.send_replace(());
+        groups.iter().for_each(|group| group.wake_all());
+    }
+
+    /// Wakes every client, so that it sees that the end has come.
+    pub(super) fn wake_all(&self) {
+        self.groups().iter().for_each(|group| group.wake_all());
+    }
+}
+
+impl Groups {
+    fn table(&mut self) -> (&Table, &[Weak<Group>]) {
+        let known = &self.known;
+        let (table, list) = self.table.get_or_insert_with(|| {
+            let everything = Pattern::parse(">").expect("it is a pattern");
+            let mut patterns = Vec::new();
+            for (at, wish) in (0_u32..).zip(known.keys()) {
+                match wish {
+                    Some(subjects) => patterns.extend(subjects.iter().map(|subject| (subject.clone(), at))),
+                    None => patterns.push((everything.clone(), at)),
+                }
+            }
+            let table = Table::new(patterns.iter().map(|(pattern, at)| (pattern, *at)));
+            (table, known.values().cloned().collect())
+        });
+        (table, list)
     }
 }
 
@@ -89,79 +189,88 @@ impl Drop for Lease {
     }
 }
 
-/// Fills a feed from the live end of its stream. It does not end by itself.
-pub(super) async fn pump_stream(feed: Arc<Feed>, log: Arc<dyn Log>, stream: StreamConfig, refill_events_max: u64) {
-    let mut tail = loop {
-        match log.tail(&stream, refill_events_max).await {
-            Ok(tail) => break tail,
+/// Fills a feed from the live end of its stream, until it is told to stop.
+pub(super) async fn pump_stream(
+    feed: Arc<Feed>,
+    log: Arc<dyn Log>,
+    stream: StreamConfig,
+    refill: Refill,
+    stop: CancellationToken,
+) {
+    let Some(Some(mut tail)) = stop.run_until_cancelled(open(&*log, &stream, refill, &stop)).await else { return };
+    feed.begin_anew(|ring| ring.open_at(tail.next_sequence(), tail.last_at_open()));
+    while let Some(next) = stop.run_until_cancelled(tail.next()).await {
+        match next {
+            Next::Events(events) => feed.push(events.into_iter().map(|event| Arc::new(Entry::of_event(event)))).await,
+            Next::Broken(Break::Discarded { available }) => {
+                info!(stream = %stream.name, available, "events were discarded before the live tail read them");
+                feed.begin_anew(|ring| ring.restart(available));
+            }
+            Next::Broken(Break::Reset { available }) => feed.begin_anew(|ring| ring.reset(available)),
+        }
+    }
+    tail.close().await;
+}
+
+async fn open(
+    log: &dyn Log,
+    stream: &StreamConfig,
+    refill: Refill,
+    stop: &CancellationToken,
+) -> Option<Box<dyn Follow>> {
+    while !stop.is_cancelled() {
+        match log.tail(stream, refill).await {
+            Ok(tail) => return Some(tail),
             Err(error) => {
                 warn!(stream = %stream.name, error = %chain(&error), "the live tail cannot be opened, trying again");
                 tokio::time::sleep(OPEN_DELAY).await;
             }
         }
-    };
-    feed.change(|ring| ring.open_at(tail.next_sequence(), tail.last_at_open()));
-    loop {
-        match tail.next().await {
-            Next::Events(events) => feed.change(|ring| {
-                for event in events {
-                    ring.push(Arc::new(Entry::of_event(event)));
-                }
-            }),
-            Next::Broken(Break::Discarded { available }) => {
-                info!(stream = %stream.name, available, "events were discarded before the live tail read them");
-                feed.change(|ring| ring.restart(available));
-            }
-            Next::Broken(Break::Reset { available }) => feed.change(|ring| ring.reset(available)),
-        }
     }
+    None
 }
 
 /// Fills a named stream's feed from its stream's, through its plugins. It does not end by itself.
 pub(super) async fn pump_named(feed: Arc<Feed>, base: Lease, historian: Historian, plugins: CurrentPlugins) {
     let base = base.feed();
-    let mut changes = base.changes();
+    let mut changes = base.changed.subscribe();
     base.opened().await;
-    let (mut next, mut epoch) = {
+    let (mut next, mut epoch, last_known) = {
         let ring = base.ring();
-        let opened = (ring.start(), ring.epoch());
-        let last_known = ring.last_known();
-        drop(ring);
-        feed.change(|ring| ring.open_at(opened.0, last_known));
-        opened
+        (ring.start(), ring.epoch(), ring.last_known())
     };
+    feed.begin_anew(|ring| ring.open_at(next, last_known));
     let subjects = historian.stream.subjects_for(&historian.types);
+    let everything = Matched { since: u64::MAX, ..Matched::default() };
     loop {
         changes.mark_unchanged();
-        match base.find(next, epoch) {
+        let found = base.ring().find(next, epoch, &everything, |_| true);
+        match found {
             Found::Nothing => {
                 // The sender lives as long as the base feed, which is leased.
                 let _closed = changes.changed().await;
             }
             Found::Entries(entries, after) => {
                 push_processed(&feed, &entries, &subjects, &plugins()).await;
-                feed.change(|ring| ring.advance(after));
+                feed.advance(after);
                 next = after;
             }
             Found::Behind => {
-                let fetched = historian.fetch(next).await;
-                if let Some(gap) = fetched.gap {
-                    feed.change(|ring| ring.restart(gap.available));
+                let piece = historian.read_until_it_comes(next).await;
+                if let Some(available) = piece.available {
+                    feed.begin_anew(|ring| ring.restart(available));
                 }
-                push_processed(&feed, &fetched.entries, &subjects, &plugins()).await;
-                feed.change(|ring| ring.advance(fetched.next));
-                next = fetched.next;
+                push_processed(&feed, &piece.entries, &subjects, &plugins()).await;
+                feed.advance(piece.next);
+                next = piece.next;
             }
             Found::Reset { available, epoch: now } => {
-                feed.change(|ring| ring.reset(available));
+                feed.begin_anew(|ring| ring.reset(available));
                 (next, epoch) = (available, now);
             }
         }
     }
 }
-
-/// The plugins as they are at this moment.
-pub(super) type CurrentPlugins = Box<dyn Fn() -> Plugins + Send + Sync>;
 
 async fn push_processed(feed: &Feed, entries: &[Arc<Entry>], subjects: &[Pattern], plugins: &Plugins) {
     for entry in entries {
@@ -171,7 +280,7 @@ async fn push_processed(feed: &Feed, entries: &[Arc<Entry>], subjects: &[Pattern
             false => Frames::default(),
         };
         if !frames.is_empty() {
-            feed.change(|ring| ring.push(Arc::new(Entry::made(entry.sequence, frames))));
+            feed.push([Arc::new(Entry::made(entry.sequence, frames))]).await;
         }
     }
 }

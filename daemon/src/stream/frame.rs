@@ -68,12 +68,12 @@ impl Frames {
     }
 
     /// The frames for a client that sees this stream only.
-    pub(super) fn shared(&self) -> impl Iterator<Item = Bytes> {
+    pub(super) fn shared(&self) -> impl ExactSizeIterator<Item = Bytes> {
         self.parts.iter().cloned()
     }
 
     /// The frames for a client that stands at this cursor after them.
-    pub(super) fn with_cursor(&self, cursor: impl std::fmt::Display) -> impl Iterator<Item = Bytes> {
+    pub(super) fn with_cursor(&self, cursor: impl std::fmt::Display) -> impl ExactSizeIterator<Item = Bytes> {
         let mut id = Some(id_line(cursor));
         self.parts.iter().enumerate().map(move |(at, part)| match id.take_if(|_| at + 1 == self.parts.len()) {
             Some(id) => [id.as_bytes(), &part[self.id_bytes..]].concat().into(),
@@ -88,7 +88,8 @@ pub(super) fn id_line(cursor: impl std::fmt::Display) -> String {
 }
 
 /// The frame that announces that history is gone. `asked` and `available` are sequences: the first that was asked for, and
-/// the first that comes now. `missing_at_most` is null when the stream was made anew, and nothing is known of what was.
+/// the first that comes now. `asked_id` is the id that the client came with, as far as it is of this stream, and
+/// `available_id` that of the first event that is still there. `missing_at_most` is null when the stream was made anew, and nothing is known of what was.
 pub(super) fn gap(
     cursor: impl std::fmt::Display,
     stream: &StreamName,
@@ -99,7 +100,9 @@ pub(super) fn gap(
     let data = json!({
         "stream": stream.as_str(),
         "asked": asked,
+        "asked_id": format!("{stream}:{}", asked.saturating_sub(1)),
         "available": available,
+        "available_id": format!("{stream}:{available}"),
         "missing_at_most": if reset { None } else { Some(available.saturating_sub(asked)) },
         "reason": if reset { "reset" } else { "discarded" },
     });
@@ -209,8 +212,10 @@ mod tests {
         };
         let (id, kind, data) = read(gap("EVENTS:19", &stream, 5, 20, false));
         assert_eq!((&*id, &*kind), ("EVENTS:19", "gap"));
-        let expected =
-            json!({"stream": "EVENTS", "asked": 5, "available": 20, "missing_at_most": 15, "reason": "discarded"});
+        let expected = json!({
+            "stream": "EVENTS", "asked": 5, "asked_id": "EVENTS:4", "available": 20, "available_id": "EVENTS:20",
+            "missing_at_most": 15, "reason": "discarded",
+        });
         assert_eq!(data, expected);
         assert_eq!(read(gap("EVENTS:0", &stream, 5, 1, true)).2["missing_at_most"], json!(null));
     }

@@ -3,22 +3,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::client::{Client, Source, State};
+use super::admit::{Admission, Counted};
+use super::client::{Client, Common, Source, Sources};
+use super::facts::Lookup;
 use super::feed::{Feed, Lease, pump_named, pump_stream};
-use super::history::{Historian, Plugins};
+use super::group::Wish;
+use super::history::{CurrentPlugins, Historian, Plugins};
 use super::log::Log;
 use super::process::Process;
-use super::{Config, Cursor, Error};
-use crate::domain::{Pattern, StreamName, Subscription, SubscriptionId};
+use super::{Config, Connection, Cursor, Error, SEQUENCE_MAX};
+use crate::domain::{Begin, Pattern, StreamName, Subscription, SubscriptionId};
+use crate::ingest::tail::Refill;
 use crate::ingest::{Nats, StreamConfig};
 use crate::telemetry::metrics::{Metrics, SseMetrics};
+
+/// How often the watch over the clients looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A named stream: an SSE subscription with its plugins.
 #[derive(Clone)]
@@ -39,14 +48,18 @@ pub enum Wanted {
 }
 
 /// A client that wants to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Request {
     /// Who it is; clients are limited by it.
     pub principal: String,
     /// What it wants to hear.
     pub wanted: Wanted,
-    /// Where it was; without one it hears what comes from now on.
+    /// Where it was.
     pub cursor: Option<Cursor>,
+    /// Where it begins in the streams that its cursor does not name.
+    pub from: Begin,
+    /// The connection that it is on, which is cut when it reads nothing for [`Config::unread_timeout`].
+    pub connection: Option<Connection>,
 }
 
 /// A named stream and how many listen to it.
@@ -72,7 +85,8 @@ struct Shared {
     named: Mutex<HashMap<SubscriptionId, Arc<NamedStream>>>,
     /// How many definitions of named streams there have been.
     generations: AtomicUsize,
-    clients: Arc<Mutex<Counts>>,
+    admission: Arc<Admission>,
+    lookup: Lookup,
     readers: Arc<Semaphore>,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -93,12 +107,6 @@ struct NamedStream {
     closing: CancellationToken,
 }
 
-#[derive(Default)]
-struct Counts {
-    all: usize,
-    by_principal: HashMap<String, usize>,
-}
-
 impl Hub {
     /// A hub over the configured streams. Clients are served as soon as [`Hub::run`] runs or before; nothing is started
     /// until the first one comes.
@@ -108,14 +116,16 @@ impl Hub {
 
     pub(super) fn over(log: Arc<dyn Log>, config: Config, named: Vec<Named>, metrics: &Metrics) -> Self {
         let readers = Arc::new(Semaphore::new(config.readers_max.max(1)));
+        let admission = Admission::new(config.clients_max, config.clients_per_principal_max, metrics.sse());
         let hub = Self(Arc::new(Shared {
+            lookup: Lookup::new(Arc::clone(&log)),
             log,
             config,
             metrics: metrics.sse(),
             feeds: Mutex::default(),
             named: Mutex::default(),
             generations: AtomicUsize::new(0),
-            clients: Arc::default(),
+            admission,
             readers,
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -147,6 +157,9 @@ impl Hub {
             current.insert(id, stream);
         }
         before.into_values().for_each(|gone| gone.closing.cancel());
+        drop(current);
+        // Those whose stream has ended see it when they look again.
+        self.0.feeds.lock().values().for_each(|feed| feed.wake_all());
     }
 
     /// Gives a named stream other plugins. Its clients notice nothing else.
@@ -191,49 +204,41 @@ impl Hub {
         if shared.closing.is_cancelled() {
             return Err(Error::Stopping);
         }
-        let named = match &request.wanted {
-            Wanted::Types(_) => None,
+        let (types, named) = match &request.wanted {
+            Wanted::Types(types) => (types.clone(), None),
             Wanted::Named(name) => {
                 let found = shared.named.lock().get(name).cloned();
-                Some(found.ok_or_else(|| Error::NoSuchStream { name: name.clone() })?)
+                let named = found.ok_or_else(|| Error::NoSuchStream { name: name.clone() })?;
+                (named.subscription.types.clone(), Some(named))
             }
-        };
-        let types = match (&request.wanted, &named) {
-            (Wanted::Types(types), _) => types.clone(),
-            (Wanted::Named(_), Some(named)) => named.subscription.types.clone(),
-            (Wanted::Named(_), None) => Vec::new(),
         };
         if let Some(unknown) =
             request.cursor.iter().flat_map(Cursor::streams).find(|name| shared.stream(name).is_none())
         {
             return Err(Error::UnknownStream { stream: unknown.clone() });
         }
-        let has_types = |stream: &&StreamConfig| !stream.subjects_for(&types).is_empty();
-        // A stream that forgets what is acked has no second reader, or none that could come back to what it missed.
-        let (forgetful, seen): (Vec<&StreamConfig>, Vec<_>) =
-            shared.log.streams().iter().filter(has_types).partition(|stream| shared.log.is_forgetful(&stream.name));
-        if let (Some(stream), []) = (forgetful.first(), &*seen) {
-            return Err(Error::Forgetful { stream: stream.name.clone() });
+        let seen = shared.seen(&types)?;
+        if matches!(request.from, Begin::Sequence(_)) && seen.len() > 1 {
+            return Err(Error::SequenceOfSeveral);
         }
-        if seen.is_empty() {
-            return Err(Error::NoStreamForTypes);
-        }
-        let mut slot = shared.slot(request.principal)?;
-        slot.named = named.as_ref().map(|named| Counted::new(&named.clients));
-        let mut sources = Vec::with_capacity(seen.len());
+        let counted = named.as_ref().map(|named| Counted::new(&named.clients));
+        let slot = shared.admission.slot(&request.principal, request.connection.clone(), counted)?;
+        let mut sources = Sources::with_capacity(seen.len());
         for stream in seen {
-            sources.push(shared.source(stream, &types, named.as_ref(), request.cursor.as_ref()).await?);
+            sources.push(shared.source(stream, &types, named.as_ref(), &request).await?);
         }
+        sources.sort_by(|a, b| a.group().stream().cmp(b.group().stream()));
         let closing = named.as_ref().map_or(&shared.closing, |named| &named.closing).clone();
-        let state = State::new(&shared.config, sources, closing, shared.tasks.clone(), shared.metrics.clone(), slot);
-        Ok(Client::new(state))
+        let common = Common { closing, tasks: shared.tasks.clone(), metrics: shared.metrics.clone() };
+        Ok(Client::new(&shared.config, sources, common, slot))
     }
 
-    /// Lets clients listen until `stop`, then ends them all after the frame that each is at, and waits for the feeds' tasks.
+    /// Lets clients listen until `stop`, and watches over them; then ends them all after the frame that each is at, and
+    /// waits for the feeds' tasks.
     pub async fn run(self, stop: CancellationToken) {
         let closing = self.0.closing.clone().drop_guard();
-        stop.cancelled().await;
-        debug!(clients = self.0.clients.lock().all, "event streams end");
+        stop.run_until_cancelled(self.0.watch()).await;
+        debug!(clients = self.0.admission.clients(), "event streams end");
         drop(closing);
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -241,6 +246,35 @@ impl Hub {
 }
 
 impl Shared {
+    /// Cuts clients that read nothing, and tells how far the others are behind. Does not end.
+    async fn watch(&self) {
+        // A client that reads is asked for bytes with every heartbeat at least.
+        let bound = self.config.unread_timeout.max(2 * self.config.heartbeat);
+        let looks_max = u32::try_from(bound.as_secs() / LOOK_INTERVAL.as_secs()).unwrap_or(u32::MAX).max(1);
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            self.admission.look(looks_max);
+            let feeds: Vec<Arc<Feed>> = self.feeds.lock().values().cloned().collect();
+            let behind = feeds.iter().flat_map(|feed| feed.groups()).map(|group| group.behind()).max();
+            self.metrics.lag_events.set(behind.map_or(0, |behind| i64::try_from(behind).unwrap_or(i64::MAX)));
+        }
+    }
+
+    /// The streams that have events of these types.
+    fn seen(&self, types: &[Pattern]) -> Result<Vec<&StreamConfig>, Error> {
+        let has_types = |stream: &&StreamConfig| !stream.subjects_for(types).is_empty();
+        // A stream that forgets what is acked has no second reader, or none that could come back to what it missed.
+        let (forgetful, seen): (Vec<&StreamConfig>, Vec<_>) =
+            self.log.streams().iter().filter(has_types).partition(|stream| self.log.is_forgetful(&stream.name));
+        match (forgetful.first(), seen.is_empty()) {
+            (Some(stream), true) => Err(Error::Forgetful { stream: stream.name.clone() }),
+            (None, true) => Err(Error::NoStreamForTypes),
+            (_, false) => Ok(seen),
+        }
+    }
+
     fn define(&self, subscription: Subscription, process: Arc<dyn Process>) -> Arc<NamedStream> {
         Arc::new(NamedStream {
             subscription,
@@ -255,29 +289,13 @@ impl Shared {
         self.log.streams().iter().find(|stream| stream.name == *name)
     }
 
-    fn slot(&self, principal: String) -> Result<Slot, Error> {
-        let mut counts = self.clients.lock();
-        if counts.all >= self.config.clients_max {
-            return Err(Error::Clients { clients_max: self.config.clients_max });
-        }
-        let own = counts.by_principal.entry(principal.clone()).or_default();
-        if *own >= self.config.clients_per_principal_max {
-            return Err(Error::ClientsOfPrincipal { clients_max: self.config.clients_per_principal_max });
-        }
-        *own += 1;
-        counts.all += 1;
-        self.metrics.clients.inc();
-        let metrics = self.metrics.clone();
-        Ok(Slot { counts: Arc::clone(&self.clients), principal, metrics, named: None })
-    }
-
     /// A client's place in one stream, with the feed that serves it.
     async fn source(
         self: &Arc<Self>,
         stream: &StreamConfig,
         types: &[Pattern],
         named: Option<&Arc<NamedStream>>,
-        cursor: Option<&Cursor>,
+        request: &Request,
     ) -> Result<Source, Error> {
         let derived = named.filter(|named| !named.process.lock().is_empty());
         let lease = match derived {
@@ -287,36 +305,57 @@ impl Shared {
         let feed = Arc::clone(lease.feed());
         let opened = tokio::time::timeout(self.config.start_timeout, feed.opened()).await;
         opened.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
-        let (last_known, epoch) = {
-            let ring = feed.ring();
-            (ring.last_known(), ring.epoch())
-        };
-        let facts = || async {
-            let facts = self.log.facts(&stream.name).await;
-            facts.map_err(|source| Error::Facts { stream: stream.name.clone(), source })
-        };
-        let mut reset_from = None;
-        let next = match cursor.and_then(|cursor| cursor.get(&stream.name)) {
-            None => facts().await?.last_sequence + 1,
-            Some(sequence) if sequence <= last_known => sequence + 1,
-            Some(sequence) => {
+        // Before the place is looked for: a stream that is made anew meanwhile shows as another epoch.
+        let epoch = feed.ring().epoch();
+        let (next, reset_from) = self.place(stream, &feed, request).await?;
+        let wish: Wish = derived.is_none().then(|| {
+            let mut subjects = stream.subjects_for(types);
+            subjects.sort_unstable();
+            subjects.dedup();
+            subjects.into_boxed_slice()
+        });
+        let plugins = || derived.map(|named| self.plugins(named));
+        let group = Feed::group(lease, wish, || self.historian(stream, types, plugins(), &feed));
+        Ok(Source::new(group, next, epoch, reset_from))
+    }
+
+    /// The sequence that a client begins with, and where the stream was made anew since it was there, what it asked for.
+    async fn place(&self, stream: &StreamConfig, feed: &Feed, request: &Request) -> Result<(u64, Option<u64>), Error> {
+        let fail = |source| Error::Facts { stream: stream.name.clone(), source };
+        let facts = || async { self.lookup.facts(&stream.name).await.map_err(fail) };
+        let last_known = feed.ring().last_known();
+        let next = match (request.cursor.as_ref().and_then(|cursor| cursor.get(&stream.name)), request.from) {
+            (Some(sequence), _) if sequence <= last_known => sequence + 1,
+            (Some(sequence), _) => {
                 let facts = facts().await?;
                 // The stream never had what the client has seen: it was made anew, and begins at its beginning.
-                let reset = sequence > facts.last_sequence;
-                reset_from = reset.then_some(sequence + 1);
-                if reset { facts.first_sequence.max(1) } else { sequence + 1 }
+                if sequence > facts.last_sequence {
+                    return Ok((facts.first_sequence.max(1), Some(sequence + 1)));
+                }
+                sequence + 1
+            }
+            (None, Begin::Now) => facts().await?.last_sequence + 1,
+            (None, Begin::All) => facts().await?.first_sequence.max(1),
+            (None, Begin::Sequence(sequence)) => sequence.clamp(1, SEQUENCE_MAX),
+            (None, Begin::Time(at_ms)) => {
+                let found = async {
+                    // The semaphore is never closed; looking up without a permit would do no harm.
+                    let _permit = self.readers.acquire().await.ok();
+                    self.log.sequence_at(&stream.name, at_ms).await
+                };
+                let found = tokio::time::timeout(self.config.start_timeout, found).await;
+                let found = found.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
+                found.map_err(|source| fail(Arc::new(source)))?
             }
         };
-        let historian = Arc::new(self.historian(stream, types, derived.map(|named| self.plugins(named)), &feed));
-        let subjects = derived.is_none().then(|| stream.subjects_for(types));
-        Ok(Source::new(stream.name.clone(), lease, historian, subjects, next, epoch, reset_from))
+        Ok((next, None))
     }
 
     fn historian(
         &self,
         stream: &StreamConfig,
         types: &[Pattern],
-        plugins: Option<Plugins>,
+        plugins: Option<CurrentPlugins>,
         feed: &Arc<Feed>,
     ) -> Historian {
         Historian {
@@ -330,28 +369,40 @@ impl Shared {
         }
     }
 
-    fn plugins(&self, named: &NamedStream) -> Plugins {
-        let process = Arc::clone(&named.process.lock());
-        Plugins { process, on_error: named.subscription.on_plugin_error, metrics: self.metrics.clone() }
+    /// A named stream's plugins as they are whenever they are asked for.
+    fn plugins(&self, named: &Arc<NamedStream>) -> CurrentPlugins {
+        let (named, metrics) = (Arc::clone(named), self.metrics.clone());
+        Box::new(move || {
+            let process = Arc::clone(&named.process.lock());
+            Plugins { process, on_error: named.subscription.on_plugin_error, metrics: metrics.clone() }
+        })
     }
 
     fn lease_stream(self: &Arc<Self>, stream: &StreamConfig) -> Lease {
-        let (log, refill) = (Arc::clone(&self.log), self.config.refill_events_max);
+        let log = Arc::clone(&self.log);
+        let refill =
+            Refill { events_max: self.config.refill_events_max, bytes_max: self.config.ring.bytes_max as u64 / 2 };
         let key = Key::Stream(stream.name.clone());
-        self.lease(key, self.closing.clone(), |feed| pump_stream(feed, log, stream.clone(), refill))
+        self.lease(key, self.closing.clone(), |feed, end| pump_stream(feed, log, stream.clone(), refill, end))
     }
 
     fn lease_named(self: &Arc<Self>, stream: &StreamConfig, named: &Arc<NamedStream>) -> Lease {
         let base = self.lease_stream(stream);
         let historian = self.historian(stream, &named.subscription.types, None, base.feed());
-        let (shared, definition) = (Arc::clone(self), Arc::clone(named));
-        let plugins = Box::new(move || shared.plugins(&definition));
+        let plugins = self.plugins(named);
         let key = Key::Named { generation: named.generation, stream: stream.name.clone() };
-        self.lease(key, named.closing.clone(), |feed| pump_named(feed, base, historian, plugins))
+        self.lease(key, named.closing.clone(), |feed, end| async move {
+            end.run_until_cancelled(pump_named(feed, base, historian, plugins)).await;
+        })
     }
 
-    /// A share in a feed, which is started when it is not there.
-    fn lease<F>(self: &Arc<Self>, key: Key, stop: CancellationToken, pump: impl FnOnce(Arc<Feed>) -> F) -> Lease
+    /// A share in a feed, which is started when it is not there. Its pump is told of its end.
+    fn lease<F>(
+        self: &Arc<Self>,
+        key: Key,
+        stop: CancellationToken,
+        pump: impl FnOnce(Arc<Feed>, CancellationToken) -> F,
+    ) -> Lease
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -362,21 +413,26 @@ impl Shared {
         let feed = Arc::new(Feed::new(self.config.ring));
         let lease = Lease::new(&feed);
         feeds.insert(key.clone(), Arc::clone(&feed));
-        let pump = pump(Arc::clone(&feed));
+        let end = CancellationToken::new();
+        let pump = pump(Arc::clone(&feed), end.clone());
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        let until_over = async move {
             tokio::select! {
-                () = pump => {}
                 () = stop.cancelled() => { shared.feeds.lock().remove(&key); }
                 () = shared.until_unused(&key, &feed) => {}
             }
+            end.cancel();
+            feed.wake_all();
+        };
+        self.tasks.spawn(async move {
+            tokio::join!(pump, until_over);
         });
         lease
     }
 
     /// Returns when a feed has had no reader for a while; it is then no longer to be had.
     async fn until_unused(&self, key: &Key, feed: &Feed) {
-        let mut ticks = tokio::time::interval(self.config.linger.max(std::time::Duration::from_millis(2)) / 2);
+        let mut ticks = tokio::time::interval(self.config.linger.max(Duration::from_millis(2)) / 2);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut unused_ticks = 0;
         loop {
@@ -389,42 +445,5 @@ impl Shared {
                 return;
             }
         }
-    }
-}
-
-/// A client's place in the limits, given back when it goes.
-pub(super) struct Slot {
-    counts: Arc<Mutex<Counts>>,
-    principal: String,
-    metrics: SseMetrics,
-    named: Option<Counted>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut counts = self.counts.lock();
-        counts.all -= 1;
-        if let Some(own) = counts.by_principal.get_mut(&self.principal) {
-            *own -= 1;
-            if *own == 0 {
-                counts.by_principal.remove(&self.principal);
-            }
-        }
-        self.metrics.clients.dec();
-    }
-}
-
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

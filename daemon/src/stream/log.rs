@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tracing::debug;
 
 use crate::domain::{Event, Pattern, StreamName};
-use crate::ingest::tail::{Next, Tail};
+use crate::ingest::tail::{Next, Refill, Tail};
 use crate::ingest::{Error, Gap, Nats, Reader, StreamConfig, StreamFacts};
 
 /// How many events the first page of a reading asks for, before it is known how large they are.
@@ -39,12 +39,11 @@ pub(super) trait Log: Send + Sync + 'static {
     /// What a stream holds now.
     fn facts<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<StreamFacts, Error>>;
 
-    /// Its live end, beginning with at most the last `history_events` sequences.
-    fn tail<'a>(
-        &'a self,
-        stream: &'a StreamConfig,
-        history_events: u64,
-    ) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>>;
+    /// The first sequence that was stored at that time or later, in milliseconds since the Unix epoch.
+    fn sequence_at<'a>(&'a self, stream: &'a StreamName, at_ms: u64) -> BoxFuture<'a, Result<u64, Error>>;
+
+    /// Its live end, beginning with so much of what is there.
+    fn tail<'a>(&'a self, stream: &'a StreamConfig, refill: Refill) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>>;
 
     /// Events of `types` from a sequence on: about `bytes_max` of them, by size, or up to the end.
     fn read<'a>(
@@ -64,8 +63,11 @@ pub(super) trait Follow: Send {
     /// The last sequence that the stream had when this was opened.
     fn last_at_open(&self) -> u64;
 
-    /// What comes next. Failures are waited out.
+    /// What comes next. Failures are waited out. Safe to cancel.
     fn next(&mut self) -> BoxFuture<'_, Next>;
+
+    /// Leaves nothing behind in the log, where it answers.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 impl Follow for Tail {
@@ -79,6 +81,10 @@ impl Follow for Tail {
 
     fn next(&mut self) -> BoxFuture<'_, Next> {
         Box::pin(Self::next(self))
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(Self::close(*self))
     }
 }
 
@@ -95,13 +101,13 @@ impl Log for Nats {
         Box::pin(Self::facts(self, stream))
     }
 
-    fn tail<'a>(
-        &'a self,
-        stream: &'a StreamConfig,
-        history_events: u64,
-    ) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>> {
+    fn sequence_at<'a>(&'a self, stream: &'a StreamName, at_ms: u64) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(Self::sequence_at(self, stream, at_ms))
+    }
+
+    fn tail<'a>(&'a self, stream: &'a StreamConfig, refill: Refill) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>> {
         Box::pin(async move {
-            let tail = Tail::open(self.clone(), stream.clone(), history_events).await?;
+            let tail = Tail::open(self.clone(), stream.clone(), refill).await?;
             Ok(Box::new(tail) as Box<dyn Follow>)
         })
     }
@@ -125,7 +131,14 @@ async fn read(
     bytes_max: usize,
 ) -> Result<History, Error> {
     let (mut reader, gap) = Reader::open(nats.clone(), stream.clone(), types, from).await?;
-    let mut history = History { gap, events: Vec::new(), next: reader.next_sequence(), at_end: false };
+    let history = History { gap, events: Vec::new(), next: reader.next_sequence(), at_end: false };
+    let read = read_pages(&mut reader, history, bytes_max).await;
+    // Also after a failure: the next attempt has a consumer of its own.
+    reader.close().await;
+    read
+}
+
+async fn read_pages(reader: &mut Reader, mut history: History, bytes_max: usize) -> Result<History, Error> {
     let mut bytes = 0;
     let mut page_events = FIRST_PAGE_EVENTS;
     while !history.at_end && bytes < bytes_max {
@@ -133,11 +146,18 @@ async fn read(
             Ok(page) => page,
             // What came so far is whole; the failure is met again from there.
             Err(error) if !history.events.is_empty() => {
-                debug!(stream = %stream.name, %error, "a page of history did not come");
+                debug!(%error, "a page of history did not come");
                 break;
             }
             Err(error) => return Err(error),
         };
+        match (page.gap, &history.gap) {
+            // What comes after it is for the next reading, which begins with it.
+            (Some(_), _) if !history.events.is_empty() => break,
+            (Some(gap), None) => history.gap = Some(gap),
+            (Some(gap), Some(before)) => history.gap = Some(Gap { from: before.from, ..gap }),
+            (None, _) => {}
+        }
         bytes += page.events.iter().map(|event| event.data.len() + 1).sum::<usize>();
         history.at_end = page.at_end;
         history.events.extend(page.events);
@@ -145,6 +165,5 @@ async fn read(
         let average = bytes / history.events.len().max(1) + 1;
         page_events = (bytes_max.saturating_sub(bytes) / average).clamp(1, PAGE_EVENTS_MAX);
     }
-    reader.close().await;
     Ok(history)
 }

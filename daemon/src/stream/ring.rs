@@ -3,11 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
+use smallvec::SmallVec;
+
 use super::frame::Frames;
 use crate::domain::Event;
 
 /// What an entry costs beside its payload, in bytes: an estimate.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
+/// The most entries taken at once.
+pub(super) const TAKEN_ENTRIES_MAX: usize = 64;
+/// The most bytes taken at once; a larger entry comes alone.
+const TAKEN_BYTES_MAX: usize = 64 << 10;
+/// The most entries looked at at once.
+const LOOKED_AT_MAX: usize = 512;
 
 /// The bounds of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +75,37 @@ impl Entry {
     }
 }
 
+/// Entries as they are taken: mostly one.
+pub(super) type Taken = SmallVec<[Arc<Entry>; 2]>;
+
+/// What is known of the entries that match somebody's wish: all the sequences of those from `since` on, in order.
+#[derive(Debug, Default)]
+pub(super) struct Matched {
+    pub(super) recent: VecDeque<u64>,
+    pub(super) since: u64,
+}
+
+impl Matched {
+    /// The first from a place on, in `recent`.
+    fn first_from(&self, next: u64) -> usize {
+        // Mostly it is the last one, or none.
+        match self.recent.back() {
+            Some(last) if *last >= next => self.recent.partition_point(|sequence| *sequence < next),
+            _ => self.recent.len(),
+        }
+    }
+
+    /// Is it known that nothing that matches was put into the ring from a place on?
+    pub(super) fn nothing_from(&self, next: u64) -> bool {
+        next >= self.since && self.first_from(next) == self.recent.len()
+    }
+}
+
 /// What a reader at some place finds.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Entries (none when plugins dropped them all), and the place after them.
-    Entries(Vec<Arc<Entry>>, u64),
+    /// Entries that match, or none, and the place after them.
+    Entries(Taken, u64),
     /// Nothing yet.
     Nothing,
     /// The place is older than the ring.
@@ -165,32 +199,62 @@ impl Ring {
         self.end = self.end.max(next);
     }
 
-    /// What is there at a place, up to those bounds; at least one entry when there is one.
-    pub(super) fn find(&self, next: u64, epoch: u64, entries_max: usize, bytes_max: usize) -> Found {
+    /// What is there at a place for a wish, up to some bounds. `wants` is asked where `matched` does not reach back so far.
+    pub(super) fn find(
+        &self,
+        next: u64,
+        epoch: u64,
+        matched: &Matched,
+        mut wants: impl FnMut(&Entry) -> bool,
+    ) -> Found {
         if !self.open {
             return Found::Nothing;
         }
         if epoch != self.epoch {
             return Found::Reset { available: self.start, epoch: self.epoch };
         }
-        if next < self.start {
-            return Found::Behind;
-        }
         if next >= self.end {
             return Found::Nothing;
         }
-        let first = self.entries.partition_point(|entry| entry.sequence < next);
-        let mut bytes = 0;
-        let mut found = Vec::new();
-        for entry in self.entries.range(first..) {
-            bytes += entry.bytes();
-            if found.len() >= entries_max || (bytes > bytes_max && !found.is_empty()) {
-                let next = entry.sequence;
-                return Found::Entries(found, next);
-            }
-            found.push(Arc::clone(entry));
+        if next >= matched.since {
+            let first = matched.first_from(next);
+            return match matched.recent.get(first) {
+                None => Found::Entries(Taken::new(), self.end),
+                // It was there, and had to make room.
+                Some(sequence) if *sequence < self.start => Found::Behind,
+                Some(_) => self.take(matched.recent.range(first..).filter_map(|sequence| self.at(*sequence))),
+            };
         }
-        Found::Entries(found, self.end)
+        if next < self.start {
+            return Found::Behind;
+        }
+        let first = self.entries.partition_point(|entry| entry.sequence < next);
+        let mut looked_at = self.entries.range(first..);
+        let within = looked_at.by_ref().take(LOOKED_AT_MAX).filter(|entry| wants(entry));
+        match (self.take(within), looked_at.next()) {
+            // It was taken up to the bound of what is looked at, and not to the end.
+            (Found::Entries(taken, end), Some(more)) if end == self.end => Found::Entries(taken, more.sequence),
+            (found, _) => found,
+        }
+    }
+
+    /// As many as may be taken at once; at least one when there is one.
+    fn take<'a>(&self, entries: impl Iterator<Item = &'a Arc<Entry>>) -> Found {
+        let mut bytes = 0;
+        let mut taken = Taken::new();
+        for entry in entries {
+            bytes += entry.bytes();
+            if taken.len() >= TAKEN_ENTRIES_MAX || (bytes > TAKEN_BYTES_MAX && !taken.is_empty()) {
+                return Found::Entries(taken, entry.sequence);
+            }
+            taken.push(Arc::clone(entry));
+        }
+        Found::Entries(taken, self.end)
+    }
+
+    fn at(&self, sequence: u64) -> Option<&Arc<Entry>> {
+        let at = self.entries.binary_search_by_key(&sequence, |entry| entry.sequence).ok()?;
+        self.entries.get(at)
     }
 }
 
@@ -216,22 +280,60 @@ mod tests {
         }
     }
 
+    /// All that is in the ring matches, and the ring alone knows of it.
+    fn find(ring: &Ring, next: u64, epoch: u64) -> Found {
+        ring.find(next, epoch, &unknown(), |_| true)
+    }
+
+    fn unknown() -> Matched {
+        Matched { recent: VecDeque::new(), since: u64::MAX }
+    }
+
     #[test]
     fn finds_what_is_there_and_says_what_is_not() {
         let mut ring = ring(3, usize::MAX);
         assert_eq!(ring.last_known(), 12);
-        assert!(matches!(ring.find(10, 0, 9, 999_999), Found::Nothing));
+        assert!(matches!(find(&ring, 10, 0), Found::Nothing));
         for sequence in [10, 11, 14, 15] {
             ring.push(entry(sequence));
         }
-        assert!(matches!(ring.find(10, 0, 9, 999_999), Found::Behind));
-        assert_eq!(sequences(ring.find(11, 0, 9, 999_999)), (vec![11, 14, 15], 16));
-        assert_eq!(sequences(ring.find(12, 0, 1, 999_999)), (vec![14], 15));
-        assert_eq!(sequences(ring.find(12, 0, 9, 0)), (vec![14], 15));
-        assert!(matches!(ring.find(16, 0, 9, 999_999), Found::Nothing));
+        assert!(matches!(find(&ring, 10, 0), Found::Behind));
+        assert_eq!(sequences(find(&ring, 11, 0)), (vec![11, 14, 15], 16));
+        assert_eq!(sequences(ring.find(12, 0, &unknown(), |entry| entry.sequence != 14)), (vec![15], 16));
+        assert!(matches!(find(&ring, 16, 0), Found::Nothing));
         ring.advance(20);
-        assert_eq!(sequences(ring.find(16, 0, 9, 999_999)), (vec![], 20));
+        assert_eq!(sequences(find(&ring, 16, 0)), (vec![], 20));
         assert_eq!(ring.last_known(), 19);
+    }
+
+    #[test]
+    fn takes_and_looks_at_no_more_than_a_bound_at_once() {
+        let mut ring = ring(5_000, usize::MAX);
+        for sequence in 10..2_010 {
+            ring.push(entry(sequence));
+        }
+        let (taken, next) = sequences(find(&ring, 10, 0));
+        assert_eq!((taken.len(), next), (TAKEN_ENTRIES_MAX, 10 + TAKEN_ENTRIES_MAX as u64));
+        let (taken, next) = sequences(ring.find(10, 0, &unknown(), |entry| entry.sequence > 1_000));
+        assert_eq!((taken.len(), next), (0, 10 + LOOKED_AT_MAX as u64));
+        let large = Event { data: vec![b'x'; 2 * TAKEN_BYTES_MAX].into(), ..event("EVENTS", 2_010, "a") };
+        ring.push(Arc::new(Entry::of_event(Arc::new(large))));
+        assert_eq!(sequences(find(&ring, 2_009, 0)), (vec![2_009], 2_010));
+        assert_eq!(sequences(find(&ring, 2_010, 0)), (vec![2_010], 2_011));
+    }
+
+    #[test]
+    fn what_matched_lately_is_known_without_looking() {
+        let mut ring = ring(3, usize::MAX);
+        for sequence in 10..20 {
+            ring.push(entry(sequence));
+        }
+        let never = |_: &Entry| panic!("it is known");
+        let matched = |recent: &[u64]| Matched { recent: recent.iter().copied().collect(), since: 11 };
+        assert_eq!(sequences(ring.find(18, 0, &matched(&[12, 18]), never)), (vec![18], 20));
+        assert_eq!(sequences(ring.find(13, 0, &matched(&[12]), never)), (vec![], 20), "nothing was before the ring");
+        assert!(matches!(ring.find(12, 0, &matched(&[12, 18]), never), Found::Behind));
+        assert!(matches!(ring.find(10, 0, &matched(&[18]), never), Found::Behind), "nothing is known of 10");
     }
 
     #[test]
@@ -250,9 +352,9 @@ mod tests {
         let mut ring = ring(9, usize::MAX);
         ring.push(entry(10));
         ring.restart(50);
-        assert!(matches!(ring.find(11, 0, 9, 999_999), Found::Behind));
+        assert!(matches!(find(&ring, 11, 0), Found::Behind));
         ring.reset(1);
-        assert!(matches!(ring.find(51, 0, 9, 999_999), Found::Reset { available: 1, epoch: 1 }));
-        assert!(matches!(ring.find(1, 1, 9, 999_999), Found::Nothing));
+        assert!(matches!(find(&ring, 51, 0), Found::Reset { available: 1, epoch: 1 }));
+        assert!(matches!(find(&ring, 1, 1), Found::Nothing));
     }
 }

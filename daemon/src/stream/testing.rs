@@ -14,9 +14,10 @@ use tokio::sync::watch;
 use super::log::{Follow, History, Log};
 use super::{Client, Config, Hub, Named, Process, Processed, Request, RingLimits, Wanted};
 use crate::domain::{
-    DeliverFrom, Event, OnPluginError, Output, Pattern, Position, StreamName, Subscription, SubscriptionId, Target,
+    Begin, DeliverFrom, Event, OnPluginError, Output, Pattern, Position, StreamName, Subscription, SubscriptionId,
+    Target,
 };
-use crate::ingest::tail::{Break, Next};
+use crate::ingest::tail::{Break, Next, Refill};
 use crate::ingest::{Error, Gap, StreamConfig, StreamFacts};
 use crate::telemetry::metrics::Metrics;
 
@@ -35,7 +36,7 @@ pub(crate) fn event(stream: &str, sequence: u64, kind: &str) -> Event {
         kind: kind.into(),
         subject: format!("{}.{kind}", stream.to_lowercase()).into(),
         position: Position { stream: name(stream), sequence },
-        time_ms: 0,
+        time_ms: 1_000 * sequence,
         headers: Vec::new(),
         content_type: None,
         data: sequence.to_string().into(),
@@ -141,6 +142,8 @@ pub(crate) struct MemoryLog {
     pub(crate) tails: AtomicUsize,
     pub(crate) readers: AtomicUsize,
     pub(crate) readers_most: AtomicUsize,
+    pub(crate) reads: AtomicUsize,
+    pub(crate) questions: AtomicUsize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +168,8 @@ impl MemoryLog {
             tails: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
             readers_most: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
+            questions: AtomicUsize::new(0),
         })
     }
 
@@ -213,6 +218,7 @@ impl MemoryLog {
             first_sequence: kept.first,
             last_sequence: kept.last,
             messages: kept.events.len() as u64,
+            bytes: kept.events.len() as u64,
             keeps_acked: true,
             age_max: None,
         }
@@ -226,23 +232,31 @@ impl Log for MemoryLog {
 
     fn facts<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<StreamFacts, Error>> {
         Box::pin(async move {
+            self.questions.fetch_add(1, Ordering::Relaxed);
+            let facts = self.facts_now(stream);
             tokio::time::sleep(Duration::from_millis(1)).await;
             self.check()?;
-            Ok(self.facts_now(stream))
+            Ok(facts)
         })
     }
 
-    fn tail<'a>(
-        &'a self,
-        stream: &'a StreamConfig,
-        history_events: u64,
-    ) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>> {
+    fn sequence_at<'a>(&'a self, stream: &'a StreamName, at_ms: u64) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            let kept = self.kept.lock();
+            let kept = &kept[stream];
+            let first = kept.events.iter().find(|(_, event)| event.time_ms >= at_ms);
+            Ok(first.map_or(kept.last + 1, |(sequence, _)| *sequence))
+        })
+    }
+
+    fn tail<'a>(&'a self, stream: &'a StreamConfig, refill: Refill) -> BoxFuture<'a, Result<Box<dyn Follow>, Error>> {
         Box::pin(async move {
             self.check()?;
             self.tails.fetch_add(1, Ordering::Relaxed);
             let facts = self.facts_now(&stream.name);
             let last_at_open = facts.last_sequence;
-            let next = (last_at_open + 1).saturating_sub(history_events).max(facts.first_sequence);
+            let next = (last_at_open + 1).saturating_sub(refill.events_max).max(facts.first_sequence);
             let tail = MemoryTail {
                 kept: Arc::clone(&self.kept),
                 changed: self.changed.subscribe(),
@@ -264,6 +278,7 @@ impl Log for MemoryLog {
         Box::pin(async move {
             let now = self.readers.fetch_add(1, Ordering::Relaxed) + 1;
             self.readers_most.fetch_max(now, Ordering::Relaxed);
+            self.reads.fetch_add(1, Ordering::Relaxed);
             let _reading = Reading(&self.readers);
             tokio::time::sleep(Duration::from_millis(3)).await;
             let subjects = stream.subjects_for(types);
@@ -328,6 +343,10 @@ impl Follow for MemoryTail {
             }
         })
     }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl MemoryTail {
@@ -366,6 +385,8 @@ pub(crate) fn wants(types: &[&str], cursor: Option<&str>) -> Request {
         principal: "somebody".to_owned(),
         wanted: Wanted::Types(types.iter().map(|text| pattern(text)).collect()),
         cursor: cursor.map(|text| super::Cursor::parse(text).expect("a cursor")),
+        from: Begin::Now,
+        connection: None,
     }
 }
 

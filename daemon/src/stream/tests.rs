@@ -1,16 +1,18 @@
 //! The hub over a log in memory, on paused time.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use proptest::prelude::*;
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{Doubles, Listener, MemoryLog, config, name, named, wants};
-use super::{Config, Cursor, Error, Hub, NoPlugins, Request, Wanted};
-use crate::domain::SubscriptionId;
+use super::{Config, Connection, Cursor, Error, Hub, NoPlugins, Request, Wanted};
+use crate::domain::{Begin, SubscriptionId};
 
 async fn listen(hub: &Hub, types: &[&str], cursor: Option<&str>) -> Listener {
     Listener::new(hub.subscribe(wants(types, cursor)).await.expect("it is admitted"))
@@ -35,7 +37,9 @@ async fn hears_matching_events_from_now_on() {
         log.append("EVENTS", kind);
     }
     let own = |id: &str, kind: &str, data: &str| (id.to_owned(), kind.to_owned(), data.to_owned());
+    let before = Instant::now();
     assert_eq!(client.events(2).await, [own("EVENTS:2", "a.x", "2"), own("EVENTS:4", "a.y", "4")]);
+    assert!(before.elapsed() < Duration::from_secs(1), "it was woken, and did not find them by its heartbeat");
     assert!(client.text.starts_with(b"retry: "));
     // The cursor passes what the client does not want, with the next heartbeat.
     client.until(|c| c.last_id().as_deref() == Some("EVENTS:5")).await;
@@ -285,106 +289,110 @@ async fn everything_ends_at_shutdown() {
     drop(stuck);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Append(u8),
-    Read { client: usize, pieces: usize },
-    Reconnect(usize),
-    Restart,
-    Pause(u64),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (1..40_u8).prop_map(Step::Append),
-        6 => (0..3_usize, 1..30_usize).prop_map(|(client, pieces)| Step::Read { client, pieces }),
-        2 => (0..3_usize).prop_map(Step::Reconnect),
-        1 => Just(Step::Restart),
-        2 => (0..60_u64).prop_map(Step::Pause),
-    ];
-    proptest::collection::vec(step, 1..60)
-}
-
-struct Party {
-    request: Request,
-    listener: Listener,
-    got: Vec<(u64, String)>,
-}
-
-impl Party {
-    /// Takes over what was read, as far as the client's place vouches for it: parts of an event that is not whole come again.
-    async fn reconnect(&mut self, hub: &Hub) {
-        self.keep();
-        let place = self.listener.last_id();
-        let cursor = place.map(|text| Cursor::parse(&text).unwrap()).or(self.request.cursor.clone());
-        self.request.cursor = cursor;
-        self.listener = Listener::new(hub.subscribe(self.request.clone()).await.unwrap());
+#[tokio::test(start_paused = true)]
+async fn a_first_connection_begins_where_it_says() {
+    let log = MemoryLog::new(&["EVENTS", "ORDERS"]);
+    let one = MemoryLog::new(&["EVENTS"]);
+    (0..50).for_each(|_| {
+        log.append("EVENTS", "a");
+        one.append("EVENTS", "a");
+    });
+    log.purge_below("EVENTS", 11);
+    let hub = log.hub(config(), vec![]);
+    // Where it was in another stream says nothing of this one; and of one stream alone a sequence says enough.
+    let orders = || Request { cursor: Some(Cursor::parse("ORDERS:0").unwrap()), ..wants(&[">"], None) };
+    for (hub, request, from, first) in [
+        (&hub, orders(), Begin::All, 11),
+        (&hub, orders(), Begin::Time(29_500), 30),
+        (&hub, orders(), Begin::Now, 51),
+        (&one.hub(config(), vec![]), wants(&[">"], None), Begin::Sequence(40), 40),
+        (&hub, wants(&["a"], Some("EVENTS:19")), Begin::All, 20),
+    ] {
+        let mut client = Listener::new(hub.subscribe(Request { from, ..request }).await.expect("it is admitted"));
+        client.until(|client| client.last_id().is_some_and(|id| id.starts_with("EVENTS:50"))).await;
+        assert_eq!(client.data(), numbers(first..=50), "{from:?}");
     }
+    let several = hub.subscribe(Request { from: Begin::Sequence(1), ..wants(&[">"], None) }).await;
+    assert!(matches!(several, Err(Error::SequenceOfSeveral)));
+}
 
-    fn keep(&mut self) {
-        let last = self.listener.last_id().map_or(0, |id| id.rsplit_once(':').unwrap().1.parse().unwrap());
-        for data in self.listener.data() {
-            let sequence = data.split('/').next().unwrap().parse().unwrap();
-            if sequence <= last {
-                self.got.push((sequence, data));
-            }
-        }
+/// Notes that it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
-async fn play(steps: Vec<Step>) {
+#[tokio::test(start_paused = true)]
+async fn an_event_wakes_those_who_want_it_and_nobody_else() {
     let log = MemoryLog::new(&["EVENTS"]);
-    let streams = || vec![named("board", &["a"], Arc::new(Doubles::default()) as _)];
-    let mut hub = log.hub(config(), streams());
-    let mut parties = Vec::new();
-    for request in
-        [wants(&[">"], Some("EVENTS:0")), wants(&["b"], Some("EVENTS:0")), wants_named("board", Some("EVENTS:0"))]
-    {
-        let listener = Listener::new(hub.subscribe(request.clone()).await.unwrap());
-        parties.push(Party { request, listener, got: Vec::new() });
+    let hub = log.hub(config(), vec![]);
+    let mut clients = Vec::new();
+    for types in ["a.*", "b.*"] {
+        let mut client = listen(&hub, &[types], None).await;
+        client.piece().await;
+        clients.push((client, Arc::new(Woken::default())));
     }
-    let mut last = 0;
-    for step in steps {
-        match step {
-            Step::Append(n) => (0..n).for_each(|_| last = log.append("EVENTS", if last % 4 == 1 { "b" } else { "a" })),
-            Step::Read { client, pieces } => {
-                for _ in 0..pieces {
-                    let _quiet = tokio::time::timeout(Duration::from_millis(2), parties[client].listener.piece()).await;
-                }
-            }
-            Step::Reconnect(client) => parties[client].reconnect(&hub).await,
-            Step::Restart => {
-                let stop = CancellationToken::new();
-                stop.cancel();
-                hub.run(stop).await;
-                hub = log.hub(config(), streams());
-                for party in &mut parties {
-                    party.reconnect(&hub).await;
-                }
-            }
-            Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
-        }
-    }
-    let place = format!("EVENTS:{last}");
-    for (at, party) in parties.iter_mut().enumerate() {
-        if last > 0 {
-            party.listener.until(|listener| listener.last_id().as_ref() == Some(&place)).await;
-        }
-        party.keep();
-        let matching = (1..=last).filter(|n| at == 0 || (n % 4 == 2) == (at == 1));
-        let expected: Vec<String> =
-            matching.flat_map(|n| if at == 2 { Doubles::expected(n) } else { vec![n.to_string()] }).collect();
-        let got: Vec<String> = party.got.iter().map(|(_, data)| data.clone()).collect();
-        assert_eq!(got, expected, "client {at}");
-    }
-    assert!(log.readers_most.load(Ordering::Relaxed) <= config().readers_max);
+    let poll = |(client, woken): &mut (Listener, Arc<Woken>)| {
+        let waker = Waker::from(Arc::clone(woken));
+        pin!(client.piece()).poll(&mut Context::from_waker(&waker)).is_ready()
+    };
+    assert_eq!(clients.iter_mut().map(poll).collect::<Vec<_>>(), [false, false]);
+    log.append("EVENTS", "a.x");
+    sleep(Duration::from_millis(10)).await;
+    let woken: Vec<bool> = clients.iter().map(|(_, woken)| woken.0.load(Ordering::Relaxed)).collect();
+    assert_eq!(woken, [true, false]);
+    assert_eq!(clients.iter_mut().map(poll).collect::<Vec<_>>(), [true, false]);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-    #[test]
-    fn every_client_gets_every_event_once_and_in_order(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(play(steps));
+#[tokio::test(start_paused = true)]
+async fn those_who_come_back_to_about_the_same_place_share_its_reading() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let doubles = Arc::new(Doubles::default());
+    let hub = log.hub(Config { readers_max: 1, ..config() }, vec![named("board", &["a"], doubles.clone())]);
+    (0..100).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    let mut clients = Vec::new();
+    for at in 0..40 {
+        let request = wants_named("board", Some(&format!("EVENTS:{}", at % 4)));
+        clients.push((at % 4, Listener::new(hub.subscribe(request).await.unwrap())));
+    }
+    let all = join_all(clients.iter_mut().map(|(at, client)| async move {
+        let expected: Vec<String> = (*at + 1..=100).flat_map(Doubles::expected).collect();
+        client.events(expected.len()).await;
+        assert_eq!(client.data(), expected, "from {at}");
+    }));
+    all.await;
+    let reads = log.reads.load(Ordering::Relaxed);
+    // Each alone would read ten pieces of ten.
+    assert!(reads < 80, "{reads} readings for 40 clients");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_not_asked_for_bytes_is_cut_off_and_no_other() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { unread_timeout: Duration::from_secs(40), ..config() }, vec![]);
+    let connections = [Connection::default(), Connection::default()];
+    let request = |connection: &Connection| Request { connection: Some(connection.clone()), ..wants(&[">"], None) };
+    let mut idle = Listener::new(hub.subscribe(request(&connections[0])).await.unwrap());
+    let _stalled = hub.subscribe(request(&connections[1])).await.unwrap();
+    let stop = CancellationToken::new();
+    let is_cut = |connection: &Connection| connection.poll_cut(&Context::from_waker(Waker::noop())).is_ready();
+    let test = async {
+        sleep(Duration::from_secs(35)).await;
+        assert!(!is_cut(&connections[1]), "not yet");
+        sleep(Duration::from_secs(10)).await;
+        assert!(is_cut(&connections[1]));
+        sleep(Duration::from_secs(60)).await;
+        assert!(!is_cut(&connections[0]), "it is asked with every heartbeat");
+        stop.cancel();
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(hub.clone().run(stop.clone()), test) } => {}
+        () = async { while idle.piece().await {} std::future::pending().await } => {}
     }
 }

@@ -217,6 +217,12 @@ pub struct SseMetrics {
     pub bytes: Counter,
     /// Times that a client had to read from the stream's history.
     pub catch_ups: Counter,
+    /// Clients that read history now.
+    pub catching_up: Gauge,
+    /// How far the client that is furthest behind is behind its stream's end, in sequences.
+    pub lag_events: Gauge,
+    /// Clients whose connection was ended because they read nothing.
+    pub stalled: Counter,
     /// Gaps announced to clients.
     pub gaps: Counter,
     /// Events that an SSE subscription's plugins dropped.
@@ -427,6 +433,9 @@ impl Inner {
         r.register("sse_frames", "Event frames sent", sse.frames.clone());
         r.register("sse_bytes", "Bytes sent", sse.bytes.clone());
         r.register("sse_catch_ups", "Times a client read from history", sse.catch_ups.clone());
+        r.register("sse_catching_up", "Clients that read history now", sse.catching_up.clone());
+        r.register("sse_lag_events", "Sequences that the slowest client is behind", sse.lag_events.clone());
+        r.register("sse_stalled", "Clients that were cut off because they read nothing", sse.stalled.clone());
         r.register("sse_gaps", "Gaps announced to clients", sse.gaps.clone());
         r.register("sse_filtered", "Events that plugins dropped", sse.filtered.clone());
         r.register("sse_faults", "Events that plugins failed on", sse.faults.clone());

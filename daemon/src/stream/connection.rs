@@ -1,0 +1,37 @@
+//! The connection below a client, as far as this stage needs it: it can be cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+
+/// A connection that can be ended from outside. Cloning shares it.
+///
+/// A body is asked for bytes only while its client takes them, so what a client that does not read is to notice cannot be
+/// told by the body: whoever holds the socket asks here too.
+#[derive(Debug, Clone, Default)]
+pub struct Connection(Arc<Cut>);
+
+#[derive(Debug, Default)]
+struct Cut {
+    cut: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Connection {
+    /// Ends it.
+    pub fn cut(&self) {
+        self.0.cut.store(true, Ordering::Release);
+        self.0.waker.wake();
+    }
+
+    /// Is it to end? The task that asks is woken when it is.
+    pub fn poll_cut(&self, context: &Context<'_>) -> Poll<()> {
+        self.0.waker.register(context.waker());
+        match self.0.cut.load(Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}

@@ -26,6 +26,8 @@ use tracing::{debug, error, warn};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::event_types::EventTypes;
+use super::events::clients::Clients;
+use super::events::tickets::Tickets;
 use super::problem::Code;
 use super::{Error, Gate, Problem, auth, document, events, limit, operate};
 use crate::ingest::{self, Nats, Publish, Published};
@@ -73,6 +75,10 @@ pub struct State {
     pub types: EventTypes,
     /// The event streams.
     pub hub: Hub,
+    /// Who listens to them.
+    pub clients: Clients,
+    /// What opens them in the place of a key.
+    pub tickets: Tickets,
     /// The metrics.
     pub metrics: Metrics,
     /// The condition of the daemon's parts.
@@ -222,7 +228,7 @@ fn cors(origins: &[String]) -> Result<CorsLayer, Error> {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(headers.into_iter().chain([AUTHORIZATION, CONTENT_TYPE]).collect::<Vec<_>>())
-        .expose_headers(limit::HEADERS.into_iter().chain([RETRY_AFTER, LOCATION]).collect::<Vec<_>>()))
+        .expose_headers(limit::HEADERS.into_iter().chain([RETRY_AFTER, LOCATION, events::CLIENT]).collect::<Vec<_>>()))
 }
 
 async fn not_found() -> Problem {

@@ -25,6 +25,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{debug, error, warn};
 use utoipa_axum::router::OpenApiRouter;
 
+use super::document::EVENT_STREAM;
 use super::event_types::EventTypes;
 use super::events::clients::Clients;
 use super::events::tickets::Tickets;
@@ -92,6 +93,8 @@ pub struct Server {
     router: Option<Router>,
     /// All routes, once it runs.
     open: Arc<OnceLock<Router>>,
+    /// Set when it runs.
+    running: CancellationToken,
     serving: Fuse<BoxFuture<'static, io::Result<()>>>,
     /// Ends `serving`.
     closing: CancellationToken,
@@ -112,16 +115,22 @@ impl Server {
                 debug!(%error, "could not turn delays off");
             }
         });
-        let (open, closing) = (Arc::<OnceLock<Router>>::default(), CancellationToken::new());
+        let open = Arc::<OnceLock<Router>>::default();
+        let (running, closing) = (CancellationToken::new(), CancellationToken::new());
         let (late, early) = (Arc::clone(&open), starting(metrics, health));
+        let (runs, closes) = (running.clone(), closing.clone());
         let router = Router::new().fallback(async move |request: Request| {
+            // An `EventSource` comes back by itself when its connection breaks, and never again after an answer of 503.
+            if late.get().is_none() && is_event_stream(&request) {
+                runs.run_until_cancelled(closes.cancelled()).await;
+            }
             let router = late.get().unwrap_or(&early).clone();
             router.oneshot(request).await
         });
         let router = router.into_make_service_with_connect_info::<SocketAddr>();
         let serve = axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
         let serving = serve.into_future().boxed().fuse();
-        Ok(Self { local_addr, router: None, open, serving, closing, drain_timeout: config.drain_timeout })
+        Ok(Self { local_addr, router: None, open, running, serving, closing, drain_timeout: config.drain_timeout })
     }
 
     /// The address that it is bound to.
@@ -164,6 +173,7 @@ impl Server {
         if let Some(router) = self.router {
             // It runs once.
             drop(self.open.set(router));
+            self.running.cancel();
         }
         let closing = async {
             stop.cancelled().await;
@@ -178,6 +188,12 @@ impl Server {
             }
         }
     }
+}
+
+/// Does it ask for an event stream?
+fn is_event_stream(request: &Request) -> bool {
+    let below = request.uri().path().strip_prefix(document::BASE);
+    request.method() == Method::GET && below.is_some_and(|path| document::answer_type(path) == EVENT_STREAM)
 }
 
 /// What can be answered before the daemon has all its parts.

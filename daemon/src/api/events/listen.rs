@@ -13,6 +13,7 @@ use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 
 use super::session::Session;
+use crate::api::document::EVENT_STREAM;
 use crate::api::extract::{Path, Query};
 use crate::api::principal::Asker;
 use crate::api::problem::Code;
@@ -205,7 +206,7 @@ async fn listen(
     let id = HeaderValue::from_str(&seat.id()).map_err(|_| Problem::internal())?;
     let mut response = Body::from_stream(Session::new(client, seat).map(Ok::<_, Infallible>)).into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // nginx would collect the response otherwise.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

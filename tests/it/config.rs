@@ -36,8 +36,8 @@ const CASES: &[Case] = &[
     // Keys
     Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, nats, operational_events, plugins, secrets, server, store, stream, subscription)"]),
     Case(STREAM, "[server]\nlitsen = \"127.0.0.1:1\"\nbanana = 1", &[
-        "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
-        "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat)",
+        "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat, tls)",
+        "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat, tls)",
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\", keys = 1 }", &["3: auth.jwt.keys: unknown key (known here: audience, hs256_secret, issuer, jwks_file, jwks_url, leeway, public_key_file)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
@@ -47,6 +47,12 @@ const CASES: &[Case] = &[
     Case(SSE, "", &["2: subscription[0].types: is missing, and has no default"]),
     Case("", "[[stream]]\nname = \"EVENTS\"", &["1: stream[0].subjects: is missing, and has no default"]),
     // Types
+    Case(STREAM, "[server]\ntls = { cert_file = \"a.pem\", min_version = \"1.1\" }", &[
+        "3: server.tls.key_file: is missing, and has no default",
+    ]),
+    Case(STREAM, "[server]\ntls = { cert_file = \"a.pem\", key_file = \"b.pem\" }", &[
+        "3: server.tls.cert_file: a.pem cannot be read: No such file or directory (os error 2)",
+    ]),
     Case(STREAM, "[server]\nlisten = 8080", &["3: server.listen: must be a text in quotes, not a whole number"]),
     Case(STREAM, "server = 5", &["2: server: must be a table, not a whole number"]),
     Case(STREAM, "[limits]\nsse_clients = \"many\"\nbody_bytes_max = 1.5", &[

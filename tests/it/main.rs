@@ -22,6 +22,8 @@ mod faults;
 mod forgetful;
 mod harness;
 mod hold;
+mod https;
+mod listeners;
 mod nats;
 mod net;
 mod ordering;

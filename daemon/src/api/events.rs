@@ -2,6 +2,7 @@
 
 pub(super) mod batch;
 pub mod clients;
+mod gzip;
 mod listen;
 pub mod read;
 mod session;

@@ -1,10 +1,11 @@
 //! The HTTP interface: webhooks, events, deliveries and all else that one may look at or change, health and metrics.
 //!
-//! - [`server`]: binds, serves, and ends within a bound.
+//! - [`server`]: binds, serves, and ends within a bound; `listener`: its connections, with `tls` or without.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
 //!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
 //! - `cursor` and `paging`: what listings ask for alike.
+//! - `watched`: files that are read again when they change.
 //! - `extract`: what handlers take out of a request.
 //! - `document`: the interface's own description, OpenAPI, and a page of it.
 
@@ -24,6 +25,7 @@ pub mod info;
 pub mod jobs;
 pub mod keys;
 mod limit;
+mod listener;
 mod operate;
 pub mod owners;
 mod paging;
@@ -38,7 +40,9 @@ pub mod subscriptions;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod trace;
+mod watched;
 pub mod webhooks;
 
 pub use auth::{AdminKey, Gate};
@@ -47,6 +51,7 @@ pub use owners::Owners;
 pub use principal::Principal;
 pub use problem::{Code, FieldError, Problem};
 pub use server::{Config, Server, State, router};
+pub use tls::Tls;
 
 use std::net::SocketAddr;
 
@@ -69,7 +74,7 @@ pub enum Error {
         /// Why not.
         source: http::header::InvalidHeaderValue,
     },
-    /// Serving failed.
-    #[error("cannot serve")]
-    Serve(#[source] std::io::Error),
+    /// The listener's certificate cannot be used.
+    #[error("server.tls cannot be used")]
+    Tls(#[from] crate::deliver::tls::Error),
 }

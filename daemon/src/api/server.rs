@@ -1,7 +1,6 @@
 //! Binding, routing and the end.
 
 use std::any::Any;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +10,6 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt as _;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Fuse};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
@@ -29,7 +27,9 @@ use super::document::EVENT_STREAM;
 use super::event_types::EventTypes;
 use super::events::clients::Clients;
 use super::events::tickets::Tickets;
+use super::listener::Listener;
 use super::problem::Code;
+use super::tls::{Acceptor, Tls};
 use super::{Error, Gate, Problem, auth, document, events, limit, operate};
 use crate::ingest::{self, Nats, Publish, Published};
 use crate::stream::Hub;
@@ -41,6 +41,8 @@ use crate::telemetry::metrics::Metrics;
 pub struct Config {
     /// The address; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// The certificate for HTTPS; without one it is plain HTTP.
+    pub tls: Option<Tls>,
     /// The largest request body, in bytes.
     pub body_bytes_max: usize,
     /// Origins whose pages may call the interface; `*` is any.
@@ -95,7 +97,7 @@ pub struct Server {
     open: Arc<OnceLock<Router>>,
     /// Set when it runs.
     running: CancellationToken,
-    serving: Fuse<BoxFuture<'static, io::Result<()>>>,
+    serving: Fuse<BoxFuture<'static, ()>>,
     /// Ends `serving`.
     closing: CancellationToken,
     drain_timeout: Duration,
@@ -105,16 +107,12 @@ impl Server {
     /// Binds the address.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// When the address cannot be bound, or the certificate cannot be used.
     pub async fn bind(config: &Config, metrics: Metrics, health: Health) -> Result<Self, Error> {
         let fail = |source| Error::Bind { listen: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
         let local_addr = listener.local_addr().map_err(fail)?;
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "could not turn delays off");
-            }
-        });
+        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose()?;
         let open = Arc::<OnceLock<Router>>::default();
         let (running, closing) = (CancellationToken::new(), CancellationToken::new());
         let (late, early) = (Arc::clone(&open), starting(metrics, health));
@@ -127,10 +125,9 @@ impl Server {
             let router = late.get().unwrap_or(&early).clone();
             router.oneshot(request).await
         });
-        let router = router.into_make_service_with_connect_info::<SocketAddr>();
-        let serve = axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
-        let serving = serve.into_future().boxed().fuse();
-        Ok(Self { local_addr, router: None, open, running, serving, closing, drain_timeout: config.drain_timeout })
+        let serving = Listener::new(listener, acceptor).serve(router, closing.clone()).boxed().fuse();
+        let drain_timeout = config.drain_timeout;
+        Ok(Self { local_addr, router: None, open, running, serving, closing, drain_timeout })
     }
 
     /// The address that it is bound to.
@@ -145,7 +142,7 @@ impl Server {
             biased;
             done = &mut work => done,
             // It does not end before it is told to.
-            _ = &mut self.serving => work.await,
+            () = &mut self.serving => work.await,
         }
     }
 
@@ -166,10 +163,7 @@ impl Server {
     }
 
     /// Serves until `stop`; then takes no more connections, and lets requests end within the drain timeout.
-    ///
-    /// # Errors
-    /// When serving fails.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+    pub async fn run(self, stop: CancellationToken) {
         if let Some(router) = self.router {
             // It runs once.
             drop(self.open.set(router));
@@ -181,11 +175,8 @@ impl Server {
             tokio::time::sleep(self.drain_timeout).await;
         };
         tokio::select! {
-            served = self.serving => served.map_err(Error::Serve),
-            () = closing => {
-                warn!("connections are still open after the drain timeout, leaving them");
-                Ok(())
-            }
+            () = self.serving => {}
+            () = closing => warn!("connections are still open after the drain timeout, leaving them"),
         }
     }
 }

@@ -59,6 +59,7 @@ struct Api {
 fn api(key: Option<&str>, hub: HubConfig) -> Api {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
+        tls: None,
         body_bytes_max: 200,
         cors_origins: vec!["https://board.example".to_owned()],
         drain_timeout: Duration::from_secs(1),

@@ -147,6 +147,7 @@ pub(super) fn stream(config: &Config) -> stream::Config {
 pub(super) fn api(config: &Config) -> api::Config {
     api::Config {
         listen: config.server.listen,
+        tls: config.server.tls.clone(),
         body_bytes_max: config.limits.body_bytes_max,
         cors_origins: config.server.cors_origins.clone(),
         drain_timeout: config.server.drain_timeout,
@@ -219,13 +220,21 @@ pub fn plugin_cache_dir(config: &Config) -> PathBuf {
     config.data_dir.join("plugin-cache")
 }
 
-/// The endpoints of a configuration, checked without a daemon: `sluiced check`. Blocks: it reads the files that they name.
+/// What is wrong with the listener's certificate, at its place. Blocks: it reads the files.
+fn listener_problem(config: &Config) -> Option<Problem> {
+    let error = config.server.tls.as_ref()?.check().err()?;
+    Some(Problem { place: config.locate_key("server", &["tls", error.key]), reason: error.to_string() })
+}
+
+/// The endpoints of a configuration and its listener's certificate, checked without a daemon: `sluiced check`. Blocks: it
+/// reads the files that they name.
 ///
 /// # Errors
 /// [`Error::Config`] with every problem found.
 pub fn check_endpoints(config: &Config) -> Result<(), Error> {
     let all = config.subscriptions.iter().enumerate();
-    let problems: Vec<Problem> = all.filter_map(|(index, s)| endpoint_problem(config, index, s)).collect();
+    let endpoints = all.filter_map(|(index, s)| endpoint_problem(config, index, s));
+    let problems: Vec<Problem> = listener_problem(config).into_iter().chain(endpoints).collect();
     if problems.is_empty() { Ok(()) } else { Err(config::Error { problems }.into()) }
 }
 

@@ -27,9 +27,9 @@ use crate::pipeline::readers::Readers;
 use crate::pipeline::subscriptions::{StreamLink, Subscriptions};
 use crate::pipeline::{Shared, announce, lag};
 use crate::store::{self, Recorder, Store};
+use crate::telemetry;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::{StoreMetrics, StreamMetrics};
-use crate::{api, telemetry};
 
 /// How often the parts are asked how they are.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -91,7 +91,7 @@ struct Running {
     writer: JoinHandle<()>,
     stops: Stops,
     tasks: Tasks,
-    serving: tokio::task::JoinHandle<Result<(), api::Error>>,
+    serving: tokio::task::JoinHandle<()>,
 }
 
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
@@ -112,10 +112,8 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
                 ended = Ended::StreamReplaced;
                 break;
             }
-            served = &mut running.serving => {
-                if let Ok(Err(error)) = served {
-                    error!(error = %telemetry::chain(&error), "the api has ended, stopping");
-                }
+            _ = &mut running.serving => {
+                error!("the api has ended, stopping");
                 break;
             }
             _ = health_check.tick() => running.look_after(),

@@ -41,6 +41,7 @@ use std::time::Duration;
 use http::Uri;
 use ipnet::IpNet;
 
+use crate::api::Tls;
 use crate::api::event_types::EventType;
 use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subject, Subscription};
 pub use definition::Flaw;
@@ -90,6 +91,8 @@ pub struct Config {
 pub struct Server {
     /// Where to listen; port 0 takes any free port. Loopback, unless there is an admin key.
     pub listen: SocketAddr,
+    /// The certificate for HTTPS; without one it is plain HTTP.
+    pub tls: Option<Tls>,
     /// How long a clean stop may take.
     pub drain_timeout: Duration,
     /// How often an idle SSE stream carries a comment.
@@ -425,6 +428,11 @@ impl Config {
     pub fn locate_webhook(&self, subscription: usize, keys: &[&str]) -> Place {
         let webhook = KeyPath::top("subscription").index(subscription).key("webhook");
         self.layers.places.find(&keys.iter().fold(webhook, |path, key| path.key(key)))
+    }
+
+    /// The place of a key outside the subscriptions, such as `server.tls.cert_file`: `locate_key("server", &["tls", "cert_file"])`.
+    pub fn locate_key(&self, section: &str, keys: &[&str]) -> Place {
+        self.layers.places.find(&keys.iter().fold(KeyPath::top(section), |path, key| path.key(key)))
     }
 
     /// The same, without what only tells of how it was written: nothing of it can be located or dumped any more. With ten

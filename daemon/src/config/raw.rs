@@ -15,11 +15,20 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
     pub(super) listen: String,
+    pub(super) tls: Option<Table<ServerTls>>,
     pub(super) drain_timeout: String,
     pub(super) sse_heartbeat: String,
     pub(super) sse_ticket_lifetime: String,
     pub(super) sse_expiry_notice: String,
     pub(super) cors_origins: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerTls {
+    pub(super) cert_file: String,
+    pub(super) key_file: String,
+    pub(super) min_version: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -16,6 +16,7 @@ use super::{
     Stream,
 };
 use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, webhook};
+use crate::api::Tls;
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -206,6 +207,10 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
     let listen = raw.listen.parse::<SocketAddr>();
     let listen = listen.map_err(|_| format!("{:?} is not an address and port, such as \"127.0.0.1:8080\"", raw.listen));
     let listen = report.check(&at.key("listen"), listen);
+    let tls = match &raw.tls {
+        None => Some(None),
+        Some(raw) => server_tls(&at.key("tls"), &raw.0, report).map(Some),
+    };
     let drain_timeout = report.duration(&at.key("drain_timeout"), &raw.drain_timeout, &bounds::DRAIN_TIMEOUT);
     let sse_heartbeat = report.duration(&at.key("sse_heartbeat"), &raw.sse_heartbeat, &bounds::SSE_HEARTBEAT);
     let lifetime = at.key("sse_ticket_lifetime");
@@ -221,12 +226,21 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
     }));
     Some(Server {
         listen: listen?,
+        tls: tls?,
         drain_timeout: drain_timeout?,
         sse_heartbeat: sse_heartbeat?,
         sse_ticket_lifetime: sse_ticket_lifetime?,
         sse_expiry_notice: sse_expiry_notice?,
         cors_origins: cors_origins?,
     })
+}
+
+/// Checks the table alone: what the files hold is for the one who reads them to say.
+fn server_tls(at: &KeyPath, raw: &raw::ServerTls, report: &mut Report<'_>) -> Option<Tls> {
+    let cert_file = report.path(&at.key("cert_file"), &raw.cert_file);
+    let key_file = report.path(&at.key("key_file"), &raw.key_file);
+    let version_min = webhook::tls_version(at, raw.min_version.as_deref(), report);
+    Some(Tls { cert_file: cert_file?, key_file: key_file?, version_min: version_min? })
 }
 
 /// Is it exactly what a browser sends as `Origin`?

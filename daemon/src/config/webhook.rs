@@ -159,15 +159,17 @@ fn url(text: &str, deny_ports: &[u16]) -> Result<Box<str>, String> {
 
 const TLS_VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
 
+/// The oldest version of TLS that a table asks for.
+pub(super) fn tls_version(at: &KeyPath, word: Option<&str>, report: &mut Report<'_>) -> Option<TlsVersion> {
+    word.map_or(Some(TlsVersion::default()), |word| report.word(&at.key("min_version"), word, &TLS_VERSIONS))
+}
+
 /// Checks the table alone: what the files hold is for the one who reads them to say.
 fn tls(at: &KeyPath, raw: &raw::Tls, report: &mut Report<'_>) -> Option<EndpointTls> {
     let ca_file = report.path_if_any(&at.key("ca_file"), raw.ca_file.as_deref());
     let cert_file = report.path_if_any(&at.key("client_cert_file"), raw.client_cert_file.as_deref());
     let key_file = report.path_if_any(&at.key("client_key_file"), raw.client_key_file.as_deref());
-    let min_version = match &raw.min_version {
-        None => Some(TlsVersion::default()),
-        Some(word) => report.word(&at.key("min_version"), word, &TLS_VERSIONS),
-    };
+    let min_version = tls_version(at, raw.min_version.as_deref(), report);
     let client = match (cert_file?, key_file?) {
         (None, None) => None,
         (Some(cert_file), Some(key_file)) => Some(ClientIdentity { cert_file, key_file }),

@@ -17,11 +17,11 @@ use crate::domain::{EndpointTls, TlsVersion};
 /// The largest file of certificates or keys, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Why an endpoint's TLS cannot be done as it is written. `Display` names the file.
+/// Why TLS cannot be done as it is written, with an endpoint or on the listener. `Display` names the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} {what}", path.display())]
 pub struct Error {
-    /// The key of the endpoint's `tls` table that names the file.
+    /// The key of the `tls` table that names the file.
     pub key: &'static str,
     /// The file.
     pub path: PathBuf,
@@ -76,7 +76,10 @@ impl Own {
         };
         digest.update([u8::from(roots.is_some())]);
         let identity = match &settings.client {
-            Some(client) => Some(identity(&client.cert_file, &client.key_file, &mut digest)?),
+            Some(client) => {
+                let (cert, key) = (("client_cert_file", &*client.cert_file), ("client_key_file", &*client.key_file));
+                Some(identity(cert, key, &mut digest)?)
+            }
             None => None,
         };
         Ok(Self { digest: digest.finalize().into(), roots, identity, version_min: settings.min_version })
@@ -103,10 +106,23 @@ fn roots(key: &'static str, path: &Path, digest: &mut Sha256) -> Result<Arc<Root
     Ok(Arc::new(roots))
 }
 
-fn identity(cert_path: &Path, key_path: &Path, digest: &mut Sha256) -> Result<Arc<CertifiedKey>, Error> {
-    let chain = certificates("client_cert_file", cert_path, digest)?;
-    let refuse = |what| Error::new("client_key_file", key_path, &what);
-    let pem = read("client_key_file", key_path)?;
+/// What the daemon shows of itself to those who connect to it: the certificate chain of one file, and its private key of
+/// another, each with the key of the configuration that names it. Blocks.
+///
+/// # Errors
+/// When a file cannot be read, does not hold what it should, or the key is not the certificate's.
+pub fn own_identity(cert: (&'static str, &Path), key: (&'static str, &Path)) -> Result<Arc<CertifiedKey>, Error> {
+    identity(cert, key, &mut Sha256::new())
+}
+
+fn identity(
+    (cert_name, cert_path): (&'static str, &Path),
+    (key_name, key_path): (&'static str, &Path),
+    digest: &mut Sha256,
+) -> Result<Arc<CertifiedKey>, Error> {
+    let chain = certificates(cert_name, cert_path, digest)?;
+    let refuse = |what| Error::new(key_name, key_path, &what);
+    let pem = read(key_name, key_path)?;
     digest.update(&pem);
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| refuse(What::NoKey(error)))?;
     let certified = CertifiedKey::from_der(chain, key, &ring::default_provider());
@@ -177,7 +193,8 @@ impl System {
     }
 }
 
-fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+/// The versions of TLS from the oldest that is wanted.
+pub fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
     static FROM_12: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
     match min {
         TlsVersion::Tls12 => &FROM_12,

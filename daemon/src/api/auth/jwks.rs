@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -16,10 +16,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::api::watched::Watched;
 use crate::telemetry::chain;
 
-/// How often a file of keys is looked at, at most.
-const FILE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// After how long a set at a URL is fetched again, so that a key that was taken out of it does not stay valid.
 const JWKS_AGE_MAX: Duration = Duration::from_secs(600);
 /// How long it is not fetched again, whatever tokens name: nobody can make the daemon fetch more often.
@@ -115,10 +114,9 @@ pub(super) struct Keys {
 #[derive(Default)]
 struct Loaded {
     keys: Option<Arc<KeySet>>,
-    /// When the source was last looked at, with success or without.
+    /// When the URL was last asked, with success or without.
     looked: Option<Instant>,
-    /// When the file was changed last, and its length.
-    file: Option<(SystemTime, u64)>,
+    file: Option<Watched>,
 }
 
 impl Keys {
@@ -130,9 +128,8 @@ impl Keys {
         let keys = Self { source, loaded: Mutex::default(), fetching: tokio::sync::Mutex::default() };
         if let Some(file) = keys.file() {
             let mut loaded = keys.loaded.lock();
-            loaded.file = stamp(file);
+            loaded.file = Some(Watched::new([file.clone()]));
             loaded.keys = Some(Arc::new(keys.read(file)?));
-            loaded.looked = Some(Instant::now());
         } else if let Source::Secret(secret) = &keys.source {
             let key = Key { id: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret) };
             keys.loaded.lock().keys = Some(Arc::new(KeySet(vec![key])));
@@ -216,15 +213,9 @@ impl Keys {
     fn look(&self) {
         let Some(file) = self.file() else { return };
         let mut loaded = self.loaded.lock();
-        if loaded.looked.is_some_and(|looked| looked.elapsed() < FILE_LOOK_INTERVAL) {
+        if !loaded.file.as_mut().is_some_and(Watched::have_changed) {
             return;
         }
-        loaded.looked = Some(Instant::now());
-        let stamp = stamp(file);
-        if stamp == loaded.file {
-            return;
-        }
-        loaded.file = stamp;
         match self.read(file) {
             Ok(keys) => {
                 info!(file = %file.display(), "the keys of tokens were read again");
@@ -246,11 +237,6 @@ impl Keys {
             _ => set(&text, true).map(KeySet),
         }
     }
-}
-
-fn stamp(file: &PathBuf) -> Option<(SystemTime, u64)> {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
 }
 
 /// The length of an uncompressed point of P-256, in bytes.

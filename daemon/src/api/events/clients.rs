@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 
+use super::gzip::Compressor;
 use crate::api::extract::{Path, Query};
 use crate::api::paging::limit;
 use crate::api::principal::Asker;
@@ -29,6 +30,7 @@ pub struct Clients(Arc<Book>);
 struct Book {
     /// How long before its end a token's end is announced.
     notice: Duration,
+    compressor: Compressor,
     open: Mutex<Open>,
 }
 
@@ -61,7 +63,13 @@ impl Clients {
     /// Nobody yet. The end of a token is announced `notice` before.
     pub fn new(notice: Duration) -> Self {
         let next = u64::from(rand::random::<u32>()) << 32;
-        Self(Arc::new(Book { notice, open: Mutex::new(Open { next, by_number: BTreeMap::new() }) }))
+        let open = Mutex::new(Open { next, by_number: BTreeMap::new() });
+        Self(Arc::new(Book { notice, compressor: Compressor::new(), open }))
+    }
+
+    /// What compresses frames for those who ask for it.
+    pub(super) fn compressor(&self) -> Compressor {
+        self.0.compressor.clone()
     }
 
     /// A place for one more. It hears of nothing but `types`.

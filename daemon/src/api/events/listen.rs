@@ -6,12 +6,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 
+use super::gzip::{self, Gzip};
 use super::session::Session;
 use crate::api::document::EVENT_STREAM;
 use crate::api::extract::{Path, Query};
@@ -204,13 +205,23 @@ async fn listen(
     let client = state.hub.subscribe(request).await.map_err(|error| refused(&error))?;
     let seat = state.clients.seat(asker, named, types);
     let id = HeaderValue::from_str(&seat.id()).map_err(|_| Problem::internal())?;
-    let mut response = Body::from_stream(Session::new(client, seat).map(Ok::<_, Infallible>)).into_response();
+    let session = Session::new(client, seat);
+    let compressed = gzip::is_asked(headers);
+    let body = match compressed {
+        true => Body::from_stream(Gzip::new(session, state.clients.compressor()).map(Ok::<_, Infallible>)),
+        false => Body::from_stream(session.map(Ok::<_, Infallible>)),
+    };
+    let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // nginx would collect the response otherwise.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(CLIENT, id);
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     Ok(response)
 }
 

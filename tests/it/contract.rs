@@ -10,6 +10,7 @@ use sluiced_tests::paths::{sluiced_binary, workspace};
 use sluiced_tests::setup::EVENTS;
 use sluiced_tests::{TestDaemon, TestNats};
 
+mod schemathesis;
 mod webhooks;
 
 /// How the snapshot is renewed.

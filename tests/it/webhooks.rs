@@ -8,6 +8,7 @@ use sluiced_tests::setup::{EVENTS, config};
 use sluiced_tests::{SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 mod idle;
+mod paging;
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -1,5 +1,7 @@
 //! Dead letters: finding them, looking at one with all its attempts, sending one again, removing one.
 
+use std::fmt::Display;
+
 use axum::{Extension, Json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -263,7 +265,7 @@ async fn list(
     get,
     path = "/subscriptions/{name}/dead-letters/{id}",
     tag = "dead letters",
-    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, pattern = "^msg_[0-9a-f]{32}$", description = "The delivery's id")),
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
     responses((status = 200, description = "The letter", body = Whole)),
     extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
@@ -272,7 +274,7 @@ async fn one(
     asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<Json<Whole>, Problem> {
-    let (id, delivery) = (known(&access, &asker, &name)?, parse(&delivery)?);
+    let (id, delivery) = (known(&access, &asker, &name)?, parse(&name, &delivery)?);
     let store = access.store.clone();
     let found = blocking(move || store.dead_letter(&delivery)).await?;
     let letter = found.filter(|letter| letter.subscription == id).ok_or_else(|| missing(&name, &delivery))?;
@@ -292,7 +294,7 @@ async fn one(
     post,
     path = "/subscriptions/{name}/dead-letters/{id}/resend",
     tag = "dead letters",
-    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, pattern = "^msg_[0-9a-f]{32}$", description = "The delivery's id")),
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
     responses((status = 202, description = "It is parked", body = Again)),
     extensions(("x-problems" = json!(["not_found", "delivery_under_way", "store_unavailable"])))
 )]
@@ -301,7 +303,7 @@ async fn resend(
     asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Again>), Problem> {
-    let (lane, delivery) = (find(&access, &asker, &name)?, parse(&delivery)?);
+    let (lane, delivery) = (find(&access, &asker, &name)?, parse(&name, &delivery)?);
     if lane.state().is_claimed(&delivery) {
         // A replay has it under way.
         return Err(under_way(&delivery));
@@ -325,7 +327,7 @@ async fn resend(
     delete,
     path = "/subscriptions/{name}/dead-letters/{id}",
     tag = "dead letters",
-    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, pattern = "^msg_[0-9a-f]{32}$", description = "The delivery's id")),
+    params(("name" = String, Path, description = "The subscription's name"), ("id" = String, Path, description = "The delivery's id")),
     responses((status = 204, description = "It is forgotten")),
     extensions(("x-problems" = json!(["not_found", "delivery_under_way", "store_unavailable"])))
 )]
@@ -334,7 +336,7 @@ async fn remove(
     asker: Asker,
     Path((name, delivery)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (id, delivery) = (known(&access, &asker, &name)?, parse(&delivery)?);
+    let (id, delivery) = (known(&access, &asker, &name)?, parse(&name, &delivery)?);
     let store = access.store.clone();
     let (removed, parked) = blocking(move || {
         let removed = store.remove_dead_letters(&id, &[delivery])?;
@@ -363,11 +365,12 @@ fn key(subscription: &SubscriptionId, failed_ms: u64, delivery: DeliveryId) -> D
     DeadKey { subscription: subscription.clone(), failed_ms, delivery }
 }
 
-fn parse(id: &str) -> Result<DeliveryId, Problem> {
-    DeliveryId::parse(id).map_err(|error| Problem::invalid("id", error.to_string()))
+/// The id in the path of one of the subscription's letters. What is no id is the id of nothing.
+fn parse(name: &str, id: &str) -> Result<DeliveryId, Problem> {
+    DeliveryId::parse(id).map_err(|_| missing(name, &id))
 }
 
-fn missing(name: &str, delivery: &DeliveryId) -> Problem {
+fn missing(name: &str, delivery: &impl Display) -> Problem {
     Problem::not_found(format!("subscription {name} has no dead letter {delivery}"))
 }
 

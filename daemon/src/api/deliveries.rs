@@ -7,6 +7,7 @@ mod retry;
 mod shown;
 mod stats;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use axum::{Extension, Json};
@@ -371,7 +372,7 @@ impl Search {
     tag = "deliveries",
     params(("id" = String, Path, description = "The delivery's id: what its requests have as `webhook-id`")),
     responses((status = 200, description = "The delivery", body = Whole)),
-    extensions(("x-problems" = json!(["invalid_request", "not_found", "store_unavailable"])))
+    extensions(("x-problems" = json!(["not_found", "store_unavailable"])))
 )]
 async fn one(
     Extension(access): Extension<Access>,
@@ -385,11 +386,12 @@ async fn one(
     found.map(Json).ok_or_else(|| missing(&delivery))
 }
 
+/// The id in a path. What is no id is the id of nothing.
 fn parse(id: &str) -> Result<DeliveryId, Problem> {
-    DeliveryId::parse(id).map_err(|error| Problem::invalid("id", error.to_string()))
+    DeliveryId::parse(id).map_err(|_| missing(&id))
 }
 
-fn missing(delivery: &DeliveryId) -> Problem {
+fn missing(delivery: &impl Display) -> Problem {
     Problem::not_found(format!("there is no delivery {delivery}, or no record of it any more"))
 }
 

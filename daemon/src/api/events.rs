@@ -50,7 +50,11 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 #[serde(deny_unknown_fields)]
 struct NewEvent {
     /// Its type: tokens with dots between them, such as `orders.created`.
-    #[schema(min_length = 1, max_length = 255, example = "orders.created")]
+    #[schema(
+        max_length = 512,
+        pattern = r"^[^\u0000-\u0020\u007f-\u00a0.*>]+(\.[^\u0000-\u0020\u007f-\u00a0.*>]+)*$",
+        example = "orders.created"
+    )]
     r#type: String,
     /// Its payload: any JSON, or a text where `content_type` is not of JSON.
     #[schema(value_type = serde_json::Value)]

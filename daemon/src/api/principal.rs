@@ -215,6 +215,14 @@ impl Asker {
         self.principal.owner().map(|owner| self.owners.all(owner))
     }
 
+    /// The subscriptions of that owner that it sees.
+    pub fn own_of(&self, owner: &Owner) -> Vec<SubscriptionId> {
+        match self.principal.sees(Some(owner)) {
+            true => self.owners.all(owner),
+            false => Vec::new(),
+        }
+    }
+
     /// May it see that subscription, and what belongs to it?
     pub fn sees(&self, id: &SubscriptionId) -> bool {
         self.owners.lets(&self.principal, id)

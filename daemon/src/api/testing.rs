@@ -73,7 +73,7 @@ pub(super) fn operations() -> OpenApiRouter<State> {
 #[schema(as = WebhookTest)]
 struct Asked {
     /// The event's type; `sluiced.test`, when it is not said.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(max_length = 512, pattern = r"^[^\u0000-\u0020\u007f-\u00a0.*>]+(\.[^\u0000-\u0020\u007f-\u00a0.*>]+)*$")]
     r#type: Option<String>,
     /// The payload; a few words, when it is not said.
     #[schema(value_type = Option<serde_json::Value>)]

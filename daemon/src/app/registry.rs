@@ -1,5 +1,7 @@
 //! The webhooks that are made over the API: kept in the store, checked and prepared here, run by the daemon's loop.
 
+mod listing;
+
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -15,7 +17,7 @@ use crate::api::Owners;
 use crate::api::event_types::EventTypes;
 use crate::api::plugins;
 use crate::api::subscriptions::Lanes;
-use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Refused, RequestKey, Webhook, Webhooks};
+use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Page, Refused, RequestKey, Wanted, Webhook, Webhooks};
 use crate::config::Config;
 use crate::deliver::health::Resume;
 use crate::deliver::signing::{parse_secret, text_of};
@@ -262,12 +264,6 @@ impl Registry {
         })
     }
 
-    /// All webhooks of the file.
-    fn of_file(&self) -> Vec<Webhook> {
-        let config = self.config.load();
-        config.subscriptions.iter().filter_map(|one| self.shown_of_file(&one.id)).collect()
-    }
-
     /// Makes a definition durable, with what is to be answered for it, and puts it into effect.
     async fn put(&self, id: &SubscriptionId, kept: Definition, answer: Option<Answer>) -> Result<Webhook, Refused> {
         let (registry, of, before) = (self.clone(), id.clone(), kept.clone());
@@ -393,16 +389,9 @@ impl Registry {
 }
 
 impl Webhooks for Registry {
-    fn all(&self) -> BoxFuture<'_, Result<Vec<Webhook>, Refused>> {
+    fn page(&self, wanted: Wanted) -> BoxFuture<'_, Result<Page, Refused>> {
         let registry = self.clone();
-        blocking(move || {
-            let all = registry.store.definitions(registry.secrets.keyring()).map_err(unavailable)?;
-            let mut all: Vec<_> = all.into_iter().map(|(id, kept)| registry.shown(id, &kept)).collect();
-            all.extend(registry.of_file());
-            all.sort_by(|a, b| a.id.cmp(&b.id));
-            Ok(all)
-        })
-        .boxed()
+        blocking(move || listing::page(&registry, &wanted).map_err(unavailable)).boxed()
     }
 
     fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>> {

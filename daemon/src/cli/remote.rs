@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{environment, write_out};
 use crate::config::{self, Config, Overrides};
@@ -24,6 +25,8 @@ pub(super) use table::{fields, plain, rows};
 const URL: &str = "http://127.0.0.1:8080";
 /// How long the daemon may take to answer: it may have to search streams.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// How many entries of a list are asked for at a time: the most that the daemon gives.
+const PAGE_MAX: u32 = 100;
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The exit codes of what the daemon refuses, and of a daemon that cannot be asked (`EX_NOPERM` and `EX_UNAVAILABLE` of
@@ -60,6 +63,8 @@ pub enum Failure {
         code: String,
         /// What it was.
         detail: String,
+        /// After how many seconds it is worth trying again, where the daemon says so.
+        retry_after_s: Option<u64>,
     },
     /// It does not answer.
     #[error("no daemon answers at {url}: {reason}")]
@@ -124,6 +129,25 @@ impl Remote {
         }
     }
 
+    /// Asks for a list and prints all of it, however many pages it has: as one answer, or as `shown` makes it for people.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked, or refuses.
+    pub(super) fn ask_all(
+        &self,
+        request: &Ask,
+        list: &str,
+        shown: impl FnOnce(&Value) -> String,
+    ) -> anyhow::Result<()> {
+        let daemon = self.daemon()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let all = runtime.block_on(daemon.all(request, list))?;
+        match self.json {
+            true => write_out(&format!("{:#}\n", json!({ list: all }))),
+            false => write_out(&shown(&all)),
+        }
+    }
+
     /// Is JSON to be printed?
     pub(super) fn is_json(&self) -> bool {
         self.json
@@ -144,7 +168,7 @@ fn address(config: &Config) -> anyhow::Result<String> {
 }
 
 /// What is asked for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Ask {
     method: Method,
     path: String,
@@ -212,6 +236,34 @@ impl Daemon {
         tokio::time::timeout(ANSWER_TIME_MAX, whole).await.context("the daemon took too long")?
     }
 
+    /// All entries of a list, page by page. Where the daemon says that there were too many requests, it waits as told.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or refuses.
+    async fn all(&self, ask: &Ask, list: &str) -> anyhow::Result<Value> {
+        let (mut all, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = ask.clone().with("limit", Some(PAGE_MAX)).with("cursor", cursor.as_ref());
+            let mut answer = match self.ask(&page).await {
+                Ok(answer) => answer,
+                Err(error) => match error.downcast_ref() {
+                    Some(Failure::Refused { status: 429, retry_after_s: Some(after_s), .. }) => {
+                        tokio::time::sleep(Duration::from_secs(*after_s)).await;
+                        continue;
+                    }
+                    _ => return Err(error),
+                },
+            };
+            if let Value::Array(entries) = answer[list].take() {
+                all.extend(entries);
+            }
+            cursor = answer["next"].as_str().map(ToOwned::to_owned);
+            if cursor.is_none() {
+                return Ok(all.into());
+            }
+        }
+    }
+
     /// Sends a request; the answer is a good one, and its body is still to come.
     ///
     /// # Errors
@@ -235,20 +287,27 @@ impl Daemon {
         })?;
         match response.status() {
             status if status.is_success() => Ok(response),
-            status => Err(refused(status, response.into_body()).await.into()),
+            _ => Err(refused(response).await.into()),
         }
     }
 }
 
 /// What a problem says.
-async fn refused(status: StatusCode, body: Incoming) -> Failure {
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+async fn refused(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = |name: &str, other: &str| plain(problem[name].as_str().unwrap_or(other));
     Failure::Refused {
         status: status.as_u16(),
         code: text("code", status.canonical_reason().unwrap_or_default()),
         detail: text("detail", "the daemon refused and said no more"),
+        retry_after_s: retry_after,
     }
 }
 
@@ -278,7 +337,10 @@ mod tests {
 
     #[test]
     fn who_is_refused_and_who_cannot_ask_end_otherwise() {
-        let refused = |status| Failure::Refused { status, code: String::new(), detail: String::new() }.exit_code();
+        let refused = |status| {
+            let (code, detail) = (String::new(), String::new());
+            Failure::Refused { status, code, detail, retry_after_s: None }.exit_code()
+        };
         assert_eq!([refused(400), refused(401), refused(403), refused(404), refused(503)], [1, 77, 77, 1, 69]);
     }
 }

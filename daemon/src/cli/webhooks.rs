@@ -17,8 +17,21 @@ pub struct WebhooksArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List webhooks: those made over the API, and those of the file.
-    List,
+    /// List all webhooks: those of the file, and those made over the API.
+    List {
+        /// Only those that are active, or only those that are disabled.
+        #[arg(long, value_name = "BOOL")]
+        active: Option<bool>,
+        /// Only those of this owner.
+        #[arg(long)]
+        owner: Option<String>,
+        /// Only those of the `file`, or only those made over the `api`.
+        #[arg(long, value_name = "WHO")]
+        managed_by: Option<String>,
+        /// Only those that get events of this type.
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+    },
     /// Show one.
     Get {
         /// Its id.
@@ -164,7 +177,11 @@ pub fn run(args: &WebhooksArgs) -> anyhow::Result<()> {
     let remote = &args.remote;
     let webhook = |id: &str| format!("/webhooks/{}", escaped(id));
     match &args.command {
-        Command::List => remote.ask(&Ask::get("/webhooks"), |answer| rows(&answer["webhooks"], &COLUMNS)),
+        Command::List { active, owner, managed_by, kind } => {
+            let ask = Ask::get("/webhooks").with("active", *active).with("owner", owner.as_ref());
+            let ask = ask.with("managed_by", managed_by.as_ref()).with("type", kind.as_ref());
+            remote.ask_all(&ask, "webhooks", |all| rows(all, &COLUMNS))
+        }
         Command::Get { id } => remote.ask(&Ask::get(webhook(id)), fields),
         Command::Create { keys, idempotency_key } => {
             let ask = Ask::post("/webhooks").header("idempotency-key", idempotency_key.as_ref());
@@ -206,12 +223,13 @@ pub fn run(args: &WebhooksArgs) -> anyhow::Result<()> {
 }
 
 /// The columns of webhooks,
-const COLUMNS: [(&str, &str); 6] = [
+const COLUMNS: [(&str, &str); 7] = [
     ("ID", "/id"),
     ("NAME", "/name"),
     ("URL", "/url"),
     ("TYPES", "/types"),
     ("OWNER", "/owner"),
+    ("ACTIVE", "/active"),
     ("MANAGED BY", "/managed_by"),
 ];
 /// and of outcomes.

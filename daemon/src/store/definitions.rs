@@ -159,6 +159,26 @@ impl Store {
         opened.map(|opened| read(opened.bytes()).ok_or(DAMAGED)).transpose()
     }
 
+    /// At most so many ids of definitions that come after that one, in an order that never changes.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn definition_ids(&self, after: Option<&SubscriptionId>, limit: usize) -> Result<Vec<SubscriptionId>, Error> {
+        let begin = after.map_or_else(|| vec![kind::SEALED], |after| keys::sealed(after, u8::MAX));
+        let mut ids = Vec::new();
+        for key in self.engine()?.state.range(begin..vec![kind::SEALED + 1]).keys() {
+            if ids.len() == limit {
+                break;
+            }
+            let key = key.map_err(Error::read)?;
+            let (id, purpose) = keys::parse_subscription(&key).ok_or(DAMAGED)?;
+            if purpose == [Purpose::Definition.byte()] {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
     /// All definitions, in the order of their ids.
     ///
     /// # Errors

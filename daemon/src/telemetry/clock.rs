@@ -13,7 +13,8 @@ pub fn now_ms() -> u64 {
 }
 
 /// A time as RFC 3339 writes it, with `Z` or an offset such as `+02:00`, in milliseconds since the Unix epoch; what is
-/// finer than a millisecond is cut off. `None` when the text is none, or before the epoch.
+/// finer than a millisecond is cut off, and what lies before the epoch is the epoch: nothing is as old. `None` when the text is
+/// none.
 pub fn parse_rfc3339(text: &str) -> Option<u64> {
     let text = text.to_ascii_uppercase();
     let (time, offset_ms) = match text.strip_suffix('Z') {
@@ -26,8 +27,15 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     if time.contains('Z') {
         return None;
     }
+    let before_epoch = time.get(..4).is_some_and(|year| year < "1970" && year.bytes().all(|b| b.is_ascii_digit()));
+    if before_epoch {
+        // The calendar repeats after 400 years: it is looked at whether there is such a day.
+        let year: u32 = time[..4].parse().ok()?;
+        humantime::parse_rfc3339(&format!("{:04}{}Z", year + 2_000, &time[4..])).ok()?;
+        return Some(0);
+    }
     let at = humantime::parse_rfc3339(&format!("{time}Z")).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(at.as_millis()).ok()?.checked_sub(offset_ms).and_then(|ms| u64::try_from(ms).ok())
+    i64::try_from(at.as_millis()).ok()?.checked_sub(offset_ms).map(|ms| u64::try_from(ms).unwrap_or(0))
 }
 
 /// `+hh:mm` or `-hh:mm` in milliseconds.
@@ -65,6 +73,9 @@ mod tests {
             assert_eq!(parse_rfc3339(text), Some(at), "{text}");
         }
         assert_eq!(parse_rfc3339("2026-11-22T02:00:00-05:30"), parse_rfc3339("2026-11-22T07:30:00Z"));
+        for text in ["0000-02-29T00:00:00Z", "1969-12-31T23:59:59Z", "1970-01-01T00:00:00+01:00"] {
+            assert_eq!(parse_rfc3339(text), Some(0), "{text}");
+        }
     }
 
     #[test]
@@ -78,12 +89,12 @@ mod tests {
             "2026-11-22T07:30:45+0200",
             "2026-11-22T07:30:45+24:00",
             "2026-13-22T07:30:45Z",
-            "1969-12-31T23:59:59Z",
             "2026-11-22T07:30:45ZZ",
             "2026-11-22T07:30:45Z+02:00",
             "2026-11-22T07:30:45\u{e9}02:00",
             "2026-11-22T07:30:45*02:00",
-            "1970-01-01T00:00:00+01:00",
+            "1900-02-29T00:00:00Z",
+            "19\u{e9}0-01-01T00:00:00Z",
         ];
         for text in bad {
             assert_eq!(parse_rfc3339(text), None, "{text:?}");

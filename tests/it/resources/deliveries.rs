@@ -151,8 +151,8 @@ async fn a_delivery_shows_its_attempts_whatever_became_of_it_also_after_a_kill()
         daemon.kill9();
         daemon.restart().await;
     }
-    for (id, status) in [("msg_1", 400), ("msg_00000000000000000000000000000000", 404)] {
-        assert_eq!(daemon.request("GET", &format!("{LIST}/{id}"), None).await.status, status, "{id}");
+    for id in ["msg_1", "msg_00000000000000000000000000000000"] {
+        assert_eq!(daemon.request("GET", &format!("{LIST}/{id}"), None).await.status, 404, "{id}");
     }
 }
 

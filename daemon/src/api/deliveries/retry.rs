@@ -57,8 +57,7 @@ impl Kept {
     params(("id" = String, Path, description = "The delivery's id")),
     responses((status = 202, description = "It is tried again", body = Retried)),
     extensions(("x-problems" = json!([
-        "invalid_request", "not_found", "delivery_under_way", "job_running", "jobs_max", "range", "nats_unavailable",
-        "store_unavailable"
+        "not_found", "delivery_under_way", "job_running", "jobs_max", "range", "nats_unavailable", "store_unavailable"
     ])))
 )]
 pub(super) async fn retry(

@@ -55,7 +55,11 @@ pub(super) struct Asked {
 #[serde(deny_unknown_fields)]
 struct Given {
     /// Its type.
-    #[schema(min_length = 1, max_length = 255, example = "orders.created")]
+    #[schema(
+        max_length = 512,
+        pattern = r"^[^\u0000-\u0020\u007f-\u00a0.*>]+(\.[^\u0000-\u0020\u007f-\u00a0.*>]+)*$",
+        example = "orders.created"
+    )]
     r#type: String,
     /// Its id.
     id: Option<Box<str>>,

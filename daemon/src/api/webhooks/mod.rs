@@ -1,6 +1,7 @@
 //! Webhooks that are made over the interface, and those of the configuration file, which are only shown: the same keys as a `[[subscription]]` of the file and its `webhook` table,
 //! side by side in one object.
 
+mod listing;
 mod schema;
 mod version;
 
@@ -16,6 +17,7 @@ use tracing::error;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use listing::{Page, Place, Wanted};
 pub use version::{IfMatch, RequestKey};
 
 use self::version::{IDEMPOTENCY_KEY, IfNoneMatch, REPLAYED, tag};
@@ -103,8 +105,8 @@ pub struct Made {
 
 /// Who keeps the webhooks and runs them. Each change is durable and in effect when it is answered.
 pub trait Webhooks: Send + Sync + 'static {
-    /// All, in the order of their ids.
-    fn all(&self) -> BoxFuture<'_, Result<Vec<Webhook>, Refused>>;
+    /// A page of them.
+    fn page(&self, wanted: Wanted) -> BoxFuture<'_, Result<Page, Refused>>;
     /// One of them.
     fn one<'a>(&'a self, id: &'a SubscriptionId) -> BoxFuture<'a, Result<Webhook, Refused>>;
     /// Makes one; without a secret in the definition it gets a new one.
@@ -181,7 +183,7 @@ pub fn routes(webhooks: Arc<dyn Webhooks>) -> OpenApiRouter<State> {
 
 /// The operations, not yet bound to what they work on.
 pub(super) fn operations() -> OpenApiRouter<State> {
-    OpenApiRouter::default().routes(routes!(list, make)).routes(routes!(one, replace, change, remove))
+    OpenApiRouter::default().routes(routes!(listing::list, make)).routes(routes!(one, replace, change, remove))
 }
 
 /// As an answer shows it: without its private key, and without the values of its headers, which are often credentials.
@@ -213,21 +215,6 @@ fn shown(webhook: &Webhook) -> Map<String, Value> {
 }
 
 type Registry = Extension<Arc<dyn Webhooks>>;
-
-/// List the webhooks
-#[utoipa::path(
-    get,
-    path = "/webhooks",
-    tag = "webhooks",
-    responses((status = 200, description = "Those that were made over the API, and those of the file", body = schema::List)),
-    extensions(("x-problems" = json!(["unavailable"])))
-)]
-async fn list(Extension(webhooks): Registry, asker: Asker) -> Result<Response, Problem> {
-    let all = webhooks.all().await.map_err(problem)?;
-    let own = all.iter().filter(|webhook| asker.principal().sees(webhook.owner.as_ref()));
-    let all: Vec<_> = own.map(shown).collect();
-    Ok(axum::Json(json!({ "webhooks": all })).into_response())
-}
 
 /// Get a webhook
 #[utoipa::path(

@@ -333,9 +333,9 @@ struct Besides {
 }
 
 /// Who has the say.
-#[derive(Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum ManagedBy {
+pub(super) enum ManagedBy {
     /// The API.
     Api,
     /// The configuration file.
@@ -346,8 +346,12 @@ enum ManagedBy {
 #[derive(ToSchema)]
 #[schema(as = WebhookList)]
 pub(super) struct List {
-    /// All of them, in the order of their ids.
+    /// Those of the file first, by name, then the others by id.
     webhooks: Vec<Shown>,
+    /// The `cursor` of the next page; `null` when there is none. A page may be short, even empty, and still have a next one:
+    /// the search behind it is bounded.
+    #[schema(required = true)]
+    next: Option<String>,
 }
 
 fn object<T: PartialSchema>() -> Object {

@@ -35,3 +35,5 @@ function listen(last) {
 }
 
 listen();
+// While it waits to come back, nothing else keeps Node running.
+setInterval(() => {}, 2 ** 30);

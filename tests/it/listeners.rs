@@ -167,7 +167,7 @@ async fn the_sample_in_rust_hears_everything() {
 #[tokio::test]
 async fn sseclient_py_hears_everything() {
     let mut parts = Parts::start().await;
-    let script = workspace().join("tests/it/listeners/sseclient.py");
+    let script = workspace().join("tests/it/listeners/with_sseclient.py");
     let url = format!("{}/api/v1/events/stream?types={TYPE}", parts.url());
     let listener = parts.run(python(&script).args([&url, ADMIN_KEY]));
     parts.assert_hears_everything(&|| of_log(&listener)).await;

@@ -1,4 +1,4 @@
-# sseclient-py, which leaves coming back to its user: python3 sseclient.py URL KEY
+# sseclient-py, which leaves coming back to its user: python3 with_sseclient.py URL KEY
 import json
 import sys
 import time

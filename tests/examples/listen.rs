@@ -59,7 +59,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         match request.send().await {
             Ok(mut response) if response.status() == 200 => {
-                (stream.rest.clear(), stream.data.clear());
+                stream.rest.clear();
+                stream.data.clear();
                 while let Ok(Some(bytes)) = response.chunk().await {
                     stream.take(&bytes);
                 }

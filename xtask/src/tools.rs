@@ -20,6 +20,10 @@ const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
 /// Checks the API against its own description; another version generates other requests.
 const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
+/// Clients of event streams that others wrote.
+const NODE_LISTENER: &str = "eventsource@5.1.5";
+const PYTHON_LISTENERS: [&str; 4] = ["httpx==0.28.1", "httpx-sse==0.4.3", "requests==2.34.2", "sseclient-py==1.9.0"];
+
 /// A wheel of a few megabytes takes seconds: past this the index is taken to be out of reach.
 const PIP_TIME_MAX: Duration = Duration::from_secs(180);
 /// Compiling cargo-deny takes about ten minutes on two cores.
@@ -75,10 +79,24 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
 /// Makes sure that a plugin's project in JavaScript or Python can be built: that Node.js with npm, or Python with pip, is
 /// there. What is built with them, componentize-js and componentize-py, `sluiced plugin build` gets by itself.
 pub(crate) fn for_project(project: &Path) -> Result<()> {
-    let (programs, packages): (&[&str], &[&str]) = match project.join("package.json").is_file() {
-        true => (&["node", "npm"], &["nodejs", "npm"]),
-        false => (&["python3"], &["python3", "python3-pip", "python3-venv"]),
-    };
+    match project.join("package.json").is_file() {
+        true => node(),
+        false => programs(&["python3"], &["python3", "python3-pip", "python3-venv"]),
+    }
+}
+
+/// Makes sure that Node.js with npm is there.
+pub(crate) fn node() -> Result<()> {
+    programs(&["node", "npm"], &["nodejs", "npm"])
+}
+
+/// Makes sure that a Chromium is there.
+pub(crate) fn chromium() -> Result<()> {
+    programs(&["chromium"], &["chromium"])
+}
+
+/// Makes sure that programs are there, which are in those packages of Debian.
+fn programs(programs: &[&str], packages: &[&str]) -> Result<()> {
     let missing = || programs.iter().find(|program| ask(Command::new(program).arg("--version")).is_none());
     let Some(program) = missing() else { return Ok(()) };
     say(&format!("{program}: missing, trying apt-get"));
@@ -87,7 +105,7 @@ pub(crate) fn for_project(project: &Path) -> Result<()> {
     if succeeds_within(APT_TIME_MAX, &mut apt)? && missing().is_none() {
         return Ok(());
     }
-    bail!("{} is built with {}: install it and put it on PATH", project.display(), programs.join(" and "))
+    bail!("{} is needed: install it and put it on PATH", programs.join(" and "))
 }
 
 /// Whether valgrind is there, or can be had from apt: instructions are counted with it.
@@ -168,14 +186,19 @@ pub(crate) fn schemathesis() -> Result<()> {
 
 /// Makes sure that the libraries are there that verify webhooks in the tests, and that others wrote.
 pub(crate) fn clients() -> Result<()> {
+    node()?;
     let (python, node) = (tool_dir("python-clients"), tool_dir("node-clients"));
     installed_once(&python, &PYTHON_CLIENTS.join(" "), || pip_install(&python, &PYTHON_CLIENTS))?;
-    installed_once(&node, NODE_CLIENT, || {
-        std::fs::create_dir_all(&node)?;
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix"]).arg(&node).arg(NODE_CLIENT);
-        succeeds_within(NPM_TIME_MAX, npm.stdout(Stdio::null()))
-    })
+    installed_once(&node, NODE_CLIENT, || npm_install(&node, NODE_CLIENT))
+}
+
+/// Makes sure that the clients of event streams are there that others wrote, where the tests look for them.
+pub(crate) fn listeners() -> Result<()> {
+    node()?;
+    chromium()?;
+    let (of_npm, of_pip) = (tool_dir("listeners-npm"), tool_dir("listeners-pip"));
+    installed_once(&of_npm, NODE_LISTENER, || npm_install(&of_npm, NODE_LISTENER))?;
+    installed_once(&of_pip, &PYTHON_LISTENERS.join(" "), || pip_install(&of_pip, &PYTHON_LISTENERS))
 }
 
 /// Installs packages into a folder of their own, unless just these are there already: a file in it names them.
@@ -190,6 +213,14 @@ fn installed_once(dir: &Path, packages: &str, install: impl FnOnce() -> Result<b
         bail!("{packages} is needed and could not be got (Python 3 with pip and venv, Node.js with npm)")
     }
     Ok(std::fs::write(&mark, packages)?)
+}
+
+/// Installs a package from npm into `dir/node_modules`.
+fn npm_install(dir: &Path, package: &str) -> Result<bool> {
+    std::fs::create_dir_all(dir)?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix"]).arg(dir).arg(package);
+    succeeds_within(NPM_TIME_MAX, npm.stdout(Stdio::null()))
 }
 
 /// Installs packages from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from

@@ -107,6 +107,10 @@ pub struct Server {
     pub sse_heartbeat: Duration,
     /// How long an SSE client may read nothing before its connection is ended; two heartbeats at least.
     pub sse_unread_timeout: Duration,
+    /// How long a ticket opens an SSE stream.
+    pub sse_ticket_lifetime: Duration,
+    /// How long before its end an SSE client is told of its token's end.
+    pub sse_expiry_notice: Duration,
     /// Web origins whose pages may call the API; `*` is any.
     pub cors_origins: Vec<String>,
     /// The proxies that stand before it.

@@ -71,10 +71,24 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
 /// Makes sure that a plugin's project in JavaScript or Python can be built: that Node.js with npm, or Python with pip, is
 /// there. What is built with them, componentize-js and componentize-py, `sluiced plugin build` gets by itself.
 pub(crate) fn for_project(project: &Path) -> Result<()> {
-    let (programs, packages): (&[&str], &[&str]) = match project.join("package.json").is_file() {
-        true => (&["node", "npm"], &["nodejs", "npm"]),
-        false => (&["python3"], &["python3", "python3-pip", "python3-venv"]),
-    };
+    match project.join("package.json").is_file() {
+        true => node(),
+        false => programs(&["python3"], &["python3", "python3-pip", "python3-venv"]),
+    }
+}
+
+/// Makes sure that Node.js with npm is there.
+pub(crate) fn node() -> Result<()> {
+    programs(&["node", "npm"], &["nodejs", "npm"])
+}
+
+/// Makes sure that a Chromium is there, which the tests of the console drive.
+pub(crate) fn chromium() -> Result<()> {
+    programs(&["chromium"], &["chromium"])
+}
+
+/// Makes sure that programs are there, which are in those packages of Debian.
+fn programs(programs: &[&str], packages: &[&str]) -> Result<()> {
     let missing = || programs.iter().find(|program| ask(Command::new(program).arg("--version")).is_none());
     let Some(program) = missing() else { return Ok(()) };
     say(&format!("{program}: missing, trying apt-get"));
@@ -83,7 +97,7 @@ pub(crate) fn for_project(project: &Path) -> Result<()> {
     if succeeds_within(APT_TIME_MAX, &mut apt)? && missing().is_none() {
         return Ok(());
     }
-    bail!("{} is built with {}: install it and put it on PATH", project.display(), programs.join(" and "))
+    bail!("{} is needed: install it and put it on PATH", programs.join(" and "))
 }
 
 /// Whether valgrind is there, or can be had from apt: instructions are counted with it.

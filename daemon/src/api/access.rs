@@ -18,6 +18,16 @@ pub(super) struct Route {
 /// The action of the route that sends a request to somebody else at once, with a limit of its own.
 pub(super) const TEST: &str = "webhook.test";
 
+/// Where sessions begin and end.
+const SESSION: &str = "/session";
+
+impl Route {
+    /// Does a session begin there?
+    pub(super) fn opens_session(self) -> bool {
+        self.path == SESSION && self.method == "POST"
+    }
+}
+
 const fn looks(path: &'static str) -> Route {
     Route { method: "GET", path, scope: Scope::Read, action: None }
 }
@@ -102,6 +112,11 @@ pub(super) const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/keys/{id}", scope: Scope::Admin, action: None },
     Route { method: "GET", path: "/audit", scope: Scope::Admin, action: None },
     looks("/info"),
+    looks("/overview"),
+    looks("/session"),
+    Route { method: "POST", path: SESSION, scope: Scope::Read, action: Some("session.create") },
+    Route { method: "DELETE", path: SESSION, scope: Scope::Read, action: Some("session.end") },
+    operator("POST", "/portal-links", "portal_link.create"),
 ];
 
 /// The route of a method and a path as the router has it, below the base; `None` when there is none of that method.

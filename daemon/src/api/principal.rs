@@ -33,6 +33,8 @@ pub enum Kind {
     Token,
     /// By an API key.
     Key,
+    /// By a portal link that it opened.
+    Link,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             Self::Anybody => "none",
             Self::Token => "token",
             Self::Key => "api_key",
+            Self::Link => "portal_link",
         }
     }
 }
@@ -60,8 +63,17 @@ impl Principal {
 
     /// The holder of a token: an owner, with the types that it may have to do with.
     pub fn token(owner: Owner, types: AllowList) -> Self {
+        Self::of(Kind::Token, owner, types)
+    }
+
+    /// Whoever opened a link that was made for that owner.
+    pub fn link(owner: Owner, types: AllowList) -> Self {
+        Self::of(Kind::Link, owner, types)
+    }
+
+    fn of(kind: Kind, owner: Owner, types: AllowList) -> Self {
         let name = format!("owner:{owner}").into();
-        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes: Scopes::OWNER }))
+        Self(Arc::new(Known { kind, name, owner: Some(owner), types, scopes: Scopes::OWNER }))
     }
 
     /// The holder of an API key of that id.

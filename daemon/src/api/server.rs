@@ -27,7 +27,7 @@ use super::event_types::EventTypes;
 use super::listener::Listener;
 use super::problem::Code;
 use super::tls::{Acceptor, Tls};
-use super::{Error, Gate, Problem, auth, document, events, limit, operate};
+use super::{Error, Gate, Problem, auth, console, document, events, limit, operate};
 use crate::ingest::{self, Nats, Publish, Published};
 use crate::stream::Hub;
 use crate::telemetry::health::Health;
@@ -168,6 +168,7 @@ impl Server {
 fn starting(metrics: Metrics, health: Health) -> Router {
     let (router, _) = operate::routes(metrics, health).split_for_parts();
     router
+        .merge(console::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {
             Problem::unavailable(Code::Starting, "the daemon is starting: /readyz says what it waits for")
@@ -189,6 +190,7 @@ pub fn router(config: &Config, gate: Gate, state: State, more: OpenApiRouter<Sta
     let (operate, open) = operate::routes(state.metrics.clone(), state.health.clone()).split_for_parts();
     let router = operate
         .merge(document::routes(&document::whole(open, below)))
+        .merge(console::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .nest(document::BASE, api)
         .fallback(not_found)

@@ -37,6 +37,12 @@ pub fn schemathesis_binary() -> PathBuf {
     existing(target().join("tools/schemathesis/bin/schemathesis"))
 }
 
+/// The folder of the walks through the web console, with what they need.
+pub fn console_tests() -> PathBuf {
+    existing(workspace().join("console/node_modules/playwright-core"));
+    existing(workspace().join("console/test"))
+}
+
 /// An example of the workspace, as it lies beside what is built for tests.
 pub fn example_binary(name: &str) -> PathBuf {
     existing(profile_dir().join("examples").join(name))

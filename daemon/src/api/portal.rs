@@ -119,7 +119,7 @@ fn valid_for(text: &str) -> Result<Duration, Problem> {
     let parsed = humantime::parse_duration(text).ok();
     parsed
         .filter(|time| (Duration::from_secs(1)..=LINK_TIME_MAX).contains(time))
-        .ok_or_else(|| Problem::invalid("valid_for", "must be a time from 1s to 24h, such as 15m"))
+        .ok_or_else(|| Problem::invalid("valid_for", "`valid_for` must be a time from 1s to 24h, such as 15m"))
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ mod replay;
 mod request;
 mod resources;
 mod secrets;
+mod spans;
 mod sse;
 mod starve;
 mod stop;

@@ -20,6 +20,7 @@ mod reload;
 mod reloading;
 mod retention;
 mod running;
+mod spans;
 mod testing;
 
 use std::net::SocketAddr;
@@ -58,8 +59,10 @@ use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
 use crate::store::{self, Recovered, Store};
 use crate::stream::{Hub, Named};
+use crate::telemetry;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Spans;
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +108,9 @@ pub enum Error {
     /// What is known of plugins cannot be read.
     #[error("the plugins cannot be loaded")]
     Catalogue(#[source] store::Error),
+    /// Spans cannot be sent.
+    #[error("traces cannot be recorded")]
+    Spans(#[from] telemetry::spans::Error),
     /// The configuration file cannot be watched.
     #[error("cannot watch the configuration file")]
     Watch(#[source] notify::Error),
@@ -131,6 +137,7 @@ pub struct App {
     nats: Nats,
     client: crate::deliver::Client,
     secrets: Secrets,
+    spans: Spans,
     specs: Vec<(SubscriptionId, Spec)>,
     streams: Vec<OpenStream>,
     recovered: Vec<Recovered>,
@@ -162,6 +169,7 @@ impl App {
         let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
+        let spans = spans::spans(&config, &metrics)?;
         let (gate, api_keys) = gate::gate(&config, &store, &metrics)?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
@@ -202,6 +210,7 @@ impl App {
             nats,
             client,
             secrets,
+            spans,
             specs,
             streams,
             recovered,

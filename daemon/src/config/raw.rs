@@ -360,6 +360,16 @@ pub(super) struct OrderKey {
     pub(super) header: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Traces {
+    pub(super) otlp_url: Option<String>,
+    #[serde(default)]
+    pub(super) otlp_headers: BTreeMap<String, String>,
+    pub(super) sample_ratio: f64,
+    pub(super) service_name: String,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BodySignature {

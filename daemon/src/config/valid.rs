@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use ipnet::IpNet;
 use url::Url;
 
@@ -15,7 +16,7 @@ use super::{
     Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server, Store,
     Stream,
 };
-use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, webhook};
+use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, traces, webhook};
 use crate::api::Tls;
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
@@ -114,6 +115,8 @@ pub mod bounds {
     pub const ATTEMPTS: RangeInclusive<i64> = 1..=crate::domain::retry::ATTEMPTS_MAX as i64;
     /// A wait of a retry policy
     pub const RETRY_WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=crate::domain::retry::DELAY_MAX;
+    /// `traces.sample_ratio`
+    pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
     /// Filters, or transforms, of one subscription
     pub const PLUGINS_PER_LIST_MAX: usize = 16;
     /// Extra headers of one webhook
@@ -123,7 +126,7 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "data_dir",
     "server",
     "auth",
@@ -138,6 +141,7 @@ const KEYS: [&str; 15] = [
     "store",
     "dead_letters",
     "log",
+    "traces",
     "subscription",
 ];
 
@@ -166,6 +170,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
         .and_then(|raw| dead_letters::dead_letters(raw, streams.as_deref(), &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
+    let traces = shape::table(&mut values, "traces", &mut report).and_then(|raw| traces::traces(raw, &mut report));
+
     let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
@@ -187,6 +193,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             store: store?,
             dead_letters: dead_letters?,
             log: log?,
+            traces: traces?,
             subscriptions: subscriptions?,
             layers: Arc::clone(&layers),
         })
@@ -231,6 +238,14 @@ fn server_tls(at: &KeyPath, raw: &raw::ServerTls, report: &mut Report<'_>) -> Op
     let key_file = report.path(&at.key("key_file"), &raw.key_file);
     let version_min = webhook::tls_version(at, raw.min_version.as_deref(), report);
     Some(Tls { cert_file: cert_file?, key_file: key_file?, version_min: version_min? })
+}
+
+/// A URL of something that the operator runs.
+pub(super) fn plain_url(text: &str) -> Result<Uri, &'static str> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let plain = url.filter(|url| url.username().is_empty() && url.password().is_none());
+    let uri = plain.and_then(|url| url.as_str().parse().ok());
+    uri.ok_or("must be an http or https URL without user and password")
 }
 
 /// Is it exactly what a browser sends as `Origin`?

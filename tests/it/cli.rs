@@ -174,3 +174,18 @@ async fn how_a_command_ends_says_whose_fault_it_was() {
     let output = output.expect("the daemon's binary runs");
     assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), "none\n"), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_portal_link_is_printed_as_people_open_it() {
+    let nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, EVENTS).await;
+    let printed = prints(&daemon, &["portal-link", "acme", "--type", "users.{sub}.>"]).await;
+    assert!(
+        printed.starts_with(&daemon.url("/portal#slp_")) && printed.contains("\nopens once, until 20"),
+        "{printed}"
+    );
+    let public = prints(&daemon, &["portal-link", "acme", "--public-url", "https://events.example/"]).await;
+    assert!(public.starts_with("https://events.example/portal#slp_"), "{public}");
+    let refused = run(&daemon, &["portal-link", "acme", "--valid-for", "2d"]).await;
+    assert!(refused.status.code() == Some(1) && err(&refused).contains("valid_for"), "{refused:?}");
+}

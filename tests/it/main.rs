@@ -7,6 +7,7 @@ mod backup;
 mod catalogue;
 mod cli;
 mod config;
+mod console;
 mod contract;
 mod crash;
 mod dead_letters;

@@ -108,7 +108,7 @@ fn files(below: &str, endings: &[&str]) -> Vec<PathBuf> {
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.expect("a folder can be listed").path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with('.') || ["target", "node_modules"].contains(&name) {
+            if name.starts_with('.') || ["target", "node_modules", "dist"].contains(&name) {
                 continue;
             }
             if path.is_dir() {

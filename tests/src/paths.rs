@@ -65,6 +65,12 @@ pub fn listeners_of_pip() -> PathBuf {
     existing(target().join("tools/listeners-pip"))
 }
 
+/// The folder of the walks through the web console, with what they need.
+pub fn console_tests() -> PathBuf {
+    existing(workspace().join("console/node_modules/playwright-core"));
+    existing(workspace().join("console/test"))
+}
+
 /// An example of the workspace, as it lies beside what is built for tests.
 pub fn example_binary(name: &str) -> PathBuf {
     existing(profile_dir().join("examples").join(name))

@@ -1,8 +1,8 @@
-//! `cargo xtask build`: the daemon, the standard plugins, and the hostile plugins of the tests.
+//! `cargo xtask build`: the web console, the daemon, the standard plugins, and the hostile plugins of the tests.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -21,6 +21,7 @@ const PROFILE_PLUGIN: [&str; 7] =
 
 /// Builds what a user runs: the daemon and the standard plugins.
 pub(crate) fn run(release: bool) -> Result<()> {
+    console(Missing::LeftOut)?;
     rust(release)?;
     other_plugins(&binary("sluiced", release), Missing::LeftOut)?;
     say(&format!("daemon:  {}", binary("sluiced", release).display()));
@@ -35,7 +36,49 @@ pub(crate) fn rust(release: bool) -> Result<()> {
     plugins()
 }
 
-/// What becomes of a plugin whose tool chain is not to be had on this machine.
+/// Builds the web console into `console/dist`, from where the daemon's build takes it. It is left as it is while its files and
+/// the description of the API are the same.
+pub(crate) fn console(missing: Missing) -> Result<()> {
+    let project = root().join("console");
+    let (stamp, print) = (project.join("dist/.stamp"), console_fingerprint(&project)?);
+    let built = project.join("dist/index.html").is_file() && fs::read_to_string(&stamp).is_ok_and(|text| text == print);
+    if built {
+        say("console: built");
+        // Its tests need its packages besides.
+        return if missing == Missing::Fails { packages(&project) } else { Ok(()) };
+    }
+    if let Err(error) = tools::node() {
+        if missing == Missing::Fails {
+            return Err(error);
+        }
+        say(&format!("console: NOT built, the daemon will say so at /: {error:#}"));
+        return Ok(());
+    }
+    packages(&project)?;
+    step("build console", Command::new("npm").args(["run", "--silent", "build"]).current_dir(&project))?;
+    fs::write(&stamp, print).with_context(|| format!("writing {}", stamp.display()))
+}
+
+/// Gets the packages that the console's lock file names, exactly these, unless they are there.
+fn packages(project: &Path) -> Result<()> {
+    tools::node()?;
+    let lock = project.join("package-lock.json");
+    let wanted = fs::read_to_string(&lock).with_context(|| format!("reading {}", lock.display()))?;
+    let got = project.join("node_modules/.lock-of-xtask");
+    if fs::read_to_string(&got).is_ok_and(|text| text == wanted) {
+        return Ok(());
+    }
+    step("get console packages", Command::new("npm").args(["ci", "--silent"]).current_dir(project))?;
+    fs::write(&got, wanted).with_context(|| format!("writing {}", got.display()))
+}
+
+/// What the console is made of.
+fn console_fingerprint(project: &Path) -> Result<String> {
+    let files = files_below(project)?.into_iter().chain([root().join("docs/openapi.json")]);
+    print_of(files.filter(|file| !file.ends_with("src/api/types.ts")))
+}
+
+/// What becomes of a part whose tool chain is not to be had on this machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// It is left out, which is said.
@@ -96,9 +139,13 @@ pub(crate) fn other_plugins(sluiced: &Path, missing: Missing) -> Result<()> {
 
 /// What a component is made of: the project's files, the contract, and the versions of the tool chains.
 fn fingerprint(project: &Path) -> Result<String> {
-    let mut hasher = DefaultHasher::new();
     let shared = ["sdk/wit/plugin.wit", "daemon/src/cli/plugin/tools.rs", "daemon/src/cli/plugin/build.rs"];
-    let files = files_below(project)?.into_iter().chain(shared.map(|file| root().join(file)));
+    print_of(files_below(project)?.into_iter().chain(shared.map(|file| root().join(file))))
+}
+
+/// A print of files: of their names and of what is in them.
+fn print_of(files: impl Iterator<Item = PathBuf>) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
     for file in files {
         // Not where the checkout lies: another one may use the same target directory.
         hasher.write(file.strip_prefix(root()).unwrap_or(&file).to_string_lossy().as_bytes());

@@ -32,7 +32,7 @@ enum Command {
     },
     /// The checks without the tests: fmt, clippy, cargo-deny, doc
     Check,
-    /// Build the daemon and the standard plugins
+    /// Build the web console, the daemon and the standard plugins
     Build {
         /// Optimised, into `target/release/`
         #[arg(long)]

@@ -16,6 +16,8 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     tools::schemathesis()?;
     tools::listeners()?;
     tools::clients()?;
+    // Before the checks: they compile the daemon, and the console with it.
+    build::console(build::Missing::Fails)?;
     let nextest = tools::nextest();
     if filters.is_empty() {
         check::run()?;

@@ -20,11 +20,18 @@ pub(super) const TEST: &str = "webhook.test";
 
 /// The routes that a ticket opens, for those who can send no header.
 const BY_TICKET: [&str; 2] = ["/events/stream", "/streams/{name}"];
+/// Where sessions begin and end.
+const SESSION: &str = "/session";
 
 impl Route {
     /// Does a ticket open it?
     pub(super) fn takes_tickets(&self) -> bool {
         self.method == "GET" && BY_TICKET.contains(&self.path)
+    }
+
+    /// Does a session begin there?
+    pub(super) fn opens_session(self) -> bool {
+        self.path == SESSION && self.method == "POST"
     }
 }
 
@@ -116,6 +123,11 @@ pub(super) const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/keys/{id}", scope: Scope::Admin, action: None },
     Route { method: "GET", path: "/audit", scope: Scope::Admin, action: None },
     looks("/info"),
+    looks("/overview"),
+    looks("/session"),
+    Route { method: "POST", path: SESSION, scope: Scope::Read, action: Some("session.create") },
+    Route { method: "DELETE", path: SESSION, scope: Scope::Read, action: Some("session.end") },
+    operator("POST", "/portal-links", "portal_link.create"),
 ];
 
 /// The route of a method and a path as the router has it, below the base; `None` when there is none of that method.

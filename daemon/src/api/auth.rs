@@ -12,8 +12,8 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -26,6 +26,7 @@ use super::keys::ApiKeys;
 use super::limit::{Counted, Limits};
 use super::principal::Asker;
 use super::problem::Code;
+use super::session::{Credential, Sessions};
 use super::trail::{Trail, Tried};
 use super::{Owners, Principal, Problem};
 use crate::domain::Scope;
@@ -67,6 +68,7 @@ pub struct Gate {
     proxies: Proxies,
     trail: Trail,
     owners: Owners,
+    sessions: Sessions,
 }
 
 impl fmt::Debug for Gate {
@@ -78,9 +80,17 @@ impl fmt::Debug for Gate {
 impl Gate {
     /// A gate that knows the admin key, when there is one, and limits nothing.
     pub fn new(admin: Option<AdminKey>) -> Self {
-        let (limits, proxies, owners) = (Limits::new(0, 0), Proxies::default(), Owners::default());
-        let trail = Trail::new(None);
-        Self { admin, tokens: None, api_keys: None, tickets: None, limits, proxies, trail, owners }
+        Self {
+            admin,
+            tokens: None,
+            api_keys: None,
+            tickets: None,
+            limits: Limits::new(0, 0),
+            proxies: Proxies::default(),
+            trail: Trail::new(None),
+            owners: Owners::default(),
+            sessions: Sessions::default(),
+        }
     }
 
     /// The same, which trusts tokens as well.
@@ -127,30 +137,46 @@ impl Gate {
         Self { owners, ..self }
     }
 
-    /// Who sends that.
-    async fn identify(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+    /// The sessions that it knows.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
+    }
+
+    /// Who sends that, and what shows it. A key or a token in a header goes before a cookie.
+    async fn identify(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        route: Option<Route>,
+    ) -> Result<(Principal, Option<Credential>), Problem> {
         let mut refused = None;
+        let mut is_shown = false;
         for text in presented(headers).take(PRESENTED_MAX) {
-            let digest: [u8; 32] = Sha256::digest(text).into();
-            if self.admin.as_ref().is_some_and(|key| key.is(&digest)) {
-                return Ok(Principal::admin());
+            is_shown = true;
+            let credential = Credential::text(text);
+            match self.know(&credential).await {
+                Ok(Some(principal)) => return Ok((principal, Some(credential))),
+                Ok(None) => {}
+                Err(problem) if problem.code() == Code::Unauthorized => return Err(problem),
+                Err(problem) => refused = Some(problem),
             }
-            if let Some(api_keys) = &self.api_keys
-                && let Some(principal) = api_keys.find(&digest, clock::now_ms())?
+            // A link opens a session, and nothing else.
+            if route.is_some_and(Route::opens_session)
+                && let Some(link) = self.sessions.redeem(text, clock::now_ms())
+                && let Some(principal) = self.know(&link).await?
             {
-                return Ok(principal);
+                return Ok((principal, Some(link)));
             }
-            let is_token = text.iter().filter(|byte| **byte == b'.').count() == 2;
-            if let Some(tokens) = self.tokens.as_ref().filter(|_| is_token) {
-                match tokens.verify(text).await {
-                    Ok(principal) => return Ok(principal),
-                    Err(error) => refused = Some(not_verified(&error)),
-                }
-            }
+        }
+        if !is_shown
+            && let Some(credential) = self.sessions.find(method, headers, clock::now_ms())?
+            && let Some(principal) = self.know(&credential).await?
+        {
+            return Ok((principal, None));
         }
         match refused {
             Some(problem) => Err(problem),
-            None if self.admin.is_none() && self.tokens.is_none() => Ok(Principal::anybody()),
+            None if self.admin.is_none() && self.tokens.is_none() => Ok((Principal::anybody(), None)),
             None => Err(Problem::unauthorized()),
         }
     }
@@ -161,6 +187,29 @@ impl Gate {
         let text = request.uri().query()?.split('&').find_map(|part| part.strip_prefix("ticket="))?;
         let detail = "the ticket was used before, has expired, or was issued by another daemon: get a new one";
         Some(tickets.redeem(text).ok_or_else(|| Problem::new(Code::InvalidTicket, detail)))
+    }
+
+    /// Who shows that; `None` when it is nobody's.
+    ///
+    /// # Errors
+    /// When it is somebody's, and not valid now.
+    async fn know(&self, credential: &Credential) -> Result<Option<Principal>, Problem> {
+        let (digest, token) = match credential {
+            Credential::Link(principal) => return Ok(Some(principal.clone())),
+            Credential::Text { digest, token } => (digest, token),
+        };
+        if self.admin.as_ref().is_some_and(|key| key.is(digest)) {
+            return Ok(Some(Principal::admin()));
+        }
+        if let Some(api_keys) = &self.api_keys
+            && let Some(principal) = api_keys.find(digest, clock::now_ms())?
+        {
+            return Ok(Some(principal));
+        }
+        match (&self.tokens, token) {
+            (Some(tokens), Some(token)) => tokens.verify(token).await.map(Some).map_err(|error| not_verified(&error)),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -174,19 +223,22 @@ fn not_verified(error: &Refused) -> Problem {
 }
 
 /// Lets a request pass whose sender may take the route, and says who it is from.
-pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let from = peer.map(|peer| gate.proxies.client(peer, request.headers()));
     let route = route(&request);
     let identified = match gate.by_ticket(route, &request) {
-        Some(identified) => identified,
-        None => gate.identify(request.headers()).await,
+        Some(by_ticket) => by_ticket.map(|principal| (principal, None)),
+        None => gate.identify(request.method(), request.headers(), route).await,
     };
     // The base has been taken off.
     let target = format!("{BASE}{}", request.uri().path());
     let tried = route.and_then(|route| route.action).map(|action| Tried { action, target, from });
     let (principal, counted, mut response) = match identified {
-        Ok(principal) => {
+        Ok((principal, credential)) => {
+            if let Some(credential) = credential {
+                request.extensions_mut().insert(credential);
+            }
             let (counted, response) = pass(&gate, &principal, route, from, request, next).await;
             (Some(principal), counted, response)
         }

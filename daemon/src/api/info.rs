@@ -60,7 +60,7 @@ struct Info {
 struct Taken {
     /// A name for it.
     name: String,
-    /// How it is known: `admin_key`, `api_key`, `token` or `none`.
+    /// How it is known: `admin_key`, `api_key`, `token`, `portal_link` or `none`.
     known_by: &'static str,
     /// The owner whose things alone it sees; nothing for the operator.
     owner: Option<String>,

@@ -3,18 +3,20 @@
 //! - [`server`]: binds, serves, and ends within a bound; `listener`: its connections, with `tls` or without.
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
-//!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
+//!   [`owners`]: whose what is; [`keys`]: API keys; [`session`] and [`portal`]: the console's sessions, and links that open
+//!   it; [`audit`]: what was changed.
 //! - [`forwarded`]: the address that a request comes from behind proxies.
 //! - `cursor` and `paging`: what listings ask for alike.
 //! - `watched`: files that are read again when they change.
 //! - `extract`: what handlers take out of a request.
-//! - `document`: the interface's own description, OpenAPI, and a page of it.
+//! - `document`: the interface's own description, OpenAPI, and a page of it; `console`: the web console.
 
 mod access;
 mod answer;
 pub mod audit;
 pub mod auth;
 pub mod backup;
+mod console;
 mod cursor;
 mod dead_letters;
 pub mod deliveries;
@@ -29,14 +31,17 @@ pub mod keys;
 mod limit;
 mod listener;
 mod operate;
+pub mod overview;
 pub mod owners;
 mod paging;
 mod permit;
 pub mod plugins;
+pub mod portal;
 pub mod principal;
 pub mod problem;
 pub mod secrets;
 pub mod server;
+pub mod session;
 mod status;
 pub mod subscriptions;
 pub mod testing;

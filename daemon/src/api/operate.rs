@@ -49,7 +49,7 @@ struct Readiness {
 
 /// How one part of the daemon is.
 #[derive(Serialize, ToSchema)]
-struct Component {
+pub(super) struct Component {
     /// Whether it works.
     ready: bool,
     /// What there is to say of it, though it works.
@@ -74,16 +74,20 @@ struct Component {
     )
 )]
 async fn readyz(State(health): State<Health>) -> Response {
-    let report = health.report();
-    let ready = report.iter().all(|(_, condition)| !matches!(condition, Condition::Failing(_)));
+    let components = components(&health);
+    let ready = components.values().all(|component| component.ready);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, components })).into_response()
+}
+
+/// Each part of the daemon, by its name.
+pub(super) fn components(health: &Health) -> BTreeMap<&'static str, Component> {
     let component = |condition| match condition {
         Condition::Ready => Component { ready: true, note: None, cause: None },
         Condition::Noted(note) => Component { ready: true, note: Some(note), cause: None },
         Condition::Failing(cause) => Component { ready: false, note: None, cause: Some(cause) },
     };
-    let components = report.into_iter().map(|(name, condition)| (name, component(condition))).collect();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, components })).into_response()
+    health.report().into_iter().map(|(name, condition)| (name, component(condition))).collect()
 }
 
 /// The daemon's metrics, for Prometheus.

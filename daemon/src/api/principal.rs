@@ -67,6 +67,8 @@ pub enum Kind {
     Token,
     /// By an API key.
     Key,
+    /// By a portal link that it opened.
+    Link,
 }
 
 impl Kind {
@@ -77,6 +79,7 @@ impl Kind {
             Self::Anybody => "none",
             Self::Token => "token",
             Self::Key => "api_key",
+            Self::Link => "portal_link",
         }
     }
 }
@@ -94,9 +97,17 @@ impl Principal {
 
     /// The holder of a token: an owner, with the types that it may have to do with, and what it may do.
     pub fn token(owner: Owner, types: AllowList, scopes: Scopes) -> Self {
-        let name = format!("owner:{owner}").into();
-        let validity = Validity::default();
-        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes, validity }))
+        Self::of(Kind::Token, owner, types, scopes)
+    }
+
+    /// Whoever opened a link that was made for that owner.
+    pub fn link(owner: Owner, types: AllowList, scopes: Scopes) -> Self {
+        Self::of(Kind::Link, owner, types, scopes)
+    }
+
+    fn of(kind: Kind, owner: Owner, types: AllowList, scopes: Scopes) -> Self {
+        let (name, validity) = (format!("owner:{owner}").into(), Validity::default());
+        Self(Arc::new(Known { kind, name, owner: Some(owner), types, scopes, validity }))
     }
 
     /// The holder of an API key of that id.

@@ -30,7 +30,7 @@ use super::events::tickets::Tickets;
 use super::listener::Listener;
 use super::problem::Code;
 use super::tls::{Acceptor, Tls};
-use super::{Error, Gate, Problem, auth, document, events, limit, operate};
+use super::{Error, Gate, Problem, auth, console, document, events, limit, operate};
 use crate::ingest::{self, Nats, Publish, Published};
 use crate::stream::Hub;
 use crate::telemetry::health::Health;
@@ -191,6 +191,7 @@ fn is_event_stream(request: &Request) -> bool {
 fn starting(metrics: Metrics, health: Health) -> Router {
     let (router, _) = operate::routes(metrics, health).split_for_parts();
     router
+        .merge(console::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {
             Problem::unavailable(Code::Starting, "the daemon is starting: /readyz says what it waits for")
@@ -212,6 +213,7 @@ pub fn router(config: &Config, gate: Gate, state: State, more: OpenApiRouter<Sta
     let (operate, open) = operate::routes(state.metrics.clone(), state.health.clone()).split_for_parts();
     let router = operate
         .merge(document::routes(&document::whole(open, below)))
+        .merge(console::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .nest(document::BASE, api)
         .fallback(not_found)

@@ -297,6 +297,16 @@ impl App {
             .merge(trace::routes(traced))
             .merge(api::keys::routes(api_keys))
             .merge(api::audit::routes(store()))
+            .merge(api::portal::routes(api::portal::Access::new(
+                &gate,
+                config.auth.default_types.clone(),
+                config.auth.owner_scopes,
+            )))
+            .merge(api::overview::routes(api::overview::Access {
+                lanes: lanes(),
+                store: store(),
+                streams: config.streams.iter().map(|stream| stream.name.to_string()).collect(),
+            }))
             .merge(api::info::routes(gate::info(&config, registry.owners.clone())));
         let state = api::State {
             publisher: Arc::new(nats()),

@@ -16,6 +16,7 @@ pub mod man;
 pub mod openapi;
 mod passing;
 pub mod plugin;
+pub mod portal;
 pub mod remote;
 pub mod run;
 pub mod secret;
@@ -68,6 +69,8 @@ enum Command {
     Deliveries(deliveries::DeliveriesArgs),
     /// API keys: list, create, revoke.
     Keys(keys::KeysArgs),
+    /// A link that opens the web console as an owner, once.
+    PortalLink(portal::PortalArgs),
     /// Publish an event: `sluiced send orders.created '{"amount": 120}'`.
     Send(events::SendArgs),
     /// Print events as they come; after an interruption it goes on after the last one.
@@ -165,6 +168,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Events(args) => events::run(&args),
         Command::Deliveries(args) => deliveries::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::PortalLink(args) => portal::run(&args),
         Command::Send(args) => events::send(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Listen(args) => listen::run(&args),

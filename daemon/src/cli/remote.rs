@@ -120,6 +120,14 @@ impl Remote {
         Ok(Daemon { base: url.trim_end_matches('/').to_owned(), key, http })
     }
 
+    /// The daemon's address, without a slash at its end.
+    ///
+    /// # Errors
+    /// As [`Remote::daemon`].
+    pub(super) fn base(&self) -> anyhow::Result<String> {
+        Ok(self.daemon()?.base)
+    }
+
     /// Asks for something and prints the answer: as it came, or as `shown` makes it for people.
     ///
     /// # Errors

@@ -368,6 +368,22 @@ impl Metrics {
         self.0.sse.clone()
     }
 
+    /// How many attempts took at most so many seconds, by the bounds of the histogram; `None` is any time. The histogram tells
+    /// its counts in its text alone, which is short.
+    pub fn attempt_times(&self) -> Vec<(Option<f64>, u64)> {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        registry.register("seconds", "", self.0.attempt_seconds.clone());
+        if encode(&mut text, &registry).is_err() {
+            return Vec::new();
+        }
+        let lines = text.lines().filter_map(|line| line.strip_prefix("seconds_bucket{le=\"")?.split_once("\"} "));
+        lines
+            .filter_map(|(bound, count)| {
+                Some((bound.parse().ok().filter(|s: &f64| s.is_finite()), count.parse().ok()?))
+            })
+            .collect()
+    }
+
     /// Everything in the OpenMetrics text format.
     ///
     /// # Errors
@@ -462,5 +478,16 @@ mod tests {
         let left: Vec<&str> = text.lines().filter(|line| line.contains("\"removed\"")).collect();
         assert!(left.is_empty(), "{left:?}: name the family in `forget`");
         assert!(text.contains("\"kept\""));
+    }
+
+    #[test]
+    fn the_times_of_attempts_can_be_read() {
+        let metrics = Metrics::new();
+        let subscription = metrics.subscription("a");
+        [0.0001, 0.003, 20.0].into_iter().for_each(|seconds| subscription.attempt_seconds.observe(seconds));
+        let times = metrics.attempt_times();
+        assert_eq!(times.len(), SECONDS_BUCKETS.len() + 1);
+        assert_eq!((times[0], times[3]), ((Some(0.0005), 1), (Some(0.005), 2)));
+        assert_eq!(times.last(), Some(&(None, 3)));
     }
 }

@@ -93,6 +93,11 @@ const ROUTES: &[(&str, &str, For, &str)] = &[
     ("DELETE", "/keys/{id}", Operator, ""),
     ("GET", "/audit", Operator, ""),
     ("GET", "/info", Anyone, ""),
+    ("GET", "/overview", Anyone, ""),
+    ("POST", "/session", Anyone, ""),
+    ("GET", "/session", Anyone, ""),
+    ("DELETE", "/session", Anyone, ""),
+    ("POST", "/portal-links", Operator, r#"{"owner": "u1"}"#),
 ];
 
 #[tokio::test]

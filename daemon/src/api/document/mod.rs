@@ -22,8 +22,8 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::access;
 use super::problem::{self, Code, FieldError};
 use super::{
-    State, audit, backup, deliveries, event_types, events, info, jobs, keys, operate, plugins, secrets, subscriptions,
-    testing, trace, webhooks,
+    State, audit, backup, deliveries, event_types, events, info, jobs, keys, operate, overview, plugins, portal,
+    secrets, subscriptions, testing, trace, webhooks,
 };
 use crate::domain::Scope;
 use crate::telemetry::health::Health;
@@ -38,10 +38,11 @@ const PROBLEMS: &str = "x-problems";
 /// Codes that every operation can answer.
 const ALWAYS: [Code; 2] = [Code::Internal, Code::Starting];
 /// Codes of every operation that needs a key.
-const WITH_KEY: [Code; 6] = [
+const WITH_KEY: [Code; 7] = [
     Code::Unauthorized,
     Code::InvalidToken,
     Code::TokenExpired,
+    Code::CrossSite,
     Code::NotAcceptable,
     Code::RateLimited,
     Code::JwksUnavailable,
@@ -59,7 +60,7 @@ const TAGS: [(&str, &str); 11] = [
     ("streams", "Named event streams: the SSE subscriptions of the configuration."),
     ("jobs", "Work that takes a while: replaying history, redriving dead letters."),
     ("plugins", "Filters and transforms."),
-    ("access", "API keys, and the audit log."),
+    ("access", "API keys, sessions of the web console, and the audit log."),
     ("operation", "The daemon itself."),
 ];
 
@@ -85,6 +86,8 @@ pub fn document() -> Value {
         .merge(trace::operations())
         .merge(keys::operations())
         .merge(audit::operations())
+        .merge(portal::operations())
+        .merge(overview::operations())
         .merge(info::operations());
     let open = operate::routes::<()>(Metrics::new(), Health::new([]));
     whole(open.into_openapi(), below.into_openapi())

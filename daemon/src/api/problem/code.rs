@@ -48,6 +48,8 @@ codes! {
     InsufficientScope = FORBIDDEN, "insufficient_scope", "The key or token is not for this";
     /// Only the operator may do that.
     OperatorOnly = FORBIDDEN, "operator_only", "Only the operator may do that";
+    /// A request over the console's session that another site's page may have made.
+    CrossSite = FORBIDDEN, "cross_site", "The request may come from another site";
     /// An event type lies outside of the asker's allow-list.
     TypesNotAllowed = FORBIDDEN, "types_not_allowed", "The event types are not allowed";
     /// There is no such thing, or none that the asker may see.

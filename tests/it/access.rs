@@ -11,6 +11,7 @@ use sluiced_tests::{ADMIN_KEY, TestDaemon};
 mod audit;
 mod keys;
 mod limits;
+mod listening;
 mod matrix;
 mod owners;
 mod tokens;

@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq as _;
 use self::token::{Refused, Tokens};
 use super::access::{self, Route};
 use super::document::BASE;
+use super::events::tickets::Tickets;
 use super::keys::ApiKeys;
 use super::limit::{Counted, Limits};
 use super::principal::Asker;
@@ -60,6 +61,7 @@ pub struct Gate {
     admin: Option<AdminKey>,
     tokens: Option<Tokens>,
     api_keys: Option<ApiKeys>,
+    tickets: Option<Tickets>,
     limits: Limits,
     trail: Trail,
     owners: Owners,
@@ -74,14 +76,8 @@ impl fmt::Debug for Gate {
 impl Gate {
     /// A gate that knows the admin key, when there is one, and limits nothing.
     pub fn new(admin: Option<AdminKey>) -> Self {
-        Self {
-            admin,
-            tokens: None,
-            api_keys: None,
-            limits: Limits::new(0, 0),
-            trail: Trail::new(None),
-            owners: Owners::default(),
-        }
+        let (limits, trail, owners) = (Limits::new(0, 0), Trail::new(None), Owners::default());
+        Self { admin, tokens: None, api_keys: None, tickets: None, limits, trail, owners }
     }
 
     /// The same, which trusts tokens as well.
@@ -96,6 +92,12 @@ impl Gate {
     #[must_use]
     pub fn with_api_keys(self, api_keys: ApiKeys) -> Self {
         Self { api_keys: Some(api_keys), ..self }
+    }
+
+    /// The same, which lets tickets open event streams.
+    #[must_use]
+    pub fn with_tickets(self, tickets: Tickets) -> Self {
+        Self { tickets: Some(tickets), ..self }
     }
 
     /// The same, with so many requests, and tests of webhooks, a minute; 0 is no limit.
@@ -143,6 +145,14 @@ impl Gate {
             None => Err(Problem::unauthorized()),
         }
     }
+
+    /// Who was given the ticket of that request's address; `None` when it shows none, or asks for what no ticket opens.
+    fn by_ticket(&self, route: Option<Route>, request: &Request) -> Option<Result<Principal, Problem>> {
+        let tickets = self.tickets.as_ref().filter(|_| route.is_some_and(|route| route.takes_tickets()))?;
+        let text = request.uri().query()?.split('&').find_map(|part| part.strip_prefix("ticket="))?;
+        let detail = "the ticket was used before, has expired, or was issued by another daemon: get a new one";
+        Some(tickets.redeem(text).ok_or_else(|| Problem::new(Code::InvalidTicket, detail)))
+    }
 }
 
 /// What a token is refused with.
@@ -158,10 +168,14 @@ fn not_verified(error: &Refused) -> Problem {
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
     let route = route(&request);
+    let identified = match gate.by_ticket(route, &request) {
+        Some(identified) => identified,
+        None => gate.identify(request.headers()).await,
+    };
     // The base has been taken off.
     let target = format!("{BASE}{}", request.uri().path());
     let tried = route.and_then(|route| route.action).map(|action| Tried { action, target, from });
-    let (principal, counted, mut response) = match gate.identify(request.headers()).await {
+    let (principal, counted, mut response) = match identified {
         Ok(principal) => {
             let (counted, response) = pass(&gate, &principal, route, from, request, next).await;
             (Some(principal), counted, response)
@@ -204,7 +218,7 @@ async fn pass(
         }
     }
     request.extensions_mut().insert(principal.clone());
-    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()));
+    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()).asking_from(from));
     (counted, next.run(request).await)
 }
 

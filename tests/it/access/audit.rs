@@ -16,6 +16,12 @@ async fn newest(daemon: &TestDaemon, limit: usize) -> Vec<Value> {
     page["audit"].as_array().unwrap_or_else(|| panic!("no records in {page}")).clone()
 }
 
+/// The record of that reload of the configuration, the first of which is 0.
+async fn reload(daemon: &TestDaemon, number: usize) -> Option<Value> {
+    let all = newest(daemon, 100).await;
+    all.iter().rev().filter(|record| record["action"] == "configuration.reload").nth(number).cloned()
+}
+
 #[tokio::test]
 async fn the_fields_of_a_change_are_named_and_secrets_are_not_told() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
@@ -114,16 +120,12 @@ async fn reloads_of_the_configuration_are_on_record() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     let (stays, goes) = (Webhook::new("stays", &receiver), Webhook::new("goes", &receiver).types(&["users.>"]));
     let mut daemon = TestDaemon::start(&nats, &config("", &[stays, goes])).await;
-    let of = async |number: usize| {
-        let all = newest(&daemon, 100).await;
-        all.iter().rev().filter(|record| record["action"] == "configuration.reload").nth(number).cloned()
-    };
-    assert_eq!(of(0).await, None, "a start is no reload");
+    assert_eq!(reload(&daemon, 0).await, None, "a start is no reload");
     let (stays, comes) = (Webhook::new("stays", &receiver), Webhook::new("comes", &receiver).types(&["users.>"]));
     let stays = stays.with("max_in_flight", 3);
     daemon.write_config(&config("[log]\nlevel = \"debug\"\n", &[stays, comes]));
-    wait_until("the reload is on record", SOON, async || of(0).await.is_some()).await;
-    let record = of(0).await.expect("it is there");
+    wait_until("the reload is on record", SOON, async || reload(&daemon, 0).await.is_some()).await;
+    let record = reload(&daemon, 0).await.expect("it is there");
     assert_eq!(
         (&record["principal"], &record["status"], &record["from"]),
         (&json!("file"), &json!(200), &json!("file")),
@@ -135,9 +137,9 @@ async fn reloads_of_the_configuration_are_on_record() {
     assert_eq!(record["changes"], json!(changes));
 
     daemon.write_config_raw("colour = 1\n");
-    wait_until("the refusal is on record", SOON, async || of(1).await.is_some()).await;
-    let record = of(1).await.expect("it is there");
+    wait_until("the refusal is on record", SOON, async || reload(&daemon, 1).await.is_some()).await;
+    let record = reload(&daemon, 1).await.expect("it is there");
     assert_eq!((&record["status"], &record["code"]), (&json!(400), &json!("configuration_refused")), "{record}");
     daemon.reload();
-    wait_until("so is the next", SOON, async || of(2).await.is_some()).await;
+    wait_until("so is the next", SOON, async || reload(&daemon, 2).await.is_some()).await;
 }

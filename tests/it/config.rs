@@ -34,10 +34,10 @@ const CASES: &[Case] = &[
     Case("", "[server\nlisten = 1", &["1: not valid TOML: invalid table header, expected `.`, `]`"]),
     Case(STREAM, "data_dir = \"a\"\ndata_dir = \"b\"", &["3: not valid TOML: duplicate key `data_dir` in document root"]),
     // Keys
-    Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, nats, operational_events, plugins, secrets, server, store, stream, subscription)"]),
+    Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, nats, operational_events, plugins, secrets, server, store, stream, subscription, traces)"]),
     Case(STREAM, "[server]\nlitsen = \"127.0.0.1:1\"\nbanana = 1", &[
-        "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat, sse_unread_timeout, tls)",
-        "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat, sse_unread_timeout, tls)",
+        "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_expiry_notice, sse_heartbeat, sse_ticket_lifetime, sse_unread_timeout, tls)",
+        "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_expiry_notice, sse_heartbeat, sse_ticket_lifetime, sse_unread_timeout, tls)",
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\", keys = 1 }", &["3: auth.jwt.keys: unknown key (known here: audience, hs256_secret, issuer, jwks_file, jwks_url, leeway, public_key_file)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),
@@ -58,6 +58,10 @@ const CASES: &[Case] = &[
     Case(STREAM, "[limits]\nsse_clients = \"many\"\nbody_bytes_max = 1.5", &[
         "3: limits.sse_clients: must be a whole number, not a text",
         "4: limits.body_bytes_max: must be a whole number, not a number with a fraction",
+    ]),
+    Case(STREAM, "[traces]\notlp_url = \"127.0.0.1:4318\"\nsample_ratio = 2", &[
+        "3: traces.otlp_url: must be an http or https URL without user and password",
+        "4: traces.sample_ratio: must be from 0 to 1, not 2",
     ]),
     Case(STREAM, "[nats]\nmanaged = \"yes\"", &["3: nats.managed: must be true or false, not a text"]),
     Case(STREAM, "[delivery]\nretry = { factor = \"6\" }", &["3: delivery.retry.factor: must be a number, not a text"]),
@@ -226,7 +230,7 @@ fn a_broken_variable_is_named() {
         String::from_utf8_lossy(&output.stderr),
         "env SLUICED_SERVER__LISTEN: server.listen: \"nowhere\" is not an address and port, such as \"127.0.0.1:8080\"\n\
          env SLUICED_LGO__LEVEL: lgo: unknown key, did you mean `log`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, \
-         nats, operational_events, plugins, secrets, server, store, stream, subscription)\n"
+         nats, operational_events, plugins, secrets, server, store, stream, subscription, traces)\n"
     );
 }
 

@@ -32,6 +32,48 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
 }
 
 #[test]
+fn the_dashboard_and_the_alert_rules_ask_for_metrics_and_labels_that_are_there() {
+    let exported = exported();
+    let asked = Regex::new(r"(sluiced_\w+?)(_bucket)?\b(?:\{([^}]*)\})?").expect("a pattern");
+    let label = Regex::new(r#"(\w+)=~?\\?""#).expect("a pattern");
+    for (path, least) in [("config/grafana/dashboard.json", 40), ("config/grafana/alerts.yaml", 9)] {
+        let text = read(path);
+        let mut seen = 0;
+        for hit in asked.captures_iter(&text) {
+            let known = exported
+                .iter()
+                .find(|[name, kind, _]| *name == hit[1] && (kind == "histogram") == hit.get(2).is_some());
+            let [_, _, labels] = known.unwrap_or_else(|| panic!("{path} asks for {}, which is no metric", &hit[0]));
+            let chosen = hit.get(3).map_or("", |chosen| chosen.as_str());
+            for chosen in label.captures_iter(chosen) {
+                assert!(
+                    labels.split(", ").any(|own| own == &chosen[1]),
+                    "{path}: {} has no label {}",
+                    &hit[1],
+                    &chosen[1]
+                );
+            }
+            seen += 1;
+        }
+        assert!(seen >= least, "{path} asks for {seen} metrics only");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&read("config/grafana/dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter().filter(|panel| panel["type"] != "row");
+    for panel in panels {
+        assert!(panel["description"].is_string() && panel["targets"][0]["expr"].is_string(), "{panel}");
+    }
+    // The page's conditions and the rules are the same.
+    let (rules, page) = (read("config/grafana/alerts.yaml"), read("docs/metrics.md"));
+    let conditions =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).filter(|expr| !expr.starts_with("up{"));
+    for condition in conditions {
+        let metric = asked.captures(condition).expect("it asks for a metric")[1].to_owned();
+        let alarms = page.split("## What to alarm on").nth(1).expect("the page has them");
+        assert!(alarms.contains(&metric), "docs/metrics.md does not say why to alarm on {metric}");
+    }
+}
+
+#[test]
 fn every_limit_of_the_configuration_is_documented_with_its_default() {
     let rows = rows("docs/limits.md");
     for (key, default) in defaults(&["server", "limits", "plugins", "delivery", "store"]) {

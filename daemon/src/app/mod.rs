@@ -20,6 +20,7 @@ mod reload;
 mod reloading;
 mod retention;
 mod running;
+mod spans;
 mod testing;
 
 use std::net::SocketAddr;
@@ -43,6 +44,8 @@ use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
 
+use crate::api::events::clients::Clients;
+use crate::api::events::tickets::Tickets;
 use crate::api::keys::ApiKeys;
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Gate, Server, trace, webhooks};
@@ -58,8 +61,10 @@ use crate::pipeline::{self, Spec};
 use crate::plugin::{self, Host};
 use crate::store::{self, Recovered, Store};
 use crate::stream::{Hub, Named};
+use crate::telemetry;
 use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Spans;
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +110,9 @@ pub enum Error {
     /// What is known of plugins cannot be read.
     #[error("the plugins cannot be loaded")]
     Catalogue(#[source] store::Error),
+    /// Spans cannot be sent.
+    #[error("traces cannot be recorded")]
+    Spans(#[from] telemetry::spans::Error),
     /// The configuration file cannot be watched.
     #[error("cannot watch the configuration file")]
     Watch(#[source] notify::Error),
@@ -131,6 +139,7 @@ pub struct App {
     nats: Nats,
     client: crate::deliver::Client,
     secrets: Secrets,
+    spans: Spans,
     specs: Vec<(SubscriptionId, Spec)>,
     streams: Vec<OpenStream>,
     recovered: Vec<Recovered>,
@@ -162,7 +171,8 @@ impl App {
         let store = Store::open(store_config(&config))?;
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
-        let (gate, api_keys) = gate::gate(&config, &store, &metrics)?;
+        let spans = spans::spans(&config, &metrics)?;
+        let gate = gate::gate(&config, &store, &metrics)?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
@@ -202,6 +212,7 @@ impl App {
             nats,
             client,
             secrets,
+            spans,
             specs,
             streams,
             recovered,
@@ -216,7 +227,7 @@ impl App {
             plugins,
             idle,
         };
-        app.complete_api(gate, api_keys)?;
+        app.complete_api(gate)?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(app)
     }
@@ -257,7 +268,7 @@ async fn prepare(
 
 impl App {
     /// Gives the API all its routes.
-    fn complete_api(&mut self, gate: Gate, api_keys: ApiKeys) -> Result<(), api::Error> {
+    fn complete_api(&mut self, (gate, api_keys, tickets): (Gate, ApiKeys, Tickets)) -> Result<(), api::Error> {
         let (config, registry, running) = (self.config.load(), &self.registry, &self.plugins.running);
         let lanes = || Arc::clone(running) as Arc<dyn Lanes>;
         let (store, nats) = (|| self.store.clone(), || self.nats.clone());
@@ -291,6 +302,8 @@ impl App {
             publisher: Arc::new(nats()),
             types: registry.event_types.clone(),
             hub: self.hub.clone(),
+            clients: Clients::new(config.server.sse_expiry_notice),
+            tickets,
             metrics: self.metrics.clone(),
             health: self.health.clone(),
         };

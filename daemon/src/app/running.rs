@@ -141,6 +141,7 @@ async fn start(mut app: App, watch: Watch) -> Result<Running, Error> {
         readers: Readers::new(pipeline.readers_max),
         background: TaskTracker::new(),
         announcer,
+        spans: app.spans,
         config: Arc::new(pipeline),
     };
     let room = Arc::new(Notify::new());
@@ -214,6 +215,7 @@ fn feed(
         routes: Arc::clone(routes),
         room: Arc::clone(room),
         hold_after: shared.config.hold_after,
+        spans: shared.spans.clone(),
         recorder: shared.recorder.clone(),
         retarget: asked,
     };
@@ -317,6 +319,9 @@ impl Running {
         stops.acks.cancel();
         ended("acks", &tasks.acks, STOP_MARGIN).await;
         self.nats.flush().await;
+        let spans = self.shared.spans.clone();
+        // It ends by itself within a bound.
+        drop(tokio::task::spawn_blocking(move || spans.finish()).await);
         stops.broker.cancel();
         ended("nats-server", &tasks.broker, patience).await;
         info!("stopped");

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use url::Url;
-
 use super::places::KeyPath;
 use super::report::Report;
-use super::valid::{all, bounds};
+use super::valid::{all, bounds, plain_url};
 use super::{Auth, Jwt, JwtKeys, Secret, Server, raw};
 use crate::domain::allow::{self, ALLOWED_PATTERNS_MAX};
 
@@ -53,13 +51,7 @@ fn jwt(at: &KeyPath, raw: raw::Jwt, report: &mut Report<'_>) -> Option<Jwt> {
         }
         (None, Some(file), None, None) => report.path(&at.key("public_key_file"), &file).map(JwtKeys::PublicKeyFile),
         (None, None, Some(file), None) => report.path(&at.key("jwks_file"), &file).map(JwtKeys::JwksFile),
-        (None, None, None, Some(url)) => {
-            let url = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-            let plain = url.filter(|url| url.username().is_empty() && url.password().is_none());
-            let uri = plain.and_then(|url| url.as_str().parse().ok());
-            let reason = "must be an http or https URL without user and password";
-            report.check(&at.key("jwks_url"), uri.ok_or(reason)).map(JwtKeys::JwksUrl)
-        }
+        (None, None, None, Some(url)) => report.check(&at.key("jwks_url"), plain_url(&url)).map(JwtKeys::JwksUrl),
         _ => {
             let reason = "must have exactly one of hs256_secret, public_key_file, jwks_file and jwks_url";
             report.problem(at, reason);

@@ -25,6 +25,7 @@ mod report;
 mod request;
 mod shape;
 mod subscription;
+mod traces;
 mod valid;
 mod webhook;
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     /// Logs.
     pub log: Log,
+    /// Spans of what happens to events.
+    pub traces: Traces,
     /// The subscriptions, in the order of the file.
     pub subscriptions: Vec<Subscription>,
     layers: Arc<Layers>,
@@ -99,6 +102,10 @@ pub struct Server {
     pub sse_heartbeat: Duration,
     /// How long an SSE client may read nothing before its connection is ended; two heartbeats at least.
     pub sse_unread_timeout: Duration,
+    /// How long a ticket opens an SSE stream.
+    pub sse_ticket_lifetime: Duration,
+    /// How long before its end an SSE client is told of its token's end.
+    pub sse_expiry_notice: Duration,
     /// Web origins whose pages may call the API; `*` is any.
     pub cors_origins: Vec<String>,
 }
@@ -346,6 +353,26 @@ pub struct DeadLetterSubject {
     named: bool,
 }
 
+/// `[traces]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// Where spans go; without it none are made.
+    pub collector: Option<Collector>,
+    /// Of the events without a trace, the part that is traced: 0 to 1.
+    pub sample_ratio: f64,
+    /// What the daemon is called in traces.
+    pub service_name: String,
+}
+
+/// A collector of spans that takes OTLP over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Where.
+    pub url: Uri,
+    /// Headers of the requests to it, by their names.
+    pub headers: Vec<(String, Secret)>,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -473,6 +500,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("store", old.store != new.store),
         ("dead_letters", old.dead_letters != new.dead_letters),
         ("log", old.log != new.log),
+        ("traces", old.traces != new.traces),
     ];
     differs.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
 }

@@ -19,6 +19,8 @@ pub(super) struct Server {
     pub(super) drain_timeout: String,
     pub(super) sse_heartbeat: String,
     pub(super) sse_unread_timeout: String,
+    pub(super) sse_ticket_lifetime: String,
+    pub(super) sse_expiry_notice: String,
     pub(super) cors_origins: Vec<String>,
 }
 
@@ -361,6 +363,16 @@ pub(super) struct Webhook {
 pub(super) struct OrderKey {
     pub(super) token: Option<i64>,
     pub(super) header: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Traces {
+    pub(super) otlp_url: Option<String>,
+    #[serde(default)]
+    pub(super) otlp_headers: BTreeMap<String, String>,
+    pub(super) sample_ratio: f64,
+    pub(super) service_name: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use ipnet::IpNet;
 use url::Url;
 
@@ -15,7 +16,7 @@ use super::{
     Config, Delivery, Error, Limits, Log, LogFormat, MasterKeySource, Nats, NatsLogin, Plugins, Secret, Server, Store,
     Stream,
 };
-use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, webhook};
+use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, traces, webhook};
 use crate::api::Tls;
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
@@ -34,6 +35,10 @@ pub mod bounds {
     pub const SSE_HEARTBEAT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(300);
     /// `server.sse_unread_timeout`
     pub const SSE_UNREAD_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(3600);
+    /// `server.sse_ticket_lifetime`
+    pub const SSE_TICKET_LIFETIME: RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
+    /// `server.sse_expiry_notice`
+    pub const SSE_EXPIRY_NOTICE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(3_600);
     /// `auth.admin_key`, its length in bytes
     pub const ADMIN_KEY_BYTES_MAX: usize = 256;
     /// `auth.jwt.hs256_secret`, its length in bytes
@@ -120,6 +125,8 @@ pub mod bounds {
     pub const ATTEMPTS: RangeInclusive<i64> = 1..=crate::domain::retry::ATTEMPTS_MAX as i64;
     /// A wait of a retry policy
     pub const RETRY_WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=crate::domain::retry::DELAY_MAX;
+    /// `traces.sample_ratio`
+    pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
     /// Filters, or transforms, of one subscription
     pub const PLUGINS_PER_LIST_MAX: usize = 16;
     /// Extra headers of one webhook
@@ -129,7 +136,7 @@ pub mod bounds {
 }
 
 /// Every top-level key.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "data_dir",
     "server",
     "auth",
@@ -144,6 +151,7 @@ const KEYS: [&str; 15] = [
     "store",
     "dead_letters",
     "log",
+    "traces",
     "subscription",
 ];
 
@@ -172,6 +180,8 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
         .and_then(|raw| dead_letters::dead_letters(raw, streams.as_deref(), &mut report));
     let log = shape::table(&mut values, "log", &mut report).and_then(|raw| log(&raw, &mut report));
 
+    let traces = shape::table(&mut values, "traces", &mut report).and_then(|raw| traces::traces(raw, &mut report));
+
     let defaults = delivery.as_ref().zip(raw_delivery.as_ref()).map(|(valid, raw)| webhook::Defaults::of(raw, valid));
     let raw_subscriptions = shape::tables(&mut values, "subscription", &mut report);
     let subscriptions = subscription::all(raw_subscriptions, streams.as_deref(), defaults.as_ref(), &mut report);
@@ -193,6 +203,7 @@ pub(super) fn config(layers: Layers) -> Result<Config, Error> {
             store: store?,
             dead_letters: dead_letters?,
             log: log?,
+            traces: traces?,
             subscriptions: subscriptions?,
             layers: Arc::clone(&layers),
         })
@@ -217,6 +228,10 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
     let sse_heartbeat = report.duration(&at.key("sse_heartbeat"), &raw.sse_heartbeat, &bounds::SSE_HEARTBEAT);
     let own = at.key("sse_unread_timeout");
     let sse_unread_timeout = report.duration(&own, &raw.sse_unread_timeout, &bounds::SSE_UNREAD_TIMEOUT);
+    let lifetime = at.key("sse_ticket_lifetime");
+    let sse_ticket_lifetime = report.duration(&lifetime, &raw.sse_ticket_lifetime, &bounds::SSE_TICKET_LIFETIME);
+    let notice = at.key("sse_expiry_notice");
+    let sse_expiry_notice = report.duration(&notice, &raw.sse_expiry_notice, &bounds::SSE_EXPIRY_NOTICE);
     let origins = at.key("cors_origins");
     let cors_origins = all(raw.cors_origins.iter().enumerate().map(|(i, text)| {
         let origin = is_origin(text).then(|| text.clone());
@@ -230,6 +245,8 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
         drain_timeout: drain_timeout?,
         sse_heartbeat: sse_heartbeat?,
         sse_unread_timeout: sse_unread_timeout?,
+        sse_ticket_lifetime: sse_ticket_lifetime?,
+        sse_expiry_notice: sse_expiry_notice?,
         cors_origins: cors_origins?,
     })
 }
@@ -240,6 +257,14 @@ fn server_tls(at: &KeyPath, raw: &raw::ServerTls, report: &mut Report<'_>) -> Op
     let key_file = report.path(&at.key("key_file"), &raw.key_file);
     let version_min = webhook::tls_version(at, raw.min_version.as_deref(), report);
     Some(Tls { cert_file: cert_file?, key_file: key_file?, version_min: version_min? })
+}
+
+/// A URL of something that the operator runs.
+pub(super) fn plain_url(text: &str) -> Result<Uri, &'static str> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let plain = url.filter(|url| url.username().is_empty() && url.password().is_none());
+    let uri = plain.and_then(|url| url.as_str().parse().ok());
+    uri.ok_or("must be an http or https URL without user and password")
 }
 
 /// Is it exactly what a browser sends as `Origin`?

@@ -1,4 +1,4 @@
-//! A document that the operator named, read from a URL: one GET, bounded in time and size, without redirects.
+//! What the operator named by its URL, asked: one request, bounded in time and size, without redirects.
 //!
 //! The address policy is for URLs that others name. The operator's own may lead anywhere, so the client for these has a
 //! policy that lets all through.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -40,7 +40,7 @@ pub enum Error {
     },
 }
 
-/// Reads one document, as often as it is asked for.
+/// Asks at one URL, as often as it is told to.
 pub struct Fetcher {
     client: Client,
     uri: Uri,
@@ -48,7 +48,7 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// For the document at that URI: at most so many bytes of it, by way of the proxy and the name servers of `config`.
+    /// For that URI: at most so many bytes of an answer, by way of the proxy and the name servers of `config`.
     ///
     /// # Errors
     /// When the client cannot be set up.
@@ -68,20 +68,28 @@ impl Fetcher {
     /// # Errors
     /// When it cannot be had whole in time.
     pub async fn fetch(&self) -> Result<Bytes, Error> {
-        let (http, user_agent) = self.client.plain();
-        let mut get = http::Request::new(Full::new(Bytes::new()));
-        *get.uri_mut() = self.uri.clone();
-        get.headers_mut().insert(USER_AGENT, user_agent.clone());
+        let mut get = Request::new(Bytes::new());
         get.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let document = async {
-            let answer = connect::within(FETCH_TIMEOUT, http.request(get)).await;
-            let answer = answer.map_err(|error| Error::Request(error.into()))?;
-            if answer.status() != StatusCode::OK {
-                return Err(Error::Status(answer.status()));
-            }
-            let body = Limited::new(answer.into_body(), self.bytes_max).collect().await;
-            body.map(|body| body.to_bytes()).map_err(|_| Error::Body { bytes_max: self.bytes_max })
+        let answer = self.send(get).await?;
+        if answer.status() == StatusCode::OK { Ok(answer.into_body()) } else { Err(Error::Status(answer.status())) }
+    }
+
+    /// Sends any request to that URI, and reads the whole answer, whatever its status.
+    ///
+    /// # Errors
+    /// When no answer can be had whole in time.
+    pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+        let (http, user_agent) = self.client.plain();
+        let mut request = request.map(Full::new);
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().insert(USER_AGENT, user_agent.clone());
+        let answered = async {
+            let answer = connect::within(FETCH_TIMEOUT, http.request(request)).await;
+            let (head, body) = answer.map_err(|error| Error::Request(error.into()))?.into_parts();
+            let body = Limited::new(body, self.bytes_max).collect().await;
+            let body = body.map_err(|_| Error::Body { bytes_max: self.bytes_max })?;
+            Ok(Response::from_parts(head, body.to_bytes()))
         };
-        tokio::time::timeout(FETCH_TIMEOUT, document).await.unwrap_or(Err(Error::TimedOut))
+        tokio::time::timeout(FETCH_TIMEOUT, answered).await.unwrap_or(Err(Error::TimedOut))
     }
 }

@@ -180,6 +180,11 @@ pub(super) struct Message {
 }
 
 impl Prepared {
+    /// Its host, and its port where the URL names one.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Checks the endpoint, reads the files that it names, and computes what its attempts share. Blocks.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Spec;
+use super::traced::receive;
 use crate::deliver::Lane;
 use crate::deliver::lane::{HURRY, IMPATIENCE, Offered, Token};
 use crate::domain::{AckShare, Event, Pattern, SubscriptionId};
@@ -21,6 +22,7 @@ use crate::route::Table;
 use crate::store::{Change, Recorder};
 use crate::telemetry;
 use crate::telemetry::metrics::StreamMetrics;
+use crate::telemetry::spans::Spans;
 
 /// How often the server's ack floor is read, to forget what cannot come again and to keep a checkpoint.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -60,6 +62,8 @@ pub struct Feed {
     pub hold_after: Duration,
     /// The stream's counters.
     pub metrics: StreamMetrics,
+    /// Makes the spans of traces.
+    pub spans: Spans,
     /// For the checkpoint.
     pub recorder: Recorder<Token>,
     /// Asked to take other event types; answers when JetStream has taken them.
@@ -86,6 +90,7 @@ struct Dispatch {
     room: Arc<Notify>,
     hold_after: Duration,
     metrics: StreamMetrics,
+    spans: Spans,
     waited: Mutex<Waited>,
 }
 
@@ -121,8 +126,8 @@ struct Chores {
 impl Feed {
     /// Receives, matches and offers until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { mut live, routes, room, hold_after, metrics, recorder, retarget } = self;
-        let dispatch = Dispatch { routes, room, hold_after, metrics, waited: Mutex::default() };
+        let Self { mut live, routes, room, hold_after, metrics, spans, recorder, retarget } = self;
+        let dispatch = Dispatch { routes, room, hold_after, metrics, spans, waited: Mutex::default() };
         let housekeeping = tokio::time::interval(HOUSEKEEPING);
         let starvation = tokio::time::interval(STARVATION_CHECK);
         let mut chores = Chores { recorder, retarget, housekeeping, starvation, checkpoint: 0 };
@@ -221,6 +226,7 @@ impl Dispatch {
             self.metrics.unmatched.inc();
             return token.done();
         }
+        let (_span, event) = receive(&self.spans, event);
         let mut blocked = Vec::new();
         for index in &*found {
             let lane = &routes.lanes[*index as usize];

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Spec;
+use super::traced::{caused_by, describe, header};
 use crate::deliver::lane::{Count, Record};
 use crate::deliver::{Client, REPLAY_HEADER, Request};
 use crate::domain::{
@@ -18,6 +19,7 @@ use crate::store::{
     Attempt, Change, Content, DeadLetter, Detail, Disposition, LastFailure, LogEntry, Mark, Parked, add_attempt,
 };
 use crate::telemetry::clock;
+use crate::telemetry::spans::{Kind, Span, Spans};
 
 /// One delivery: an event, or one output of its transforms, for one subscription.
 #[derive(Debug)]
@@ -182,6 +184,11 @@ impl Job {
         history
     }
 
+    /// The span of its outcome becoming durable.
+    pub(super) fn recording(&self, spans: &Spans) -> Span {
+        spans.begin("record", Kind::Internal, |name| header(&self.content.headers, name), None)
+    }
+
     fn record(&self, count: Count, due_ms: Option<u64>, change: Change) -> Record {
         let event = self.ledger.map(|ledger| (ledger, self.position.sequence));
         let order = self.order_key.clone().map(|key| (self.delivery, key));
@@ -189,7 +196,7 @@ impl Job {
             Some(job) => Change::Replayed { outcome: Box::new(change), job, mark: self.mark(count) },
             None => change,
         };
-        Record { event, part: self.part, parts: self.parts, due_ms, count, order, change }
+        Record { event, part: self.part, parts: self.parts, due_ms, count, order, change, span: Span::default() }
     }
 
     fn mark(&self, count: Count) -> Mark {
@@ -313,10 +320,12 @@ pub(super) struct InAir {
 }
 
 impl InAir {
-    pub(super) fn new(client: Client, spec: &Spec, job: Arc<Job>) -> Self {
+    pub(super) fn new(client: Client, spans: &Spans, spec: &Spec, job: Arc<Job>) -> Self {
         let endpoint = Arc::clone(&spec.endpoint);
         let of = Arc::clone(&job);
+        let mut span = spans.begin("attempt", Kind::Client, |name| header(&job.content.headers, name), None);
         let attempt = Box::pin(async move {
+            let headers = caused_by(&span, &of.content.headers);
             let request = Request {
                 delivery: of.delivery,
                 event_id: &of.content.event_id,
@@ -327,13 +336,17 @@ impl InAir {
                 parts: of.parts,
                 attempt: of.attempt,
                 content_type: of.content.content_type.as_deref(),
-                headers: &of.content.headers,
+                headers: &headers,
                 replay: replay_of(&of.content.headers),
                 test: false,
                 body: of.content.body.clone(),
                 now_ms: clock::now_ms(),
             };
-            client.attempt(&endpoint, request).await
+            let outcome = client.attempt(&endpoint, request).await;
+            if span.is_recorded() {
+                describe(&mut span, &of, endpoint.host(), &outcome);
+            }
+            outcome
         });
         Self { job, began: Instant::now(), attempt }
     }

@@ -20,6 +20,7 @@ pub mod lag;
 mod pace;
 pub mod readers;
 pub mod subscriptions;
+mod traced;
 pub mod worker;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::domain::{DeliverFrom, HeadOfLine, HealthPolicy, Order, Pattern, RateL
 use crate::ingest::Nats;
 use crate::plugin::Chain;
 use crate::store::{Change, Recorder, Store};
+use crate::telemetry::spans::Spans;
 
 /// How the webhook side behaves.
 #[derive(Debug, Clone)]
@@ -69,6 +71,8 @@ pub struct Shared {
     pub background: TaskTracker,
     /// Tells of what happens to endpoints.
     pub announcer: Announcer,
+    /// Makes the spans of traces.
+    pub spans: Spans,
     /// How to behave.
     pub config: Arc<Config>,
 }

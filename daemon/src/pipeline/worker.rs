@@ -26,8 +26,9 @@ use tracing::{debug, warn};
 use self::health::Course;
 use self::replay::Replayed;
 use super::catchup::CatchUp;
-use super::job::{InAir, Job, Landed, failure, with_attributes};
+use super::job::{InAir, Job, Landed, failure};
 use super::pace::Pace;
+use super::traced::{outgoing, process};
 use super::{Shared, Spec};
 use crate::deliver::Prepared;
 use crate::deliver::breaker::{Breaker, Permit};
@@ -226,7 +227,9 @@ impl Worker {
             return self
                 .record_unattempted(Job::whole(self.lane.id(), ledger, &event).ordered(key).dead(None, &failure));
         }
+        let mut span = process(&self.shared.spans, self.lane.id(), &event);
         let ran = self.run_plugins(&spec, &event).await;
+        ran.describe(&mut span);
         for fault in &ran.passed_over {
             self.lane.metrics.faulted(fault.kind_str());
             debug!(subscription = %self.lane.id(), %fault, "a plugin failed and was passed over");
@@ -237,8 +240,7 @@ impl Worker {
                 let mut jobs = VecDeque::with_capacity(outputs.len());
                 for (part, output) in (0..).zip(outputs) {
                     if !self.lane.state().ledgers[ledger].is_recorded(event.position.sequence, part) {
-                        let output =
-                            if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
+                        let output = outgoing(&spec, &span, &event, output);
                         let job = Job::new(self.lane.id(), ledger, &event, output, part, parts);
                         jobs.push_back(job.ordered(key.clone()));
                     }
@@ -321,7 +323,7 @@ impl Worker {
         self.pace.take();
         self.lane.state().take_slot();
         self.lane.metrics.in_flight.inc();
-        self.in_air.push(InAir::new(self.shared.client.clone(), &self.spec.load(), Arc::new(job)));
+        self.in_air.push(InAir::new(self.shared.client.clone(), &self.shared.spans, &self.spec.load(), Arc::new(job)));
     }
 
     /// Look for work again at that time, if not before.

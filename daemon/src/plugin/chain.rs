@@ -9,6 +9,7 @@ use super::trial::Said;
 use super::usage::Usage;
 use super::view::{Allowance, View, laid_over, whole};
 use crate::domain::{Event, OnPluginError, Output, Verdict};
+use crate::telemetry::spans::Span;
 
 /// All plugins of one subscription: its filters, then its transforms. Several events may be run through it side by side.
 pub struct Chain {
@@ -25,6 +26,30 @@ pub struct Ran {
     /// Faults that were passed over, because the subscription says so ([`OnPluginError::Pass`]). A fault that decided
     /// over the event is in `passed`, not here.
     pub passed_over: Vec<Fault>,
+}
+
+impl Ran {
+    /// Says in a span what became of the event.
+    pub fn describe(&self, span: &mut Span) {
+        if !span.is_recorded() {
+            return;
+        }
+        let verdict = match &self.passed {
+            Passed::Kept(outputs) => {
+                span.set("sluiced.outputs", i64::try_from(outputs.len()).unwrap_or(i64::MAX));
+                "kept"
+            }
+            Passed::Dropped { plugin, .. } => {
+                span.set("sluiced.plugin", plugin.to_string());
+                "dropped"
+            }
+            Passed::Faulted { fault, .. } => {
+                span.fail(fault);
+                "faulted"
+            }
+        };
+        span.set("sluiced.verdict", verdict);
+    }
 }
 
 /// What the plugins made of one event.

@@ -1,9 +1,10 @@
-//! What the daemon tells of itself: logs, metrics, and the one place where real time is read.
+//! What the daemon tells of itself: logs, metrics, spans, and the one place where real time is read.
 
 pub mod clock;
 pub mod health;
 pub mod log;
 pub mod metrics;
+pub mod spans;
 
 use std::error::Error;
 

@@ -3,6 +3,7 @@
 use crate::deliver::ledger::PositionChange;
 use crate::domain::{DeliveryId, Position, StreamName, SubscriptionId};
 use crate::store::{Change, PositionRecord};
+use crate::telemetry::spans::Span;
 
 /// An outcome on its way into the store.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Record {
     pub order: Option<(DeliveryId, Box<str>)>,
     /// What is written: kept to be handed in again should the store fail.
     pub change: Change,
+    /// It goes on until the outcome is durable.
+    pub span: Span,
 }
 
 impl Record {

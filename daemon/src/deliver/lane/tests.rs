@@ -70,7 +70,16 @@ impl Bench {
         self.lane.metrics.in_flight.inc();
         self.lane.state().submitted();
         let event = Some((0, sequence));
-        Record { event, part: 0, parts: 1, due_ms: None, count: Count::Delivered, order: None, change: Change::Barrier }
+        Record {
+            event,
+            part: 0,
+            parts: 1,
+            due_ms: None,
+            count: Count::Delivered,
+            order: None,
+            change: Change::Barrier,
+            span: Default::default(),
+        }
     }
 }
 
@@ -196,7 +205,16 @@ fn what_is_parked_is_told_right_where_a_resend_meets_a_replay() {
     }
     let change = Change::FinishParked { delivery, log: log_of(&letter, Disposition::Delivered) };
     let (event, count) = (None, Count::Delivered);
-    let record = Record { event, part: 0, parts: 1, due_ms: None, count, order: None, change: change.clone() };
+    let record = Record {
+        event,
+        part: 0,
+        parts: 1,
+        due_ms: None,
+        count,
+        order: None,
+        change: change.clone(),
+        span: Default::default(),
+    };
     recorder.submit(change, Token::Record(Arc::clone(&b.lane), record));
     recorder.close();
     writer.join().expect("ends");

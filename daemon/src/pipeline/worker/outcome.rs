@@ -73,7 +73,8 @@ impl Worker {
 
     fn conclude(&self, landed: &Landed) {
         let Landed { job, outcome, took } = landed;
-        let record = job.conclude(&self.spec.load(), outcome, *took, rand::random::<f64>());
+        let mut record = job.conclude(&self.spec.load(), outcome, *took, rand::random::<f64>());
+        record.span = job.recording(&self.shared.spans);
         self.submit(record);
     }
 

@@ -6,7 +6,8 @@ use tracing::debug;
 
 use super::Worker;
 use crate::domain::{DeliveryId, Event, FailureClass, JobId, OnPluginError};
-use crate::pipeline::job::{Job, failure, with_attributes};
+use crate::pipeline::job::{Job, failure};
+use crate::pipeline::traced::{outgoing, process};
 use crate::plugin::Passed;
 
 /// An event that a replay brought.
@@ -43,7 +44,9 @@ impl Worker {
             let failure = failure(FailureClass::Undecodable, reason.clone());
             return self.bury_replayed(job, &event, &failure);
         }
+        let mut span = process(&self.shared.spans, self.lane.id(), &event);
         let ran = self.run_plugins(&spec, &event).await;
+        ran.describe(&mut span);
         for fault in &ran.passed_over {
             self.lane.metrics.faulted(fault.kind_str());
             debug!(subscription = %self.lane.id(), %fault, "a plugin failed and was passed over");
@@ -54,8 +57,7 @@ impl Worker {
                 let before = self.ready.len();
                 for (part, output) in (0..).zip(outputs) {
                     if self.begin_part(job, &event, part, parts) {
-                        let output =
-                            if spec.endpoint.is_cloudevents() { with_attributes(&event, output) } else { output };
+                        let output = outgoing(&spec, &span, &event, output);
                         self.ready.push_back(Job::new(self.lane.id(), 0, &event, output, part, parts).replayed(job));
                     }
                 }

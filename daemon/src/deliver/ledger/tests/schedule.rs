@@ -432,6 +432,7 @@ impl Simulation {
             count: Count::ParkedAgain,
             order,
             change: Change::Barrier,
+            span: Default::default(),
         };
         self.end_early(&record);
         self.lane.state().submitted();

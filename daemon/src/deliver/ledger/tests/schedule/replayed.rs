@@ -236,7 +236,8 @@ impl Simulation {
         let mark = Mark { sequence, part, parts, disposition: Disposition::Delivered };
         let change = Change::Replayed { outcome: Box::new(Change::Barrier), job: of, mark };
         let count = Count::Delivered;
-        let record = Record { event: None, part, parts, due_ms: None, count, order: None, change };
+        let record =
+            Record { event: None, part, parts, due_ms: None, count, order: None, change, span: Default::default() };
         self.lane.state().submitted();
         self.submit_record(record);
     }

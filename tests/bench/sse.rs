@@ -90,8 +90,17 @@ impl Figures {
 
 /// One who sends events to clients.
 enum Side {
-    Sluiced { nats: TestNats, jetstream: Context, daemon: Box<TestDaemon>, address: SocketAddr, published: u64 },
-    Nchan { nginx: Nchan, published: u64 },
+    Sluiced {
+        nats: Box<TestNats>,
+        jetstream: Box<Context>,
+        daemon: Box<TestDaemon>,
+        address: SocketAddr,
+        published: u64,
+    },
+    Nchan {
+        nginx: Nchan,
+        published: u64,
+    },
 }
 
 /// Every part, sluiced first and nchan after it.
@@ -150,8 +159,8 @@ impl Side {
             base()
         );
         let daemon = Box::new(TestDaemon::start(&nats, &config).await);
-        let jetstream = nats.jetstream().await;
-        Ok(Self::Sluiced { nats, jetstream, daemon, address, published: 0 })
+        let jetstream = Box::new(nats.jetstream().await);
+        Ok(Self::Sluiced { nats: Box::new(nats), jetstream, daemon, address, published: 0 })
     }
 
     async fn nchan() -> Result<Self> {

@@ -36,6 +36,8 @@ pub struct SseClient {
     response: Response,
     parser: SseParser,
     ready: VecDeque<SseEvent>,
+    /// The id of the last event that the test has.
+    had_id: String,
 }
 
 /// Why there is no next event.
@@ -68,7 +70,7 @@ impl SseClient {
         if response.status() != 200 {
             return Err(response.status().as_u16());
         }
-        Ok(Self { response, parser: SseParser::default(), ready: VecDeque::new() })
+        Ok(Self { response, parser: SseParser::default(), ready: VecDeque::new(), had_id: String::new() })
     }
 
     /// Opens a stream.
@@ -96,6 +98,7 @@ impl SseClient {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(event) = self.ready.pop_front() {
+                event.id.clone_into(&mut self.had_id);
                 return Ok(event);
             }
             match timeout_at(deadline, self.response.chunk()).await {
@@ -133,9 +136,13 @@ impl SseClient {
         events
     }
 
-    /// The id to resume from: that of the last event, or of an `id:` line without data after it.
+    /// The id to resume from: that of the last event that the test has, or of an `id:` line without data after it. Several
+    /// events may have come in one piece.
     pub fn last_id(&self) -> &str {
-        &self.parser.last_id
+        match self.ready.is_empty() {
+            true => &self.parser.last_id,
+            false => &self.had_id,
+        }
     }
 
     /// How many comments (heartbeats) were read.

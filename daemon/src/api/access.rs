@@ -21,10 +21,18 @@ pub(super) const TEST: &str = "webhook.test";
 /// Where sessions begin and end.
 const SESSION: &str = "/session";
 
+/// The routes that a ticket opens, for those who can send no header.
+const BY_TICKET: [&str; 2] = ["/events/stream", "/streams/{name}"];
+
 impl Route {
     /// Does a session begin there?
     pub(super) fn opens_session(self) -> bool {
         self.path == SESSION && self.method == "POST"
+    }
+
+    /// Does a ticket open it?
+    pub(super) fn takes_tickets(&self) -> bool {
+        self.method == "GET" && BY_TICKET.contains(&self.path)
     }
 }
 
@@ -49,6 +57,9 @@ pub(super) const ROUTES: &[Route] = &[
     looks("/events/{id}"),
     looks("/events/{id}/trace"),
     looks("/events/stream"),
+    looks("/events/clients"),
+    Route { method: "POST", path: "/events/tickets", scope: Scope::Read, action: None },
+    Route { method: "POST", path: "/events/clients/{id}/token", scope: Scope::Read, action: None },
     looks("/streams"),
     looks("/streams/{name}"),
     looks("/event-types"),
@@ -145,6 +156,11 @@ mod tests {
         assert_eq!(route(&Method::GET, "/new").map(|route| route.scope), Some(Scope::Admin));
         let unaudited = ROUTES.iter().filter(|route| route.method != "GET" && route.action.is_none());
         let unaudited: Vec<&str> = unaudited.map(|route| route.path).collect();
-        assert_eq!(unaudited, ["/events", "/events/batch", "/plugins/{name}/dry-run"], "what changes nothing");
+        let expected =
+            ["/events", "/events/batch", "/events/tickets", "/events/clients/{id}/token", "/plugins/{name}/dry-run"];
+        assert_eq!(unaudited, expected, "what changes nothing");
+        let by_ticket: Vec<&str> =
+            ROUTES.iter().filter(|route| route.takes_tickets()).map(|route| route.path).collect();
+        assert_eq!(by_ticket, BY_TICKET);
     }
 }

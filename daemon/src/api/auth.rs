@@ -21,6 +21,7 @@ use tracing::{error, info};
 use self::token::{Refused, Tokens};
 use super::access::{self, Route};
 use super::document::BASE;
+use super::events::tickets::Tickets;
 use super::keys::ApiKeys;
 use super::limit::{Counted, Limits};
 use super::principal::Asker;
@@ -61,6 +62,7 @@ pub struct Gate {
     admin: Option<AdminKey>,
     tokens: Option<Tokens>,
     api_keys: Option<ApiKeys>,
+    tickets: Option<Tickets>,
     limits: Limits,
     audit: Option<Store>,
     owners: Owners,
@@ -76,15 +78,8 @@ impl fmt::Debug for Gate {
 impl Gate {
     /// A gate that knows the admin key, when there is one, and limits nothing.
     pub fn new(admin: Option<AdminKey>) -> Self {
-        Self {
-            admin,
-            tokens: None,
-            api_keys: None,
-            limits: Limits::new(0, 0),
-            audit: None,
-            owners: Owners::default(),
-            sessions: Sessions::default(),
-        }
+        let (limits, owners, sessions) = (Limits::new(0, 0), Owners::default(), Sessions::default());
+        Self { admin, tokens: None, api_keys: None, tickets: None, limits, audit: None, owners, sessions }
     }
 
     /// The same, which trusts tokens as well.
@@ -99,6 +94,12 @@ impl Gate {
     #[must_use]
     pub fn with_api_keys(self, api_keys: ApiKeys) -> Self {
         Self { api_keys: Some(api_keys), ..self }
+    }
+
+    /// The same, which lets tickets open event streams.
+    #[must_use]
+    pub fn with_tickets(self, tickets: Tickets) -> Self {
+        Self { tickets: Some(tickets), ..self }
     }
 
     /// The same, with so many requests, and tests of webhooks, a minute; 0 is no limit.
@@ -186,6 +187,14 @@ impl Gate {
         }
     }
 
+    /// Who was given the ticket of that request's address; `None` when it shows none, or asks for what no ticket opens.
+    fn by_ticket(&self, route: Option<Route>, request: &Request) -> Option<Result<Principal, Problem>> {
+        let tickets = self.tickets.as_ref().filter(|_| route.is_some_and(|route| route.takes_tickets()))?;
+        let text = request.uri().query()?.split('&').find_map(|part| part.strip_prefix("ticket="))?;
+        let detail = "the ticket was used before, has expired, or was issued by another daemon: get a new one";
+        Some(tickets.redeem(text).ok_or_else(|| Problem::new(Code::InvalidTicket, detail)))
+    }
+
     /// Puts a change on record, before it is answered.
     async fn record(&self, record: AuditRecord) {
         let AuditRecord { principal, action, target, status, from, .. } = &record;
@@ -213,7 +222,11 @@ fn not_verified(error: &Refused) -> Problem {
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
     let route = route(&request);
-    let (principal, credential) = match gate.identify(request.method(), request.headers(), route).await {
+    let identified = match gate.by_ticket(route, &request) {
+        Some(identified) => identified.map(|principal| (principal, None)),
+        None => gate.identify(request.method(), request.headers(), route).await,
+    };
+    let (principal, credential) = match identified {
         Ok(known) => known,
         Err(problem) => {
             let counted = gate.limits.of_address(from);
@@ -239,7 +252,7 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, n
     if let Some(credential) = credential {
         request.extensions_mut().insert(credential);
     }
-    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()));
+    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()).asking_from(from));
     let response = next.run(request).await;
     if let Some(action) = route.and_then(|route| route.action)
         && response.status().is_success()

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::{Error, parts};
 use crate::api::auth::{jwks, token};
+use crate::api::events::tickets::{TicketLimits, Tickets};
 use crate::api::keys::ApiKeys;
 use crate::api::{AdminKey, Gate, Owners, info};
 use crate::config::{Config, Jwt, JwtKeys};
@@ -19,12 +20,18 @@ use crate::telemetry::metrics::Metrics;
 /// A shared secret that is shorter than this, in bytes, can be guessed from one token.
 const HS256_SECRET_BYTES_GOOD: usize = 32;
 
-/// The gate, and the API keys that it knows.
-pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<(Gate, ApiKeys), Error> {
+/// The gate, with the API keys and the tickets that it knows.
+pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<(Gate, ApiKeys, Tickets), Error> {
     let auth = &config.auth;
     let api_keys = ApiKeys::load(store.clone())?;
+    let tickets = Tickets::new(TicketLimits {
+        lifetime: config.server.sse_ticket_lifetime,
+        tickets_max: config.limits.sse_clients,
+        tickets_per_principal_max: config.limits.sse_clients_per_principal,
+    });
     let mut gate = Gate::new(auth.admin_key.as_ref().map(|key| AdminKey::new(key.expose())))
         .with_api_keys(api_keys.clone())
+        .with_tickets(tickets.clone())
         .with_limits(config.limits.requests_per_minute, config.limits.tests_per_minute)
         .with_audit(store.clone());
     if let Some(jwt) = &auth.jwt {
@@ -37,7 +44,7 @@ pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<
         };
         gate = gate.with_tokens(config).map_err(Error::TokenKeys)?;
     }
-    Ok((gate, api_keys))
+    Ok((gate, api_keys, tickets))
 }
 
 /// What the API tells of the daemon.

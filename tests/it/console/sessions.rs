@@ -6,6 +6,8 @@ use sluiced_tests::http::client;
 use sluiced_tests::setup::config;
 use sluiced_tests::{ADMIN_KEY, TestDaemon, TestNats, TestReceiver, Webhook};
 
+use super::whole;
+
 const SESSION: &str = "/api/v1/session";
 const COOKIE: &str = "cookie";
 
@@ -27,7 +29,7 @@ async fn ask(
 }
 
 async fn json_of(response: Response) -> Value {
-    serde_json::from_str(&response.text().await.expect("a body")).expect("JSON")
+    serde_json::from_slice(&whole(response).await).expect("JSON")
 }
 
 /// Signs in with a key or a link: the cookie as it is sent back, all that was said of it, and the token.

@@ -137,9 +137,11 @@ impl Api {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
         let began = Instant::now();
-        let response = request.send().await?;
-        let status = response.status();
-        let text = response.bytes().await?;
+        let mut response = request.send().await?;
+        let (status, mut text) = (response.status(), Vec::new());
+        while let Some(chunk) = response.chunk().await? {
+            text.extend_from_slice(&chunk);
+        }
         let took_us = u64::try_from(began.elapsed().as_micros())?;
         ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&text));
         Ok((took_us, serde_json::from_slice(&text)?))

@@ -98,7 +98,7 @@ enum Side {
         published: u64,
     },
     Nchan {
-        nginx: Nchan,
+        nginx: Box<Nchan>,
         published: u64,
     },
 }
@@ -164,7 +164,7 @@ impl Side {
     }
 
     async fn nchan() -> Result<Self> {
-        Ok(Self::Nchan { nginx: Nchan::start().await?, published: 0 })
+        Ok(Self::Nchan { nginx: Box::new(Nchan::start().await?), published: 0 })
     }
 
     async fn fleet(&self, clients: usize) -> Result<Fleet> {

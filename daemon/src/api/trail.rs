@@ -102,9 +102,7 @@ impl Trail {
     /// who asked or of what was there.
     pub(super) async fn note(&self, tried: Tried, principal: Option<&Principal>, response: &mut Response) {
         let status = response.status();
-        if status.is_success() {
-            self.record(record(tried, principal, response)).await;
-        } else if is_refusal(status) && self.has_room(clock::now_ms() / 60_000) {
+        if status.is_success() || (is_refusal(status) && self.has_room(clock::now_ms() / 60_000)) {
             self.record(record(tried, principal, response)).await;
         }
     }

@@ -10,6 +10,7 @@ use sluiced_tests::{ADMIN_KEY, TestDaemon};
 
 mod keys;
 mod limits;
+mod listening;
 mod matrix;
 mod owners;
 mod tokens;

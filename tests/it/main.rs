@@ -24,6 +24,7 @@ mod forgetful;
 mod harness;
 mod hold;
 mod https;
+mod listeners;
 mod nats;
 mod net;
 mod ordering;

@@ -55,6 +55,16 @@ pub fn node_client_dir() -> PathBuf {
     dir
 }
 
+/// The folder with `node_modules` of clients of event streams, as xtask installed them.
+pub fn listeners_of_npm() -> PathBuf {
+    existing(target().join("tools/listeners-npm"))
+}
+
+/// The folder of clients of event streams in Python, as xtask installed them: an environment, or packages alone.
+pub fn listeners_of_pip() -> PathBuf {
+    existing(target().join("tools/listeners-pip"))
+}
+
 /// An example of the workspace, as it lies beside what is built for tests.
 pub fn example_binary(name: &str) -> PathBuf {
     existing(profile_dir().join("examples").join(name))

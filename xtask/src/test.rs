@@ -15,6 +15,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     let nats_server = tools::nats_server()?;
     tools::schemathesis()?;
     tools::clients()?;
+    tools::listeners()?;
     let nextest = tools::nextest();
     if filters.is_empty() {
         check::run()?;

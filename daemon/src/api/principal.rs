@@ -1,9 +1,11 @@
 //! Who a request is from, and what that one may do.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
+use tokio_util::sync::CancellationToken;
 
 use super::problem::Code;
 use super::{Owners, Problem};
@@ -13,13 +15,45 @@ use crate::domain::{AllowList, Owner, Pattern, Scope, Scopes, SubscriptionId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal(Arc<Known>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     kind: Kind,
     name: Box<str>,
     owner: Option<Owner>,
     types: AllowList,
     scopes: Scopes,
+    validity: Validity,
+}
+
+/// How long it is known who asks: what goes on after the answer, such as an event stream, ends with it.
+#[derive(Debug, Clone, Default)]
+pub struct Validity {
+    /// When it ends, in milliseconds since the Unix epoch; without it never.
+    pub expires_ms: Option<u64>,
+    /// Set when it is taken back.
+    pub revoked: Option<CancellationToken>,
+}
+
+impl PartialEq for Validity {
+    /// What revokes belongs to a key, which the principal's name tells.
+    fn eq(&self, other: &Self) -> bool {
+        self.expires_ms == other.expires_ms
+    }
+}
+
+impl Eq for Validity {}
+
+impl Validity {
+    /// Is it still known at that time, in milliseconds since the Unix epoch?
+    pub fn holds(&self, now_ms: u64) -> bool {
+        let revoked = self.revoked.as_ref().is_some_and(CancellationToken::is_cancelled);
+        !revoked && self.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
+    }
+
+    /// Can it end?
+    pub fn ends(&self) -> bool {
+        self.expires_ms.is_some() || self.revoked.is_some()
+    }
 }
 
 /// How it is known who asks.
@@ -61,17 +95,34 @@ impl Principal {
     /// The holder of a token: an owner, with the types that it may have to do with, and what it may do.
     pub fn token(owner: Owner, types: AllowList, scopes: Scopes) -> Self {
         let name = format!("owner:{owner}").into();
-        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes }))
+        let validity = Validity::default();
+        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes, validity }))
     }
 
     /// The holder of an API key of that id.
     pub fn key(id: &str, owner: Option<Owner>, types: AllowList, scopes: Scopes) -> Self {
-        Self(Arc::new(Known { kind: Kind::Key, name: format!("key:{id}").into(), owner, types, scopes }))
+        let (name, validity) = (format!("key:{id}").into(), Validity::default());
+        Self(Arc::new(Known { kind: Kind::Key, name, owner, types, scopes, validity }))
+    }
+
+    /// The same, known for as long as that.
+    #[must_use]
+    pub fn valid(mut self, validity: Validity) -> Self {
+        Arc::make_mut(&mut self.0).validity = validity;
+        self
+    }
+
+    /// The same, which may have to do with these types only. They are to lie within its allow-list.
+    #[must_use]
+    pub(super) fn narrowed(mut self, types: Vec<Pattern>) -> Self {
+        debug_assert!(self.outside(&types).is_none(), "nobody is given more than he has");
+        Arc::make_mut(&mut self.0).types = AllowList::new(types);
+        self
     }
 
     fn operator(kind: Kind, name: &str) -> Self {
-        let (types, scopes) = (AllowList::everything(), Scopes::OPERATOR);
-        Self(Arc::new(Known { kind, name: name.into(), owner: None, types, scopes }))
+        let (types, scopes, validity) = (AllowList::everything(), Scopes::OPERATOR, Validity::default());
+        Self(Arc::new(Known { kind, name: name.into(), owner: None, types, scopes, validity }))
     }
 
     #[cfg(test)]
@@ -109,6 +160,11 @@ impl Principal {
         self.0.scopes
     }
 
+    /// How long that is known of it.
+    pub fn validity(&self) -> &Validity {
+        &self.0.validity
+    }
+
     /// May it do things of that kind?
     pub fn may(&self, scope: Scope) -> bool {
         self.0.scopes.has(scope)
@@ -130,12 +186,23 @@ impl Principal {
 pub struct Asker {
     principal: Principal,
     owners: Owners,
+    from: Option<IpAddr>,
 }
 
 impl Asker {
     /// One who asks.
     pub fn new(principal: Principal, owners: Owners) -> Self {
-        Self { principal, owners }
+        Self { principal, owners, from: None }
+    }
+
+    /// The same, who asks from that address.
+    pub(super) fn asking_from(self, from: Option<IpAddr>) -> Self {
+        Self { from, ..self }
+    }
+
+    /// The address that it asks from, when it is known.
+    pub fn from(&self) -> Option<IpAddr> {
+        self.from
     }
 
     /// Who it is.

@@ -23,7 +23,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{debug, error, warn};
 use utoipa_axum::router::OpenApiRouter;
 
+use super::document::EVENT_STREAM;
 use super::event_types::EventTypes;
+use super::events::clients::Clients;
+use super::events::tickets::Tickets;
 use super::listener::Listener;
 use super::problem::Code;
 use super::tls::{Acceptor, Tls};
@@ -75,6 +78,10 @@ pub struct State {
     pub types: EventTypes,
     /// The event streams.
     pub hub: Hub,
+    /// Who listens to them.
+    pub clients: Clients,
+    /// What opens them in the place of a key.
+    pub tickets: Tickets,
     /// The metrics.
     pub metrics: Metrics,
     /// The condition of the daemon's parts.
@@ -88,6 +95,8 @@ pub struct Server {
     router: Option<Router>,
     /// All routes, once it runs.
     open: Arc<OnceLock<Router>>,
+    /// Set when it runs.
+    running: CancellationToken,
     serving: Fuse<BoxFuture<'static, ()>>,
     /// Ends `serving`.
     closing: CancellationToken,
@@ -104,14 +113,21 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
         let local_addr = listener.local_addr().map_err(fail)?;
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose()?;
-        let (open, closing) = (Arc::<OnceLock<Router>>::default(), CancellationToken::new());
+        let open = Arc::<OnceLock<Router>>::default();
+        let (running, closing) = (CancellationToken::new(), CancellationToken::new());
         let (late, early) = (Arc::clone(&open), starting(metrics, health));
+        let (runs, closes) = (running.clone(), closing.clone());
         let router = Router::new().fallback(async move |request: Request| {
+            // An `EventSource` comes back by itself when its connection breaks, and never again after an answer of 503.
+            if late.get().is_none() && is_event_stream(&request) {
+                runs.run_until_cancelled(closes.cancelled()).await;
+            }
             let router = late.get().unwrap_or(&early).clone();
             router.oneshot(request).await
         });
         let serving = Listener::new(listener, acceptor).serve(router, closing.clone()).boxed().fuse();
-        Ok(Self { local_addr, router: None, open, serving, closing, drain_timeout: config.drain_timeout })
+        let drain_timeout = config.drain_timeout;
+        Ok(Self { local_addr, router: None, open, running, serving, closing, drain_timeout })
     }
 
     /// The address that it is bound to.
@@ -151,6 +167,7 @@ impl Server {
         if let Some(router) = self.router {
             // It runs once.
             drop(self.open.set(router));
+            self.running.cancel();
         }
         let closing = async {
             stop.cancelled().await;
@@ -162,6 +179,12 @@ impl Server {
             () = closing => warn!("connections are still open after the drain timeout, leaving them"),
         }
     }
+}
+
+/// Does it ask for an event stream?
+fn is_event_stream(request: &Request) -> bool {
+    let below = request.uri().path().strip_prefix(document::BASE);
+    request.method() == Method::GET && below.is_some_and(|path| document::answer_type(path) == EVENT_STREAM)
 }
 
 /// What can be answered before the daemon has all its parts.
@@ -212,7 +235,7 @@ fn cors(origins: &[String]) -> Result<CorsLayer, Error> {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(headers.into_iter().chain([AUTHORIZATION, CONTENT_TYPE]).collect::<Vec<_>>())
-        .expose_headers(limit::HEADERS.into_iter().chain([RETRY_AFTER, LOCATION]).collect::<Vec<_>>()))
+        .expose_headers(limit::HEADERS.into_iter().chain([RETRY_AFTER, LOCATION, events::CLIENT]).collect::<Vec<_>>()))
 }
 
 async fn not_found() -> Problem {

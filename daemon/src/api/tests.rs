@@ -16,6 +16,8 @@ use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::event_types::EventTypes;
+use super::events::clients::Clients;
+use super::events::tickets::{TicketLimits, Tickets};
 use super::server::Publisher;
 use super::{AdminKey, Config, Gate, State, router};
 use crate::domain::{Position, StreamName};
@@ -64,15 +66,20 @@ fn api(key: Option<&str>, hub: HubConfig) -> Api {
     };
     let log = MemoryLog::new(&["EVENTS"]);
     let (kept, health) = (Arc::new(Kept::default()), Health::new(["nats"]));
+    let limits = TicketLimits { lifetime: Duration::from_secs(30), tickets_max: 100, tickets_per_principal_max: 10 };
+    let tickets = Tickets::new(limits);
     let state = State {
         publisher: kept.clone(),
         types: EventTypes::none(),
         hub: log.hub(hub, vec![named("board", &["a.*"], Arc::new(NoPlugins))]),
+        clients: Clients::new(Duration::from_secs(60)),
+        tickets: tickets.clone(),
         metrics: Metrics::new(),
         health: health.clone(),
     };
     let more = OpenApiRouter::default().route("/panics", axum::routing::get(panics));
-    let router = router(&config, Gate::new(key.map(AdminKey::new)), state, more).unwrap();
+    let gate = Gate::new(key.map(AdminKey::new)).with_tickets(tickets);
+    let router = router(&config, gate, state, more).unwrap();
     Api { router, kept, log, health }
 }
 

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Error, parts};
 use crate::api::auth::{jwks, token};
+use crate::api::events::tickets::{TicketLimits, Tickets};
 use crate::api::keys::ApiKeys;
 use crate::api::{AdminKey, Gate, Owners, info};
 use crate::config::{Config, Jwt, JwtKeys};
@@ -15,12 +16,18 @@ use crate::store::Store;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Metrics;
 
-/// The gate, and the API keys that it knows.
-pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<(Gate, ApiKeys), Error> {
+/// The gate, with the API keys and the tickets that it knows.
+pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<(Gate, ApiKeys, Tickets), Error> {
     let auth = &config.auth;
     let api_keys = ApiKeys::load(store.clone())?;
+    let tickets = Tickets::new(TicketLimits {
+        lifetime: config.server.sse_ticket_lifetime,
+        tickets_max: config.limits.sse_clients,
+        tickets_per_principal_max: config.limits.sse_clients_per_principal,
+    });
     let mut gate = Gate::new(auth.admin_key.as_ref().map(|key| AdminKey::new(key.expose())))
         .with_api_keys(api_keys.clone())
+        .with_tickets(tickets.clone())
         .with_limits(config.limits.requests_per_minute, config.limits.tests_per_minute)
         .with_proxies(config.server.proxies.clone())
         .with_audit(store.clone());
@@ -35,7 +42,7 @@ pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<
         };
         gate = gate.with_tokens(config).map_err(Error::TokenKeys)?;
     }
-    Ok((gate, api_keys))
+    Ok((gate, api_keys, tickets))
 }
 
 /// What the API tells of the daemon.

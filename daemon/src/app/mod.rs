@@ -44,6 +44,8 @@ use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
 
+use crate::api::events::clients::Clients;
+use crate::api::events::tickets::Tickets;
 use crate::api::keys::ApiKeys;
 use crate::api::subscriptions::{self, Access, Lanes};
 use crate::api::{self, Gate, Server, trace, webhooks};
@@ -170,7 +172,7 @@ impl App {
         health.set("store", Condition::Ready);
         let host = Host::new(parts::plugins(&config))?;
         let spans = spans::spans(&config, &metrics)?;
-        let (gate, api_keys) = gate::gate(&config, &store, &metrics)?;
+        let gate = gate::gate(&config, &store, &metrics)?;
         let secrets = Secrets::new(store.clone(), master_key::keyring(&config, &store)?)?;
         let current = Arc::new(ArcSwap::from_pointee(config.clone()));
         let catalogue = Catalogue::open(host, store.clone())?;
@@ -225,7 +227,7 @@ impl App {
             plugins,
             idle,
         };
-        app.complete_api(gate, api_keys)?;
+        app.complete_api(gate)?;
         info!(took_ms = began.elapsed().as_millis() as u64, subscriptions = config.subscriptions.len(), "built");
         Ok(app)
     }
@@ -266,7 +268,7 @@ async fn prepare(
 
 impl App {
     /// Gives the API all its routes.
-    fn complete_api(&mut self, gate: Gate, api_keys: ApiKeys) -> Result<(), api::Error> {
+    fn complete_api(&mut self, (gate, api_keys, tickets): (Gate, ApiKeys, Tickets)) -> Result<(), api::Error> {
         let (config, registry, running) = (self.config.load(), &self.registry, &self.plugins.running);
         let lanes = || Arc::clone(running) as Arc<dyn Lanes>;
         let (store, nats) = (|| self.store.clone(), || self.nats.clone());
@@ -300,6 +302,8 @@ impl App {
             publisher: Arc::new(nats()),
             types: registry.event_types.clone(),
             hub: self.hub.clone(),
+            clients: Clients::new(config.server.sse_expiry_notice),
+            tickets,
             metrics: self.metrics.clone(),
             health: self.health.clone(),
         };

@@ -104,6 +104,10 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// How often an idle SSE stream carries a comment.
     pub sse_heartbeat: Duration,
+    /// How long a ticket opens an SSE stream.
+    pub sse_ticket_lifetime: Duration,
+    /// How long before its end an SSE client is told of its token's end.
+    pub sse_expiry_notice: Duration,
     /// Web origins whose pages may call the API; `*` is any.
     pub cors_origins: Vec<String>,
     /// The proxies that stand before it.

@@ -18,6 +18,8 @@ pub(super) struct Server {
     pub(super) tls: Option<Table<ServerTls>>,
     pub(super) drain_timeout: String,
     pub(super) sse_heartbeat: String,
+    pub(super) sse_ticket_lifetime: String,
+    pub(super) sse_expiry_notice: String,
     pub(super) cors_origins: Vec<String>,
     pub(super) trusted_proxies: Vec<String>,
     pub(super) forwarded_header: String,

@@ -393,6 +393,8 @@ fn the_default_file_states_the_bounds() {
     let stated = [
         ("drain_timeout", times(&bounds::DRAIN_TIMEOUT)),
         ("sse_heartbeat", times(&bounds::SSE_HEARTBEAT)),
+        ("sse_ticket_lifetime", times(&bounds::SSE_TICKET_LIFETIME)),
+        ("sse_expiry_notice", times(&bounds::SSE_EXPIRY_NOTICE)),
         ("body_bytes_max", numbers(&bounds::BODY_BYTES)),
         ("sse_clients", numbers(&bounds::SSE_CLIENTS)),
         ("call_deadline_ms", numbers(&bounds::CALL_DEADLINE_MS)),

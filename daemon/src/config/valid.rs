@@ -34,6 +34,10 @@ pub mod bounds {
     pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
     /// `server.sse_heartbeat`
     pub const SSE_HEARTBEAT: RangeInclusive<Duration> = SECOND..=Duration::from_secs(300);
+    /// `server.sse_ticket_lifetime`
+    pub const SSE_TICKET_LIFETIME: RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
+    /// `server.sse_expiry_notice`
+    pub const SSE_EXPIRY_NOTICE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(3_600);
     /// `auth.admin_key`, its length in bytes
     pub const ADMIN_KEY_BYTES_MAX: usize = 256;
     /// `auth.jwt.hs256_secret`, its length in bytes: RFC 7518 §3.2 asks for as many as the hash has
@@ -217,6 +221,10 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
     };
     let drain_timeout = report.duration(&at.key("drain_timeout"), &raw.drain_timeout, &bounds::DRAIN_TIMEOUT);
     let sse_heartbeat = report.duration(&at.key("sse_heartbeat"), &raw.sse_heartbeat, &bounds::SSE_HEARTBEAT);
+    let lifetime = at.key("sse_ticket_lifetime");
+    let sse_ticket_lifetime = report.duration(&lifetime, &raw.sse_ticket_lifetime, &bounds::SSE_TICKET_LIFETIME);
+    let notice = at.key("sse_expiry_notice");
+    let sse_expiry_notice = report.duration(&notice, &raw.sse_expiry_notice, &bounds::SSE_EXPIRY_NOTICE);
     let origins = at.key("cors_origins");
     let cors_origins = all(raw.cors_origins.iter().enumerate().map(|(i, text)| {
         let origin = is_origin(text).then(|| text.clone());
@@ -229,6 +237,8 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
         tls: tls?,
         drain_timeout: drain_timeout?,
         sse_heartbeat: sse_heartbeat?,
+        sse_ticket_lifetime: sse_ticket_lifetime?,
+        sse_expiry_notice: sse_expiry_notice?,
         cors_origins: cors_origins?,
         proxies: proxies(&at, raw, report)?,
     })

@@ -17,6 +17,8 @@ use crate::domain::{Event, Output, StreamName};
 pub const BASE64_SUFFIX: &str = ";base64";
 /// The type of the frame that says that history is gone.
 pub const GAP: &str = "gap";
+/// The type of the frame that says that a new token is wanted.
+pub const TOKEN_EXPIRING: &str = "token-expiring";
 /// A heartbeat.
 pub(super) const HEARTBEAT: &str = ":\n\n";
 
@@ -104,6 +106,11 @@ pub(super) fn gap(
         "reason": if reset { "reset" } else { "discarded" },
     });
     format!("{}event: {GAP}\ndata: {data}\n\n", id_line(cursor)).into()
+}
+
+/// A frame of the daemon's own, which is no event and has no place.
+pub fn announcement(kind: &str, data: &serde_json::Value) -> Bytes {
+    format!("event: {kind}\ndata: {data}\n\n").into()
 }
 
 fn write_body(out: &mut Vec<u8>, kind: &str, data: &[u8]) {

@@ -53,6 +53,7 @@ const THIRD_PARTY: &[(&str, &[&str])] = &[
     ("utoipa_axum", &["api"]),
     ("serde", &["config", "api", "store"]),
     ("jsonwebtoken", &["api"]),
+    ("flate2", &["api"]),
     ("governor", &["api"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),

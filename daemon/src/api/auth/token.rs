@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::jwks::{self, KeySet, Keys, Source};
 use super::provider;
 use crate::api::Principal;
+use crate::api::principal::Validity;
 use crate::domain::{AllowList, Owner, Scopes, allow};
 
 /// The longest token that is looked at, in bytes.
@@ -166,7 +167,13 @@ impl Tokens {
             }
             Some(_) => return Err(claim("types")),
         };
-        Ok(Principal::token(owner, types.map_err(Refused::Types)?, self.config.scopes))
+        // It is taken for as long as the issuer's clock may be behind.
+        let expires_s = claims.get("exp").and_then(Value::as_f64).ok_or_else(|| claim("exp"))?;
+        let expires =
+            Duration::try_from_secs_f64(expires_s).unwrap_or(Duration::MAX).saturating_add(self.config.leeway);
+        let expires_ms = Some(u64::try_from(expires.as_millis()).unwrap_or(u64::MAX));
+        let principal = Principal::token(owner, types.map_err(Refused::Types)?, self.config.scopes);
+        Ok(principal.valid(Validity { expires_ms, revoked: None }))
     }
 }
 

@@ -29,6 +29,8 @@ use crate::domain::Scope;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
+/// The media type of event streams.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 /// What the routes of the interface are served below.
 pub(super) const BASE: &str = "/api/v1";
 /// The member of an operation in which a handler names its codes.
@@ -64,7 +66,7 @@ const TAGS: [(&str, &str); 11] = [
 /// The media type that a path below [`BASE`] is answered with.
 pub(super) fn answer_type(path: &str) -> &'static str {
     let named = path.strip_prefix("/streams/").is_some_and(|name| !name.contains('/'));
-    if named || path == "/events/stream" { "text/event-stream" } else { "application/json" }
+    if named || path == "/events/stream" { EVENT_STREAM } else { "application/json" }
 }
 
 /// The whole document, without a daemon that serves it.

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::PATTERNS_MAX;
+use super::listen::PATTERNS_MAX;
 use crate::api::answer::headers;
 use crate::api::cursor::{self, Question};
 use crate::api::extract::{Path, Query, is_json};

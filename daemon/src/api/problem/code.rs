@@ -42,6 +42,8 @@ codes! {
     InvalidToken = UNAUTHORIZED, "invalid_token", "The token is not valid";
     /// The token has expired.
     TokenExpired = UNAUTHORIZED, "token_expired", "The token has expired";
+    /// The ticket is not valid, or no more.
+    InvalidTicket = UNAUTHORIZED, "invalid_ticket", "The ticket is not valid";
     /// The API key lacks a scope.
     InsufficientScope = FORBIDDEN, "insufficient_scope", "The key or token is not for this";
     /// Only the operator may do that.

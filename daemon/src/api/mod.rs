@@ -4,6 +4,7 @@
 //! - [`problem`]: every error as RFC 9457 problem details with a stable code.
 //! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
 //!   [`owners`]: whose what is; [`keys`]: API keys; [`audit`]: what was changed.
+//! - [`forwarded`]: the address that a request comes from behind proxies.
 //! - `cursor` and `paging`: what listings ask for alike.
 //! - `watched`: files that are read again when they change.
 //! - `extract`: what handlers take out of a request.
@@ -21,6 +22,7 @@ mod document;
 pub mod event_types;
 pub mod events;
 mod extract;
+pub mod forwarded;
 pub mod info;
 pub mod jobs;
 pub mod keys;

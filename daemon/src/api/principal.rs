@@ -92,11 +92,11 @@ impl Principal {
         Self::operator(Kind::Anybody, "anybody")
     }
 
-    /// The holder of a token: an owner, with the types that it may have to do with.
-    pub fn token(owner: Owner, types: AllowList) -> Self {
+    /// The holder of a token: an owner, with the types that it may have to do with, and what it may do.
+    pub fn token(owner: Owner, types: AllowList, scopes: Scopes) -> Self {
         let name = format!("owner:{owner}").into();
         let validity = Validity::default();
-        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes: Scopes::OWNER, validity }))
+        Self(Arc::new(Known { kind: Kind::Token, name, owner: Some(owner), types, scopes, validity }))
     }
 
     /// The holder of an API key of that id.
@@ -127,7 +127,7 @@ impl Principal {
 
     #[cfg(test)]
     pub(super) fn of_owner(owner: &Owner) -> Self {
-        Self::token(owner.clone(), AllowList::everything())
+        Self::token(owner.clone(), AllowList::everything(), Scopes::OWNER)
     }
 
     /// How it is known.

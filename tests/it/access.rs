@@ -25,30 +25,36 @@ const TOKENS: &str = "[auth]\n\
 
 /// What a daemon answered.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: String,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
     /// The code of a problem; nothing of what is none.
-    fn code(&self) -> String {
+    pub(super) fn code(&self) -> String {
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
         body["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn header(&self, name: &str) -> Option<u64> {
+    pub(super) fn header(&self, name: &str) -> Option<u64> {
         self.headers.get(name)?.to_str().ok()?.parse().ok()
     }
 }
 
 /// Sends a request with a bearer token or key, or without one. The body of an event stream is not waited for.
-async fn ask(daemon: &TestDaemon, bearer: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> Answer {
+pub(super) async fn ask(
+    daemon: &TestDaemon,
+    bearer: Option<&str>,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Answer {
     let mut request = client().request(method.parse().expect("a method"), daemon.url(path));
     if let Some(bearer) = bearer {
         request = request.bearer_auth(bearer);
@@ -71,12 +77,12 @@ async fn admin(daemon: &TestDaemon, method: &str, path: &str, body: Option<&Valu
 }
 
 /// So many seconds from now on, as a token has it.
-fn in_s(seconds: i64) -> i64 {
+pub(super) fn in_s(seconds: i64) -> i64 {
     i64::try_from(sluiced::telemetry::clock::now_ms() / 1_000).expect("a time") + seconds
 }
 
 /// A token of any head and claims.
-fn signed(head: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+pub(super) fn signed(head: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", part(head), part(claims));
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(sign(message.as_bytes())))

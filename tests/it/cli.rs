@@ -10,6 +10,7 @@ use sluiced_tests::setup::{EVENTS, config};
 use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
 use tokio::process::Command;
 
+mod https;
 mod local;
 
 const SOON: Duration = Duration::from_secs(30);

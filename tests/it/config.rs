@@ -36,8 +36,8 @@ const CASES: &[Case] = &[
     // Keys
     Case(STREAM, "[servr]\nlisten = \"127.0.0.1:1\"", &["2: servr: unknown key, did you mean `server`? (known here: auth, data_dir, dead_letters, delivery, event_type, limits, log, nats, operational_events, plugins, secrets, server, store, stream, subscription, traces)"]),
     Case(STREAM, "[server]\nlitsen = \"127.0.0.1:1\"\nbanana = 1", &[
-        "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, listen, sse_heartbeat, tls)",
-        "4: server.banana: unknown key (known here: cors_origins, drain_timeout, listen, sse_heartbeat, tls)",
+        "3: server.litsen: unknown key, did you mean `listen`? (known here: cors_origins, drain_timeout, forwarded_header, listen, sse_expiry_notice, sse_heartbeat, sse_ticket_lifetime, tls, trusted_proxies)",
+        "4: server.banana: unknown key (known here: cors_origins, drain_timeout, forwarded_header, listen, sse_expiry_notice, sse_heartbeat, sse_ticket_lifetime, tls, trusted_proxies)",
     ]),
     Case(STREAM, "[auth]\njwt = { hs256_secret = \"x\", keys = 1 }", &["3: auth.jwt.keys: unknown key (known here: audience, hs256_secret, issuer, jwks_file, jwks_url, leeway, public_key_file)"]),
     Case(STREAM, "[delivery.retry]\nmax_atempts = 3", &["3: delivery.retry.max_atempts: unknown key, did you mean `max_attempts`? (known here: base, factor, jitter, max, max_attempts, schedule)"]),

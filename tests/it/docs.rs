@@ -8,9 +8,11 @@ use sluiced::telemetry::metrics::Metrics;
 use sluiced_tests::paths::workspace;
 
 /// Keys of the sections of `config/default.toml` with limits that are none themselves.
-const NO_LIMITS: [&str; 8] = [
+const NO_LIMITS: [&str; 10] = [
     "server.listen",
     "server.cors_origins",
+    "server.trusted_proxies",
+    "server.forwarded_header",
     "plugins.dir",
     "delivery.allow_cidrs",
     "delivery.retry_statuses",

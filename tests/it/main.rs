@@ -17,6 +17,7 @@ mod delivery;
 mod dev;
 mod docs;
 mod endpoint;
+mod examples;
 mod failpoints;
 mod failure_table;
 mod faults;

@@ -14,6 +14,8 @@ use sluiced_tests::setup::config;
 use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 use tempfile::TempDir;
 
+mod clients;
+
 const SOON: Duration = Duration::from_secs(60);
 /// A secret that the sample knows besides, as during a change of secrets.
 const OTHER: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

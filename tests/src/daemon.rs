@@ -16,7 +16,7 @@ use crate::accounting::Accounting;
 use crate::http::{Answer, send, try_request};
 use crate::metrics::Metrics;
 use crate::nats::TestNats;
-use crate::paths::{link_all_plugins, plugin_cache, plugin_dir, sluiced_binary};
+use crate::paths::{link_all_plugins, plugin_cache, plugin_dir, sluiced_binary, workspace};
 use crate::process::Process;
 use crate::wait::{comes_true, wait_until};
 
@@ -39,6 +39,8 @@ pub struct TestDaemon {
     limits_files: bool,
     /// What runs it, with its arguments, in the place of the system itself.
     under: Vec<String>,
+    /// A configuration of the repository that it runs with as it is, in the place of one of its own.
+    file: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -64,11 +66,32 @@ impl TestDaemon {
             open_files_max: None,
             limits_files: false,
             under: Vec::new(),
+            file: None,
             dir,
         };
         daemon.share_plugin_cache();
         daemon.write_config(config);
         Builder { daemon }
+    }
+
+    /// A daemon that runs with a file of `config/examples` exactly as it stands there. Only where things are is said by its
+    /// environment: the data directory, its address, NATS, the plugins, loopback as a place that receivers may be at; and the
+    /// admin key.
+    pub fn of_example(nats: &TestNats, name: &str) -> Builder {
+        let mut builder = Self::builder(nats, "");
+        let daemon = &mut builder.daemon;
+        daemon.file = Some(workspace().join("config/examples").join(name));
+        let (data_dir, plugins) = (daemon.data_dir(), daemon.plugins.clone());
+        let env = [
+            ("SLUICED_DATA_DIR", data_dir.to_string_lossy()),
+            ("SLUICED_PLUGINS__DIR", plugins.to_string_lossy()),
+            ("SLUICED_NATS__URL", nats.url().into()),
+            ("SLUICED_SERVER__LISTEN", "127.0.0.1:0".into()),
+            ("SLUICED_AUTH__ADMIN_KEY", ADMIN_KEY.into()),
+            ("SLUICED_DELIVERY__ALLOW_CIDRS", "[\"127.0.0.0/8\"]".into()),
+        ];
+        daemon.env = env.map(|(name, value)| (name.to_owned(), value.into_owned())).into();
+        builder
     }
 
     /// Starts a daemon with this configuration and waits until it is ready.
@@ -88,6 +111,10 @@ impl TestDaemon {
 
     /// The configuration file.
     pub fn config_path(&self) -> PathBuf {
+        self.file.clone().unwrap_or_else(|| self.own_config())
+    }
+
+    fn own_config(&self) -> PathBuf {
         self.dir.path().join("sluiced.toml")
     }
 
@@ -101,7 +128,7 @@ impl TestDaemon {
     pub fn write_config_raw(&self, text: &str) {
         let new = self.dir.path().join("sluiced.toml.new");
         fs::write(&new, text).expect("the configuration can be written");
-        fs::rename(&new, self.config_path()).expect("the configuration can be replaced");
+        fs::rename(&new, self.own_config()).expect("the configuration can be replaced");
     }
 
     /// Ends it with SIGKILL.

@@ -4,6 +4,7 @@ use std::env;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const REMEDY: &str = "run `cargo xtask test` once: it builds and gets every part";
 
@@ -41,6 +42,23 @@ pub fn schemathesis_binary() -> PathBuf {
 pub fn console_tests() -> PathBuf {
     existing(workspace().join("console/node_modules/playwright-core"));
     existing(workspace().join("console/test"))
+}
+
+/// A Python that has the libraries which others wrote to verify webhooks, as xtask installed them.
+pub fn python_clients() -> Command {
+    let dir = existing(target().join("tools/python-clients"));
+    let own = dir.join("bin/python");
+    let mut command = Command::new(if own.is_file() { own } else { PathBuf::from("python3") });
+    // Without a private environment they lie in the folder itself.
+    command.env("PYTHONPATH", dir);
+    command
+}
+
+/// The folder below which the same of JavaScript lies, as xtask installed it.
+pub fn node_client_dir() -> PathBuf {
+    let dir = target().join("tools/node-clients");
+    existing(dir.join("node_modules/standardwebhooks"));
+    dir
 }
 
 /// The folder with `node_modules` of clients of event streams, as xtask installed them.

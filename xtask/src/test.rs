@@ -14,6 +14,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     tools::wasm_target()?;
     let nats_server = tools::nats_server()?;
     tools::schemathesis()?;
+    tools::clients()?;
     tools::listeners()?;
     tools::chromium()?;
     // Before the checks: they compile the daemon, and the console with it.

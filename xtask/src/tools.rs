@@ -14,6 +14,9 @@ const WASM_TARGET: &str = "wasm32-wasip2";
 const NATS_VERSION: &str = "2.15.1";
 const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
+/// The libraries that verify webhooks in the tests, which others wrote.
+const PYTHON_CLIENTS: [&str; 2] = ["standardwebhooks==1.1.0", "svix==2.9.1"];
+const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
 /// Checks the API against its own description; another version generates other requests.
 const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
@@ -166,6 +169,32 @@ pub(crate) fn schemathesis() -> Result<()> {
         return Ok(());
     }
     bail!("schemathesis {SCHEMATHESIS_VERSION} is needed and could not be got from PyPI (Python 3 with pip and venv)")
+}
+
+/// Makes sure that the libraries are there that verify webhooks in the tests, and that others wrote.
+pub(crate) fn clients() -> Result<()> {
+    let (python, node) = (tool_dir("python-clients"), tool_dir("node-clients"));
+    installed_once(&python, &PYTHON_CLIENTS.join(" "), || pip_install(&python, &PYTHON_CLIENTS))?;
+    installed_once(&node, NODE_CLIENT, || {
+        std::fs::create_dir_all(&node)?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix"]).arg(&node).arg(NODE_CLIENT);
+        succeeds_within(NPM_TIME_MAX, npm.stdout(Stdio::null()))
+    })
+}
+
+/// Installs packages into a folder of their own, unless just these are there already: a file in it names them.
+fn installed_once(dir: &Path, packages: &str, install: impl FnOnce() -> Result<bool>) -> Result<()> {
+    let mark = dir.join("installed");
+    if std::fs::read_to_string(&mark).is_ok_and(|found| found == packages) {
+        say(&format!("{packages}: found"));
+        return Ok(());
+    }
+    say(&format!("{packages}: missing, getting it into {}", dir.display()));
+    if !install()? {
+        bail!("{packages} is needed and could not be got (Python 3 with pip and venv, Node.js with npm)")
+    }
+    Ok(std::fs::write(&mark, packages)?)
 }
 
 /// Makes sure that the clients of event streams are there that others wrote, where the tests look for them.

@@ -71,6 +71,7 @@ pub(super) const ROUTES: &[Route] = &[
     looks("/webhooks"),
     looks("/webhooks/{id}"),
     looks("/webhooks/{id}/deliveries"),
+    looks("/webhooks/{id}/secret"),
     changes("POST", "/webhooks", "webhook.create"),
     changes("PUT", "/webhooks/{id}", "webhook.replace"),
     changes("PATCH", "/webhooks/{id}", "webhook.update"),

@@ -22,6 +22,7 @@ use self::token::{Refused, Tokens};
 use super::access::{self, Route};
 use super::document::BASE;
 use super::events::tickets::Tickets;
+use super::forwarded::Proxies;
 use super::keys::ApiKeys;
 use super::limit::{Counted, Limits};
 use super::principal::Asker;
@@ -64,6 +65,7 @@ pub struct Gate {
     api_keys: Option<ApiKeys>,
     tickets: Option<Tickets>,
     limits: Limits,
+    proxies: Proxies,
     audit: Option<Store>,
     owners: Owners,
     sessions: Sessions,
@@ -78,8 +80,9 @@ impl fmt::Debug for Gate {
 impl Gate {
     /// A gate that knows the admin key, when there is one, and limits nothing.
     pub fn new(admin: Option<AdminKey>) -> Self {
-        let (limits, owners, sessions) = (Limits::new(0, 0), Owners::default(), Sessions::default());
-        Self { admin, tokens: None, api_keys: None, tickets: None, limits, audit: None, owners, sessions }
+        let (limits, proxies, owners) = (Limits::new(0, 0), Proxies::default(), Owners::default());
+        let sessions = Sessions::default();
+        Self { admin, tokens: None, api_keys: None, tickets: None, limits, proxies, audit: None, owners, sessions }
     }
 
     /// The same, which trusts tokens as well.
@@ -106,6 +109,12 @@ impl Gate {
     #[must_use]
     pub fn with_limits(self, requests_per_minute: u32, tests_per_minute: u32) -> Self {
         Self { limits: Limits::new(requests_per_minute, tests_per_minute), ..self }
+    }
+
+    /// The same, which believes those proxies where requests come from.
+    #[must_use]
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 
     /// The same, which puts on record what is changed.
@@ -220,7 +229,8 @@ fn not_verified(error: &Refused) -> Problem {
 
 /// Lets a request pass whose sender may take the route, and says who it is from.
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let from = peer.map(|peer| gate.proxies.client(peer, request.headers()));
     let route = route(&request);
     let identified = match gate.by_ticket(route, &request) {
         Some(identified) => identified.map(|principal| (principal, None)),
@@ -276,7 +286,7 @@ fn permitted(principal: &Principal, route: Route) -> Result<(), Problem> {
         Scope::Admin => {
             Err(Problem::new(Code::OperatorOnly, "only the admin key, or an API key with `admin`, may do that"))
         }
-        scope => Err(Problem::new(Code::InsufficientScope, format!("the API key lacks the scope `{scope}`"))),
+        scope => Err(Problem::new(Code::InsufficientScope, format!("the key or token lacks the scope `{scope}`"))),
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`auth`]: the gate: how it is known who asks, and with `access` and `limit`, whether they may; [`principal`]: who that is;
 //!   [`owners`]: whose what is; [`keys`]: API keys; [`session`] and [`portal`]: the console's sessions, and links that open
 //!   it; [`audit`]: what was changed.
+//! - [`forwarded`]: the address that a request comes from behind proxies.
 //! - `cursor` and `paging`: what listings ask for alike.
 //! - `watched`: files that are read again when they change.
 //! - `extract`: what handlers take out of a request.
@@ -23,6 +24,7 @@ mod document;
 pub mod event_types;
 pub mod events;
 mod extract;
+pub mod forwarded;
 pub mod info;
 pub mod jobs;
 pub mod keys;

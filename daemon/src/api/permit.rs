@@ -73,11 +73,11 @@ mod tests {
 
     use super::*;
     use crate::api::{Owners, Principal};
-    use crate::domain::AllowList;
+    use crate::domain::{AllowList, Scopes};
 
     fn asker(types: &[&str]) -> Asker {
         let types = AllowList::of(types.iter().copied(), None).expect("patterns");
-        Asker::new(Principal::token(owner("u1"), types), Owners::default())
+        Asker::new(Principal::token(owner("u1"), types, Scopes::OWNER), Owners::default())
     }
 
     fn owner(text: &str) -> Owner {

@@ -95,20 +95,20 @@ impl Principal {
         Self::operator(Kind::Anybody, "anybody")
     }
 
-    /// The holder of a token: an owner, with the types that it may have to do with.
-    pub fn token(owner: Owner, types: AllowList) -> Self {
-        Self::of(Kind::Token, owner, types)
+    /// The holder of a token: an owner, with the types that it may have to do with, and what it may do.
+    pub fn token(owner: Owner, types: AllowList, scopes: Scopes) -> Self {
+        Self::of(Kind::Token, owner, types, scopes)
     }
 
     /// Whoever opened a link that was made for that owner.
     pub fn link(owner: Owner, types: AllowList) -> Self {
-        Self::of(Kind::Link, owner, types)
+        Self::of(Kind::Link, owner, types, Scopes::OWNER)
     }
 
-    fn of(kind: Kind, owner: Owner, types: AllowList) -> Self {
+    fn of(kind: Kind, owner: Owner, types: AllowList, scopes: Scopes) -> Self {
         let name = format!("owner:{owner}").into();
         let validity = Validity::default();
-        Self(Arc::new(Known { kind, name, owner: Some(owner), types, scopes: Scopes::OWNER, validity }))
+        Self(Arc::new(Known { kind, name, owner: Some(owner), types, scopes, validity }))
     }
 
     /// The holder of an API key of that id.
@@ -139,7 +139,7 @@ impl Principal {
 
     #[cfg(test)]
     pub(super) fn of_owner(owner: &Owner) -> Self {
-        Self::token(owner.clone(), AllowList::everything())
+        Self::token(owner.clone(), AllowList::everything(), Scopes::OWNER)
     }
 
     /// How it is known.

@@ -47,6 +47,7 @@ pub(super) fn operations() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(show))
         .routes(routes!(rotate))
+        .routes(of_webhook(routes!(show), "/webhooks/{id}/secret"))
         .routes(of_webhook(routes!(rotate), "/webhooks/{id}/rotate-secret"))
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tracing::warn;
 
 use super::{Error, parts};
 use crate::api::auth::{jwks, token};
@@ -16,9 +15,6 @@ use crate::deliver::fetch::Fetcher;
 use crate::store::Store;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Metrics;
-
-/// A shared secret that is shorter than this, in bytes, can be guessed from one token.
-const HS256_SECRET_BYTES_GOOD: usize = 32;
 
 /// The gate, with the API keys and the tickets that it knows.
 pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<(Gate, ApiKeys, Tickets), Error> {
@@ -33,6 +29,7 @@ pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<
         .with_api_keys(api_keys.clone())
         .with_tickets(tickets.clone())
         .with_limits(config.limits.requests_per_minute, config.limits.tests_per_minute)
+        .with_proxies(config.server.proxies.clone())
         .with_audit(store.clone());
     if let Some(jwt) = &auth.jwt {
         let config = token::Config {
@@ -41,6 +38,7 @@ pub(super) fn gate(config: &Config, store: &Store, metrics: &Metrics) -> Result<
             audience: jwt.audience.clone(),
             leeway: jwt.leeway,
             default_types: auth.default_types.clone(),
+            scopes: auth.owner_scopes,
         };
         gate = gate.with_tokens(config).map_err(Error::TokenKeys)?;
     }
@@ -60,13 +58,7 @@ pub(super) fn info(config: &Config, owners: Owners) -> info::Access {
 
 fn keys(config: &Config, jwt: &Jwt, metrics: &Metrics) -> Result<jwks::Source, Error> {
     Ok(match &jwt.keys {
-        JwtKeys::Hs256(secret) => {
-            let bytes = secret.expose().len();
-            if bytes < HS256_SECRET_BYTES_GOOD {
-                warn!(bytes, wanted = HS256_SECRET_BYTES_GOOD, "auth.jwt.hs256_secret is short enough to be guessed");
-            }
-            jwks::Source::Secret(secret.expose().as_bytes().into())
-        }
+        JwtKeys::Hs256(secret) => jwks::Source::Secret(secret.expose().as_bytes().into()),
         JwtKeys::PublicKeyFile(file) => jwks::Source::PublicKeyFile(file.clone()),
         JwtKeys::JwksFile(file) => jwks::Source::JwksFile(file.clone()),
         JwtKeys::JwksUrl(uri) => {

@@ -1,5 +1,6 @@
 //! The webhooks that are made over the API: kept in the store, checked and prepared here, run by the daemon's loop.
 
+mod active;
 mod listing;
 
 use std::sync::{Arc, OnceLock};
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use self::active::take_active;
 use super::answers::{Answers, Seen};
 use super::plugins::{Catalogue, Change};
 use crate::api::Owners;
@@ -19,7 +21,6 @@ use crate::api::plugins;
 use crate::api::subscriptions::Lanes;
 use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Page, Refused, RequestKey, Wanted, Webhook, Webhooks};
 use crate::config::Config;
-use crate::deliver::health::Resume;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
 use crate::domain::{Owner, Subscription, SubscriptionId, WebhookSecret};
@@ -35,10 +36,6 @@ const ASKS_MAX: usize = 16;
 const ID_PREFIX: &str = "wh_";
 /// The key of the signing secret in a definition.
 const SECRET: &str = "secret";
-/// The key that says whether anything is to be delivered.
-const ACTIVE: &str = "active";
-/// Why a webhook is disabled that was made inactive.
-const INACTIVE: &str = "made inactive over the API";
 
 /// A change of what runs, for the daemon's loop.
 pub(super) enum Ask {
@@ -221,32 +218,6 @@ impl Registry {
         }
     }
 
-    /// Is it not disabled, as far as the store can say?
-    fn is_active(&self, id: &SubscriptionId) -> bool {
-        self.store.registration(id).ok().flatten().is_none_or(|known| known.disabled.is_none())
-    }
-
-    /// Says where what runs is found, once it is.
-    pub(super) fn run_on(&self, lanes: Arc<dyn Lanes>) {
-        // It is called once; a second place would change nothing.
-        drop(self.lanes.set(lanes));
-    }
-
-    /// Enables or disables a webhook, durably.
-    async fn set_active(&self, webhook: &mut Webhook, active: Option<bool>) -> Result<(), Refused> {
-        let Some(active) = active.filter(|active| *active != webhook.is_active) else { return Ok(()) };
-        let lanes = self.lanes.get().ok_or_else(|| unavailable(Stopping))?;
-        let lane = lanes.lanes().into_iter().find(|lane| *lane.id() == webhook.id);
-        let lane = lane.ok_or_else(|| unavailable(Stopping))?;
-        let set = match active {
-            true => lanes.enable(&lane, Resume::Stop),
-            false => lanes.disable(&lane, INACTIVE.into()),
-        };
-        set.await.map_err(unavailable)?;
-        webhook.is_active = active;
-        Ok(())
-    }
-
     /// A webhook of the file.
     fn shown_of_file(&self, id: &SubscriptionId) -> Option<Webhook> {
         let config = self.config.load();
@@ -341,6 +312,7 @@ impl Registry {
         let (registry, id) = (self.clone(), id.clone());
         blocking(move || {
             registry.store.remove_definition(&id).map_err(unavailable)?;
+            registry.store.remove_registration(&id).map_err(unavailable)?;
             registry.erase(&id).map_err(unavailable)?;
             registry.answers.forget(&id);
             Ok(())
@@ -428,6 +400,9 @@ impl Webhooks for Registry {
             let (secrets, of) = (self.secrets.clone(), id.clone());
             let secret = blocking(move || secrets.begin(&of, given).map_err(unavailable)).await?;
             let now = clock::now_ms();
+            if active == Some(false) {
+                self.begin_inactive(&id, now).await?;
+            }
             let kept = Definition {
                 label: name,
                 owner: owner.clone(),
@@ -444,11 +419,7 @@ impl Webhooks for Registry {
                 secret: secret.as_str().into(),
             });
             match self.put(&id, kept, answer.clone()).await {
-                Ok(mut webhook) => {
-                    // Its secret is told only now: it is answered as it is, whether it could be made inactive or not.
-                    if let Err(refused) = self.set_active(&mut webhook, active).await {
-                        warn!(subscription = %id, ?refused, "a webhook that was to be inactive is active");
-                    }
+                Ok(webhook) => {
                     if let Some(answer) = &answer {
                         self.answered(&id, answer).await;
                     }
@@ -537,15 +508,6 @@ fn is_of_api(id: &SubscriptionId) -> bool {
 fn define(config: &Config, id: &SubscriptionId, definition: &Map<String, Value>) -> Result<Subscription, Vec<Flaw>> {
     let flaw = |flaw: crate::config::Flaw| Flaw { key: flaw.key, reason: flaw.reason };
     config.define(id, definition).map_err(|flaws| flaws.into_iter().map(flaw).collect())
-}
-
-/// Takes out of a definition whether it is to be active: the store keeps that with what else it knows of a subscription.
-fn take_active(definition: &mut Map<String, Value>) -> Result<Option<bool>, Refused> {
-    match definition.remove(ACTIVE) {
-        None => Ok(None),
-        Some(Value::Bool(active)) => Ok(Some(active)),
-        Some(_) => Err(flaw(ACTIVE, "must be true or false".to_owned())),
-    }
 }
 
 /// Takes the secret out of a definition: it is kept with the secrets.

@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 
 use super::{environment, write_out};
 use crate::config::{self, Config, Overrides};
+use crate::deliver::tls;
+use crate::telemetry::chain;
 
 pub(super) use table::{fields, plain, rows};
 
@@ -46,6 +48,9 @@ pub struct Remote {
     /// The key or token; better given as SLUICED_API_KEY.
     #[arg(long, global = true, value_name = "KEY")]
     key: Option<String>,
+    /// For https: the certificate authorities (PEM) to trust in the place of the system's.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON as it came.
     #[arg(long, global = true)]
     json: bool,
@@ -91,7 +96,7 @@ impl Failure {
 pub(super) struct Daemon {
     base: String,
     key: Option<String>,
-    http: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
+    http: Client<tls::Dialer, Full<Bytes>>,
 }
 
 impl Remote {
@@ -105,13 +110,13 @@ impl Remote {
         let config = config.transpose()?;
         let of_config = config.as_ref().map(address).transpose()?;
         let url = self.url.clone().or(of_config).or_else(|| variable("SLUICED_URL")).unwrap_or_else(|| URL.to_owned());
-        if !url.starts_with("http://") {
-            bail!("{url} is not an http:// URL: ask the daemon itself, not what stands before it");
+        if !(url.starts_with("http://") || url.starts_with("https://")) {
+            bail!("{url} is not an http:// or https:// URL");
         }
         let admin = config.and_then(|config| config.auth.admin_key.map(|key| key.expose().to_owned()));
         let given = self.key.clone().or_else(|| variable("SLUICED_API_KEY"));
         let key = given.or(admin).or_else(|| variable("SLUICED_AUTH__ADMIN_KEY"));
-        let http = Client::builder(TokioExecutor::new()).build_http();
+        let http = Client::builder(TokioExecutor::new()).build(tls::dialer(self.ca.as_deref())?);
         Ok(Daemon { base: url.trim_end_matches('/').to_owned(), key, http })
     }
 
@@ -172,7 +177,8 @@ fn address(config: &Config) -> anyhow::Result<String> {
         }
         _ => config.server.listen.to_string(),
     };
-    Ok(format!("http://{listen}"))
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{listen}"))
 }
 
 /// What is asked for.
@@ -290,7 +296,7 @@ impl Daemon {
         }
         let request = request.body(Full::from(body)).with_context(|| format!("{} cannot be asked", self.base))?;
         let response = self.http.request(request).await.map_err(|error| {
-            let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), chain);
             Failure::Unreachable { url: self.base.clone(), reason }
         })?;
         match response.status() {

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use super::events::{Page, paged};
 use super::remote::{Ask, Remote, escaped, fields, rows};
 
 /// Webhooks, and whom to ask.
@@ -96,12 +97,11 @@ enum Command {
     Deliveries {
         /// Its id.
         id: String,
-        /// How many, from 1 to 100.
+        /// pending, delivered, failed or dropped.
         #[arg(long)]
-        limit: Option<u32>,
-        /// Go on where a page ended: its `next`.
-        #[arg(long, value_name = "NEXT")]
-        before: Option<String>,
+        status: Option<String>,
+        #[command(flatten)]
+        page: Page,
     },
     /// Deliver history again, as a job.
     Replay {
@@ -207,11 +207,9 @@ pub fn run(args: &WebhooksArgs) -> anyhow::Result<()> {
         Command::Disable { id, reason } => {
             remote.ask(&Ask::post(format!("{}/disable", webhook(id))).body(json!({ "reason": reason })), fields)
         }
-        Command::Deliveries { id, limit, before } => {
-            let ask = Ask::get(format!("/subscriptions/{}/deliveries", escaped(id)))
-                .with("limit", *limit)
-                .with("before", before.as_ref());
-            remote.ask(&ask, |answer| rows(&answer["deliveries"], &LOG_COLUMNS))
+        Command::Deliveries { id, status, page } => {
+            let ask = Ask::get(format!("{}/deliveries", webhook(id))).with("status", status.as_ref());
+            remote.ask(&page.of(ask), |answer| paged(answer, "deliveries", &DELIVERY_COLUMNS))
         }
         Command::Replay { id, from, to, stream, rate, dry_run } => {
             let body = json!({
@@ -232,15 +230,15 @@ const COLUMNS: [(&str, &str); 7] = [
     ("ACTIVE", "/active"),
     ("MANAGED BY", "/managed_by"),
 ];
-/// and of outcomes.
-const LOG_COLUMNS: [(&str, &str); 7] = [
-    ("AT", "/at"),
-    ("OUTCOME", "/outcome"),
+/// and of the deliveries of one.
+const DELIVERY_COLUMNS: [(&str, &str); 7] = [
+    ("ID", "/id"),
     ("STATUS", "/status"),
-    ("ATTEMPT", "/attempt"),
     ("STREAM", "/stream"),
     ("SEQUENCE", "/sequence"),
-    ("REASON", "/reason"),
+    ("ATTEMPTS", "/attempts"),
+    ("ANSWER", "/response_status"),
+    ("UPDATED AT", "/updated_at"),
 ];
 
 /// A stream sequence as a number, anything else as it is.

@@ -6,10 +6,14 @@ use super::places::KeyPath;
 use super::report::Report;
 use super::valid::{all, bounds, plain_url};
 use super::{Auth, Jwt, JwtKeys, Secret, Server, raw};
+use crate::domain::Scope;
 use crate::domain::allow::{self, ALLOWED_PATTERNS_MAX};
 
 /// How far the issuer's clock may be off when nothing is said.
 const LEEWAY_DEFAULT: Duration = Duration::from_secs(60);
+
+/// What the holder of a token can be allowed: never what is the operator's.
+const OWNER_SCOPES: [(&str, Scope); 3] = [("read", Scope::Read), ("write", Scope::Write), ("publish", Scope::Publish)];
 
 pub(super) fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
     let at = KeyPath::top("auth");
@@ -37,15 +41,23 @@ pub(super) fn auth(raw: raw::Auth, report: &mut Report<'_>) -> Option<Auth> {
         .into_iter()
         .enumerate()
         .map(|(i, text)| report.check(&types.index(i), allow::check(&text)).map(|()| text)));
-    Some(Auth { admin_key: admin_key?, jwt: jwt?, default_types: default_types? })
+    let scopes = at.key("owner_scopes");
+    let scope = |(i, word): (usize, &String)| report.word(&scopes.index(i), word, &OWNER_SCOPES);
+    let owner_scopes = all(raw.owner_scopes.iter().enumerate().map(scope)).map(|scopes| scopes.into_iter().collect());
+    Some(Auth { admin_key: admin_key?, jwt: jwt?, default_types: default_types?, owner_scopes: owner_scopes? })
 }
 
 fn jwt(at: &KeyPath, raw: raw::Jwt, report: &mut Report<'_>) -> Option<Jwt> {
     let keys = match (raw.hs256_secret, raw.public_key_file, raw.jwks_file, raw.jwks_url) {
         (Some(secret), None, None, None) => {
-            let max = bounds::HS256_SECRET_BYTES_MAX;
-            let usable = (1..=max).contains(&secret.len());
-            let reason = || format!("must have 1 to {max} bytes; 32 are what HS256 asks for");
+            let (bounds, bytes) = (bounds::HS256_SECRET_BYTES, secret.len());
+            let usable = bounds.contains(&bytes);
+            let reason = || {
+                let (min, max) = (bounds.start(), bounds.end());
+                format!(
+                    "has {bytes} bytes, and HS256 asks for {min} to {max}: a shorter secret can be guessed from a token"
+                )
+            };
             let secret = usable.then(|| JwtKeys::Hs256(Secret(secret.into()))).ok_or_else(reason);
             report.check(&at.key("hs256_secret"), secret)
         }

@@ -44,7 +44,11 @@ use ipnet::IpNet;
 
 use crate::api::Tls;
 use crate::api::event_types::EventType;
-use crate::domain::{HealthPolicy, Pattern, RateLimit, RetryPolicy, StatusRules, StreamName, Subject, Subscription};
+use crate::api::forwarded::Proxies;
+use crate::domain::{
+    BodySignature, HealthPolicy, Pattern, RateLimit, RetryPolicy, Scopes, StatusRules, StreamName, Subject,
+    Subscription,
+};
 pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
@@ -106,6 +110,8 @@ pub struct Server {
     pub sse_expiry_notice: Duration,
     /// Web origins whose pages may call the API; `*` is any.
     pub cors_origins: Vec<String>,
+    /// The proxies that stand before it.
+    pub proxies: Proxies,
 }
 
 /// `[auth]`
@@ -117,6 +123,8 @@ pub struct Auth {
     pub jwt: Option<Jwt>,
     /// The allow-list of a token that names no types: patterns, in which `{sub}` stands for the owner.
     pub default_types: Vec<String>,
+    /// What the holder of a token may do, within its types.
+    pub owner_scopes: Scopes,
 }
 
 /// `jwt` of `[auth]`: how tokens are verified.
@@ -285,6 +293,8 @@ pub struct Delivery {
     pub health: HealthPolicy,
     /// How long a signing secret is still signed with after another one took its place.
     pub secret_overlap: Duration,
+    /// The further signature of a webhook that has none of its own.
+    pub body_signature: Option<BodySignature>,
 }
 
 /// `[operational_events]`

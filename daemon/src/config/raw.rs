@@ -21,6 +21,8 @@ pub(super) struct Server {
     pub(super) sse_ticket_lifetime: String,
     pub(super) sse_expiry_notice: String,
     pub(super) cors_origins: Vec<String>,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) forwarded_header: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +39,7 @@ pub(super) struct Auth {
     pub(super) admin_key: Option<String>,
     pub(super) jwt: Option<Table<Jwt>>,
     pub(super) default_types: Vec<String>,
+    pub(super) owner_scopes: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -154,6 +157,7 @@ pub(super) struct Delivery {
     pub(super) breaker: Table<Breaker>,
     pub(super) disable_after: String,
     pub(super) secret_overlap: String,
+    pub(super) body_signature: Option<Table<BodySignature>>,
 }
 
 #[derive(Deserialize)]

@@ -21,7 +21,12 @@ const FORMATS: [(&str, BodyFormat); 4] = [
 const BODY_KEYS: [(&str, BodyKey); 2] = [("bytes", BodyKey::Bytes), ("text", BodyKey::Text)];
 
 /// Checks the shape of a webhook's requests.
-pub(super) fn shape(at: &KeyPath, raw: &raw::Webhook, report: &mut Report<'_>) -> Option<RequestShape> {
+pub(super) fn shape(
+    at: &KeyPath,
+    raw: &raw::Webhook,
+    defaults: Option<&Defaults<'_>>,
+    report: &mut Report<'_>,
+) -> Option<RequestShape> {
     let format = match &raw.format {
         None => Some(BodyFormat::default()),
         Some(word) => report.word(&at.key("format"), word, &FORMATS),
@@ -42,8 +47,25 @@ pub(super) fn shape(at: &KeyPath, raw: &raw::Webhook, report: &mut Report<'_>) -
         }
         report.check(&at, source(text))
     });
-    let signature = raw.body_signature.as_ref();
-    let body_signature = signature.map(|table| body_signature(&at.key("body_signature"), &table.0, raw, report));
+    let signed_in = at.key("body_signature");
+    let body_signature = match &raw.body_signature {
+        Some(table) => Some(body_signature(&signed_in, &table.0, report)),
+        None => defaults.and_then(|defaults| defaults.valid.body_signature.clone()).map(Some),
+    };
+    if let Some(Some(signature)) = &body_signature
+        && let Some(name) = raw.headers.keys().find(|name| name.eq_ignore_ascii_case(&signature.header))
+    {
+        match &raw.body_signature {
+            Some(own) => {
+                let reason = format_args!("{:?} is set in `headers` already: remove one of them", own.0.header);
+                report.problem(&signed_in.key("header"), reason);
+            }
+            None => {
+                let reason = "carries the signature of delivery.body_signature: remove it, or sign in another header";
+                report.problem(&at.key("headers").key(name), reason);
+            }
+        }
+    }
     let key = raw.ed25519_key.as_deref().map(|text| {
         let parsed = ed25519::parse_private(text);
         let parsed = parsed.map_err(|error| format!("{error}: make one with `sluiced secret --ed25519`"));
@@ -104,21 +126,14 @@ fn entries(at: &KeyPath, list: &[String], report: &mut Report<'_>) -> Option<Vec
     super::valid::all(entries)
 }
 
-fn body_signature(
-    at: &KeyPath,
-    raw: &raw::BodySignature,
-    webhook: &raw::Webhook,
-    report: &mut Report<'_>,
-) -> Option<BodySignature> {
+/// Checks a further signature of a webhook, or of all that have none of their own.
+pub(super) fn body_signature(at: &KeyPath, raw: &raw::BodySignature, report: &mut Report<'_>) -> Option<BodySignature> {
     let key = match &raw.keyed_by {
         None => Some(BodyKey::default()),
         Some(word) => report.word(&at.key("keyed_by"), word, &BODY_KEYS),
     };
     let at = at.key("header");
     let name = report.check(&at, signature_header(&raw.header))?;
-    if webhook.headers.keys().any(|other| other.eq_ignore_ascii_case(name.as_str())) {
-        report.problem(&at, format_args!("{:?} is set in `headers` already: remove one of them", raw.header));
-    }
     Some(BodySignature { header: name.as_str().into(), key: key? })
 }
 
@@ -143,7 +158,7 @@ fn source(text: &str) -> Result<Box<str>, String> {
 }
 
 /// A key that was given must be valid; one that was not is none.
-fn given<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
+pub(super) fn given<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
     match checked {
         None => Some(None),
         Some(checked) => checked.map(Some),

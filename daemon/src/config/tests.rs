@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::problem::Source;
 use super::valid::bounds;
 use super::*;
+use crate::api::forwarded::ForwardedHeader;
 use crate::domain::{
     AnswerRules, BodyFormat, BodyKey, BodySignature, BreakerPolicy, Endpoint, HealthPolicy, PluginLimits, RequestShape,
     Target,
@@ -142,6 +143,15 @@ fn a_webhook_says_how_it_is_sent_and_what_answers_mean() {
         (0, Some(false))
     );
     assert!(!own.dump().contains("whsk_") && !format!("{own:?}").contains(&text[5..20]), "the key is not shown");
+
+    let general = "delivery.body_signature = { header = \"X-Sum\" }\n";
+    let inherits = |extra: &str| format!("{general}{}", webhook(extra));
+    let signed = |text: &str| endpoint(&load_text(text)).request.body_signature.clone().expect("it signs so").header;
+    assert_eq!(&*signed(&inherits("")), "x-sum");
+    assert_eq!(&*signed(&inherits("body_signature = { header = \"X-Own\" }")), "x-own");
+    let clash = load_with(&inherits("headers = { X-SUM = \"1\" }"), &[], Overrides::default());
+    let clash = clash.expect_err("both in one header").to_string();
+    assert!(clash.contains("headers.X-SUM: carries the signature of delivery.body_signature"), "{clash}");
 
     let general = "delivery.retry_statuses = [\"404\"]\ndelivery.fail_statuses = [\"503\"]\n";
     let inherits = load_text(&format!("{general}{}", webhook("fail_statuses = [\"500\"]")));
@@ -300,6 +310,34 @@ fn odd_variable_names_are_refused_and_not_a_panic() {
 }
 
 #[test]
+fn proxies_are_networks_and_say_the_client_in_one_header() {
+    assert_eq!(load_text(STREAM).server.proxies, Proxies::default());
+    let set = "[server]\ntrusted_proxies = [\"10.1.2.3/8\"]\nforwarded_header = \"forwarded\"\n";
+    let trusted = vec!["10.0.0.0/8".parse().expect("a network")];
+    let proxies = Proxies { trusted, header: ForwardedHeader::Forwarded };
+    assert_eq!(load_text(&format!("{STREAM}{set}")).server.proxies, proxies);
+    let wrong = "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]\nforwarded_header = \"X-Real-IP\"\n";
+    let error = load_with(&format!("{STREAM}{wrong}"), &[], Overrides::default()).expect_err("both").to_string();
+    for part in ["server.trusted_proxies[1]: \"proxy\" is not a network", "forwarded_header: must be one of"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_shared_secret_is_as_long_as_its_algorithm_asks() {
+    let with = |secret: &str| {
+        load_with(&format!("{STREAM}[auth]\njwt = {{ hs256_secret = {secret:?} }}\n"), &[], Overrides::default())
+    };
+    assert!(with(&"x".repeat(32)).is_ok());
+    for bytes in [0, 1, 31, 1025] {
+        let secret = "x".repeat(bytes);
+        let error = with(&secret).expect_err("too short, or too long").to_string();
+        assert!(error.contains(&format!("hs256_secret: has {bytes} bytes, and HS256 asks for 32 to 1024")), "{error}");
+        assert!(bytes < 2 || !error.contains(&secret), "it is not shown");
+    }
+}
+
+#[test]
 fn every_example_loads() {
     let folder = Path::new("../config/examples");
     let mut seen = 0;
@@ -308,7 +346,7 @@ fn every_example_loads() {
         load(Some(&path), std::iter::empty(), Overrides::default()).expect("valid");
         seen += 1;
     }
-    assert!(seen >= 2);
+    assert!(seen >= 6);
 }
 
 /// The keys of a raw table, as serde names them when it meets one that it does not know.

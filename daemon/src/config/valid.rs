@@ -18,6 +18,7 @@ use super::{
 };
 use super::{auth, dead_letters, event_type, health, pace, proxy, raw, request, shape, subscription, traces, webhook};
 use crate::api::Tls;
+use crate::api::forwarded::{ForwardedHeader, Proxies};
 use crate::domain::{HealthPolicy, Pattern, StreamName};
 use crate::store::MasterKey;
 
@@ -39,8 +40,8 @@ pub mod bounds {
     pub const SSE_EXPIRY_NOTICE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(3_600);
     /// `auth.admin_key`, its length in bytes
     pub const ADMIN_KEY_BYTES_MAX: usize = 256;
-    /// `auth.jwt.hs256_secret`, its length in bytes
-    pub const HS256_SECRET_BYTES_MAX: usize = 1024;
+    /// `auth.jwt.hs256_secret`, its length in bytes: RFC 7518 §3.2 asks for as many as the hash has
+    pub const HS256_SECRET_BYTES: RangeInclusive<usize> = 32..=1024;
     /// `auth.jwt.leeway`
     pub const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
     /// `limits.requests_per_minute` and `limits.tests_per_minute`; 0 is no limit
@@ -239,7 +240,26 @@ fn server(raw: &raw::Server, report: &mut Report<'_>) -> Option<Server> {
         sse_ticket_lifetime: sse_ticket_lifetime?,
         sse_expiry_notice: sse_expiry_notice?,
         cors_origins: cors_origins?,
+        proxies: proxies(&at, raw, report)?,
     })
+}
+
+const FORWARDED_HEADERS: [(&str, ForwardedHeader); 2] =
+    [("x-forwarded-for", ForwardedHeader::XForwardedFor), ("forwarded", ForwardedHeader::Forwarded)];
+
+fn proxies(at: &KeyPath, raw: &raw::Server, report: &mut Report<'_>) -> Option<Proxies> {
+    let trusted = networks(&at.key("trusted_proxies"), &raw.trusted_proxies, report);
+    let header = report.word(&at.key("forwarded_header"), &raw.forwarded_header, &FORWARDED_HEADERS);
+    Some(Proxies { trusted: trusted?, header: header? })
+}
+
+/// Networks in CIDR notation.
+fn networks(at: &KeyPath, texts: &[String], report: &mut Report<'_>) -> Option<Vec<IpNet>> {
+    all(texts.iter().enumerate().map(|(i, text)| {
+        let network = text.parse::<IpNet>().map(|network| network.trunc());
+        let reason = |_| format!("{text:?} is not a network: write one such as \"10.0.0.0/8\" or \"::1/128\"");
+        report.check(&at.index(i), network.map_err(reason))
+    }))
 }
 
 /// Checks the table alone: what the files hold is for the one who reads them to say.
@@ -473,12 +493,7 @@ fn plugins(raw: &raw::Plugins, report: &mut Report<'_>) -> Option<Plugins> {
 
 fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let at = KeyPath::top("delivery");
-    let cidrs = at.key("allow_cidrs");
-    let allow_cidrs = all(raw.allow_cidrs.iter().enumerate().map(|(i, text)| {
-        let network = text.parse::<IpNet>().map(|network| network.trunc());
-        let reason = |_| format!("{text:?} is not a network: write one such as \"10.0.0.0/8\" or \"::1/128\"");
-        report.check(&cidrs.index(i), network.map_err(reason))
-    }));
+    let allow_cidrs = networks(&at.key("allow_cidrs"), &raw.allow_cidrs, report);
     let ports = at.key("deny_ports");
     let deny_ports =
         all(raw.deny_ports.iter().enumerate().map(|(i, port)| report.int(&ports.index(i), *port, &bounds::PORT)));
@@ -505,6 +520,8 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
     let breaker = health::breaker(&at.key("breaker"), &raw.breaker.0, report);
     let disable_after = health::disable_after(&at.key("disable_after"), &raw.disable_after, report);
     let secret_overlap = report.duration(&at.key("secret_overlap"), &raw.secret_overlap, &bounds::SECRET_OVERLAP);
+    let signature = raw.body_signature.as_ref();
+    let body_signature = signature.map(|of| request::body_signature(&at.key("body_signature"), &of.0, report));
     Some(Delivery {
         allow_cidrs: allow_cidrs?,
         deny_ports: deny_ports?,
@@ -524,6 +541,7 @@ fn delivery(raw: &raw::Delivery, report: &mut Report<'_>) -> Option<Delivery> {
         overflow_parked_max: overflow_parked_max?,
         health: HealthPolicy { breaker: breaker?, disable_after: disable_after? },
         secret_overlap: secret_overlap?,
+        body_signature: request::given(body_signature)?,
     })
 }
 

@@ -86,7 +86,7 @@ pub(super) fn endpoint(
         .as_ref()
         .map(|text| report.duration(&at.key("connect_timeout"), text, &bounds::CONNECT_TIMEOUT));
     let own_total = raw.timeout.as_ref().map(|text| report.duration(&at.key("timeout"), text, &bounds::TOTAL_TIMEOUT));
-    let shape = request::shape(at, &raw, report);
+    let shape = request::shape(at, &raw, defaults, report);
     let answer = request::answer(at, &raw, defaults, report);
 
     let tls = match raw.tls {

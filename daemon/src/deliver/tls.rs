@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -50,6 +52,35 @@ impl Error {
     fn new(key: &'static str, path: &Path, what: &What) -> Self {
         Self { key, path: path.to_owned(), what: what.to_string().into() }
     }
+}
+
+/// Connects the commands of the command line to a daemon, or to what speaks TLS before it.
+pub type Dialer = HttpsConnector<HttpConnector>;
+
+/// Why a [`Dialer`] cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DialerError {
+    /// The file of certificate authorities cannot be used.
+    #[error(transparent)]
+    File(#[from] Error),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS")]
+    Setup(#[from] rustls::Error),
+}
+
+/// A dialer for http and https, that trusts whom the system trusts or, in their place, the authorities of a file. It goes
+/// wherever it is told: there is no address policy for what people ask for themselves. Blocks.
+///
+/// # Errors
+/// When the file cannot be used, or TLS not be set up.
+pub fn dialer(ca_file: Option<&Path>) -> Result<Dialer, DialerError> {
+    let settings = EndpointTls { ca_file: ca_file.map(Path::to_owned), ..EndpointTls::default() };
+    let own = Own::load(&settings)?;
+    let system = if own.roots.is_some() { System::trusting_nobody() } else { System::load() };
+    let tls = system.client_config(Some(&own))?;
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http))
 }
 
 /// What an endpoint's files hold.

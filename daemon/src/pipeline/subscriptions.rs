@@ -274,8 +274,10 @@ impl Subscriptions {
         self.retarget(&specs, &gone).await?;
         let added: Vec<_> = specs.iter().filter(|(id, _)| !self.running.contains_key(id)).collect();
         for (id, _) in &added {
-            // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts.
-            if !self.idle.contains_key(id) && self.shared.store.registration(id)?.is_some() {
+            // One that was removed earlier comes back as a new one: what it knew of the streams no longer counts. One that
+            // knows none of them was made disabled a moment ago.
+            let known = self.shared.store.registration(id)?;
+            if !self.idle.contains_key(id) && known.is_some_and(|known| !known.starts_after.is_empty()) {
                 let (store, id) = (self.shared.store.clone(), id.clone());
                 away(move || store.remove_registration(&id)).await?;
             }

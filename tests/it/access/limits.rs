@@ -1,8 +1,9 @@
 //! Webhooks of one owner, and requests a minute.
 
 use serde_json::json;
+use sluiced_tests::http::client;
 use sluiced_tests::setup::config;
-use sluiced_tests::{TestDaemon, TestNats, TestReceiver};
+use sluiced_tests::{ADMIN_KEY, TestDaemon, TestNats, TestReceiver};
 
 use super::{TOKENS, admin, ask, token, webhook};
 
@@ -76,4 +77,30 @@ async fn requests_are_counted_by_principal_and_without_one_by_address() {
             assert_eq!((answer.status, answer.header("x-ratelimit-limit")), (200, None), "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_the_client_s_address_is_what_the_proxy_says() {
+    let nats = TestNats::start().await;
+    let head = "[server]\ntrusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]\n[limits]\nrequests_per_minute = 2\n";
+    let daemon = TestDaemon::start(&nats, &config(head, &[])).await;
+    let from = async |name: &str, hops: &str| {
+        let request = client().get(daemon.url(WEBHOOKS)).header(name, hops);
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    for hops in ["198.51.100.1", "192.0.2.1, 198.51.100.1", "192.0.2.2, 198.51.100.1, 10.0.0.9"] {
+        let expected = if hops.ends_with("10.0.0.9") { 429 } else { 401 };
+        assert_eq!(from("x-forwarded-for", hops).await, expected, "{hops}: one client, whatever it wrote itself");
+    }
+    assert_eq!(from("x-forwarded-for", "198.51.100.2").await, 401, "another one");
+    // The other header is the client's own invention, and counts for the proxy.
+    let statuses = [from("forwarded", "for=192.0.2.1").await, from("forwarded", "for=192.0.2.2").await];
+    assert_eq!((statuses, from("forwarded", "for=192.0.2.3").await), ([401, 401], 429));
+
+    let wanted = json!({ "name": "reader" }).to_string();
+    let post = client().post(daemon.url("/api/v1/keys")).bearer_auth(ADMIN_KEY).body(wanted);
+    let post = post.header("content-type", "application/json").header("x-forwarded-for", "198.51.100.3");
+    assert_eq!(post.send().await.expect("an answer").status(), 201);
+    let audit = admin(&daemon, "GET", "/api/v1/audit", None).await.json();
+    assert_eq!(audit["audit"][0]["from"], "198.51.100.3", "{audit}");
 }

@@ -37,6 +37,7 @@ const ROUTES: &[(&str, &str, For, &str)] = &[
     ("GET", "/deliveries/{id}", Anyone, ""),
     ("POST", "/deliveries/{id}/retry", Anyone, ""),
     ("GET", "/webhooks/{id}/deliveries", Its, ""),
+    ("GET", "/webhooks/{id}/secret", Its, ""),
     ("POST", "/webhooks/{id}/enable", Its, "{}"),
     ("POST", "/webhooks/{id}/disable", Its, "{}"),
     ("POST", "/webhooks/{id}/rotate-secret", Its, "{}"),

@@ -80,6 +80,38 @@ async fn an_inactive_webhook_is_sent_nothing_until_it_is_active_again() {
 }
 
 #[tokio::test]
+async fn a_webhook_that_is_made_inactive_is_never_active_before() {
+    let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
+    let mut daemon = TestDaemon::start(&nats, &config("", &[])).await;
+    nats.publish_orders("events.orders.created", 0..20).await;
+    // All of history is due to each at once, were it active for an instant.
+    let wanted = |name: &str| {
+        let url = receiver.url(&format!("/{name}"));
+        json!({ "name": name, "url": url, "types": [">"], "deliver_from": "all", "active": false })
+    };
+    let mut paths = Vec::new();
+    for number in 0..5 {
+        let (status, made) = send(&daemon, "POST", "/api/v1/webhooks", wanted(&number.to_string())).await;
+        assert_eq!((status, &made["active"]), (201, &json!(false)), "{made}");
+        paths.push(format!("/api/v1/webhooks/{}", made["id"].as_str().expect("an id")));
+    }
+    // What is refused leaves nothing behind.
+    let mut refused = wanted("refused");
+    refused["filters"] = json!([{ "plugin": "nowhere" }]);
+    assert_eq!(send(&daemon, "POST", "/api/v1/webhooks", refused).await.0, 400);
+    daemon.kill9();
+    daemon.restart().await;
+    assert_eq!(get(&daemon, "/api/v1/webhooks").await["webhooks"].as_array().map(Vec::len), Some(5));
+    let told = get(&daemon, &paths[0].replace("webhooks", "subscriptions")).await;
+    assert_eq!((&told["state"], &told["reason"]), (&json!("disabled"), &json!("made inactive over the API")), "{told}");
+    let (_, active) = send(&daemon, "PATCH", &paths[0], json!({ "active": true })).await;
+    assert_eq!(active["active"], true);
+    receiver.wait_for(20, SOON).await;
+    assert_eq!(receiver.numbers_of("0"), (0..20).collect::<Vec<_>>(), "from the place where it was to begin");
+    assert_eq!(receiver.received().len(), 20, "and nothing of the others");
+}
+
+#[tokio::test]
 async fn a_webhook_s_secret_is_rotated_and_history_replayed_under_its_own_path() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     let daemon = TestDaemon::start(&nats, &config("", &[])).await;

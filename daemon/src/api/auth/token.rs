@@ -10,7 +10,7 @@ use super::jwks::{self, KeySet, Keys, Source};
 use super::provider;
 use crate::api::Principal;
 use crate::api::principal::Validity;
-use crate::domain::{AllowList, Owner, allow};
+use crate::domain::{AllowList, Owner, Scopes, allow};
 
 /// The longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -30,6 +30,8 @@ pub struct Config {
     pub leeway: Duration,
     /// The allow-list of a token that names no types; `{sub}` stands for the owner.
     pub default_types: Vec<String>,
+    /// What its holder may do.
+    pub scopes: Scopes,
 }
 
 /// Why a token is refused. None of them repeats a part of the token.
@@ -170,7 +172,7 @@ impl Tokens {
         let expires =
             Duration::try_from_secs_f64(expires_s).unwrap_or(Duration::MAX).saturating_add(self.config.leeway);
         let expires_ms = Some(u64::try_from(expires.as_millis()).unwrap_or(u64::MAX));
-        let principal = Principal::token(owner, types.map_err(Refused::Types)?);
+        let principal = Principal::token(owner, types.map_err(Refused::Types)?, self.config.scopes);
         Ok(principal.valid(Validity { expires_ms, revoked: None }))
     }
 }

@@ -185,7 +185,7 @@ pub(super) async fn issue(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{AllowList, Owner};
+    use crate::domain::{AllowList, Owner, Scopes};
 
     const LIFETIME: Duration = Duration::from_secs(30);
 
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn of(owner: &str) -> Principal {
-        Principal::token(Owner::parse(owner).expect("an owner"), AllowList::everything())
+        Principal::token(Owner::parse(owner).expect("an owner"), AllowList::everything(), Scopes::OWNER)
     }
 
     #[tokio::test(start_paused = true)]

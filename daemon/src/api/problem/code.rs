@@ -45,7 +45,7 @@ codes! {
     /// The ticket is not valid, or no more.
     InvalidTicket = UNAUTHORIZED, "invalid_ticket", "The ticket is not valid";
     /// The API key lacks a scope.
-    InsufficientScope = FORBIDDEN, "insufficient_scope", "The API key is not for this";
+    InsufficientScope = FORBIDDEN, "insufficient_scope", "The key or token is not for this";
     /// Only the operator may do that.
     OperatorOnly = FORBIDDEN, "operator_only", "Only the operator may do that";
     /// A request over the console's session that another site's page may have made.

@@ -40,6 +40,7 @@ fn in_s(seconds: i64) -> i64 {
 
 fn config(keys: Source) -> Config {
     Config {
+        scopes: Scopes::OWNER,
         keys,
         issuer: None,
         audience: Vec::new(),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{Doubles, Listener, MemoryLog, config, name, named, wants};
-use super::{Config, Connection, Cursor, Error, Hub, NoPlugins, Request, Wanted};
+use super::{Config, Connection, Cursor, Error, Hub, NoPlugins, Request, RingLimits, Wanted};
 use crate::domain::{Begin, SubscriptionId};
 
 async fn listen(hub: &Hub, types: &[&str], cursor: Option<&str>) -> Listener {
@@ -395,4 +395,36 @@ async fn a_client_that_is_not_asked_for_bytes_is_cut_off_and_no_other() {
         ((), ()) = async { tokio::join!(hub.clone().run(stop.clone()), test) } => {}
         () = async { while idle.piece().await {} std::future::pending().await } => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_far_behind_in_the_ring_needs_no_reader() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { ring: RingLimits { entries_max: 1_000, bytes_max: 1 << 20 }, ..config() }, vec![]);
+    let mut client = listen(&hub, &["a"], None).await;
+    client.piece().await;
+    for n in 0..400 {
+        log.append("EVENTS", if n % 2 == 0 { "a" } else { "b" });
+    }
+    sleep(Duration::from_secs(1)).await;
+    client.events(200).await;
+    assert_eq!(client.data(), (1..=400).step_by(2).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(log.reads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_before_a_shared_piece_is_told_only_to_those_who_stand_before_it() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { readers_max: 1, ..config() }, vec![]);
+    (0..100).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    log.purge_below("EVENTS", 50);
+    let mut before = listen(&hub, &[">"], Some("EVENTS:10")).await;
+    let mut after = listen(&hub, &[">"], Some("EVENTS:55")).await;
+    let (told, came) = tokio::join!(before.events(52), after.events(45));
+    assert_eq!(told[0].1, "gap");
+    assert_eq!(before.data(), numbers(50..=100));
+    assert!(came.iter().all(|(_, kind, _)| kind == "a"), "{came:?}");
+    assert_eq!(after.data(), numbers(56..=100));
 }

@@ -29,6 +29,7 @@ mod listeners;
 mod nats;
 mod net;
 mod ordering;
+mod package;
 mod plugins;
 mod promises;
 mod rate;

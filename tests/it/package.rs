@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use sluiced_tests::http::{Answer, try_request};
 use sluiced_tests::paths::{target, workspace};
 use sluiced_tests::{TestNats, TestReceiver, wait_until};
 
+mod container;
 mod machine;
 
 use machine::Machine;
@@ -187,4 +189,29 @@ fn runs_as_its_unit_says(daemon: &Installed) {
 fn a_package_that_is_made_twice_is_the_same() {
     let bytes = |name| fs::read(package(name)).expect("a package can be read");
     assert!(bytes("first.deb") == bytes("again.deb"), "first.deb and again.deb differ: see with `diffoscope`");
+}
+
+#[test]
+fn a_checkout_without_a_built_console_or_node_compiles_and_one_with_it_takes_it_in() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (program, out, daemon) = (dir.path().join("build"), dir.path().join("out"), dir.path().join("daemon"));
+    let mut compile = Command::new("rustc");
+    compile.args(["--edition", "2024", "-o"]).arg(&program).arg(workspace().join("daemon/build.rs"));
+    assert!(compile.status().expect("rustc runs").success());
+    for folder in [&out, &daemon] {
+        fs::create_dir(folder).expect("a folder can be made");
+    }
+    let table = || {
+        let mut build = Command::new(&program);
+        // Nothing else is there to be found: no Node.js.
+        let ran = build.env_clear().env("CARGO_MANIFEST_DIR", &daemon).env("OUT_DIR", &out).output();
+        assert!(ran.expect("a build script runs").status.success());
+        fs::read_to_string(out.join("console.rs")).expect("it writes a table")
+    };
+    assert_eq!(table(), "&[\n]");
+    fs::create_dir_all(dir.path().join("console/dist/assets")).expect("a folder can be made");
+    for file in ["index.html", "assets/main.js"] {
+        fs::write(dir.path().join("console/dist").join(file), "x").expect("a file can be written");
+    }
+    assert!(table().contains("\"index.html\"") && table().contains("\"assets/main.js\""), "{}", table());
 }

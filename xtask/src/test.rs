@@ -19,6 +19,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     tools::schemathesis()?;
     tools::listeners()?;
     tools::clients()?;
+    tools::nginx()?;
     // Before the checks: they compile the daemon, and the console with it.
     build::console(build::Missing::Fails)?;
     let nextest = tools::nextest();

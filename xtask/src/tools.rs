@@ -172,6 +172,17 @@ pub(crate) fn cargo_cyclonedx() -> Result<PathBuf> {
     of_cargo("cargo-cyclonedx", CYCLONEDX_VERSION)
 }
 
+/// Makes sure that nginx is there, as a proxy before the daemon.
+pub(crate) fn nginx() -> Result<()> {
+    let found = || ask(Command::new("nginx").arg("-v")).is_some();
+    if !found() {
+        say("nginx: missing, trying apt-get");
+        let mut apt = Command::new("apt-get");
+        succeeds_within(APT_TIME_MAX, apt.args(["install", "-y", "nginx-light"]).stdout(Stdio::null()))?;
+    }
+    if found() { Ok(()) } else { bail!("nginx is needed: install it and put it on PATH") }
+}
+
 /// What the package's test needs of the machine.
 pub(crate) fn package_test() -> Result<()> {
     programs(&["systemd-analyze"], &["systemd"])?;

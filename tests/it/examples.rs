@@ -15,7 +15,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use sluiced_tests::paths::{plugin_dir, sluiced_binary, workspace};
 use sluiced_tests::receiver::Received;
-use sluiced_tests::{ADMIN_KEY, Behaviour, Reply, TestDaemon, TestReceiver, wait_until};
+use sluiced_tests::{ADMIN_KEY, Behaviour, Reply, TestDaemon, TestNats, TestReceiver, wait_until};
 
 use crate::access::{Answer, ask, in_s, signed};
 
@@ -56,6 +56,24 @@ impl Issuer {
     fn token(&self, user: &str) -> String {
         let claims = json!({ "sub": user, "exp": in_s(3_600), "iss": self.name, "aud": self.audience });
         signed(&json!({ "alg": "EdDSA", "kid": "1" }), &claims, |message| self.key.sign(message).as_ref().to_vec())
+    }
+}
+
+/// An example whose users have tokens: its daemon, their issuer, and a receiver for all of their webhooks.
+struct World {
+    nats: TestNats,
+    issuer: Issuer,
+    receiver: TestReceiver,
+    daemon: TestDaemon,
+}
+
+impl World {
+    /// A daemon that runs with that example, and trusts the issuer that the example names.
+    async fn start(example: &str, issuer: Issuer) -> Self {
+        let nats = TestNats::start().await;
+        let builder = TestDaemon::of_example(&nats, example);
+        let daemon = builder.env("SLUICED_AUTH__JWT__JWKS_URL", &issuer.url()).start().await;
+        Self { nats, issuer, receiver: TestReceiver::start(), daemon }
     }
 }
 

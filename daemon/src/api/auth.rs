@@ -142,7 +142,7 @@ impl Gate {
         self.sessions.clone()
     }
 
-    /// Who sends that, and what shows it. A key or a token in a header goes before a cookie.
+    /// Who sends that, and what in a header shows it. A key or a token goes before a cookie.
     async fn identify(
         &self,
         method: &Method,
@@ -236,7 +236,7 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, n
     let tried = route.and_then(|route| route.action).map(|action| Tried { action, target, from });
     let (principal, counted, mut response) = match identified {
         Ok((principal, credential)) => {
-            if let Some(credential) = credential {
+            if let Some(credential) = credential.filter(|_| route.is_some_and(Route::opens_session)) {
                 request.extensions_mut().insert(credential);
             }
             let (counted, response) = pass(&gate, &principal, route, from, request, next).await;
@@ -279,7 +279,6 @@ async fn pass(
             return (counted, problem.into_response());
         }
     }
-    request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(Asker::new(principal.clone(), gate.owners.clone()).asking_from(from));
     (counted, next.run(request).await)
 }

@@ -18,9 +18,10 @@ use self::catalogue::{Known, Refused};
 use super::cursor::{self, Question};
 use super::extract::{Json, Path, Query};
 use super::paging::limit;
+use super::principal::Asker;
 use super::problem::{Code, FieldError};
 use super::trail::Changed;
-use super::{Principal, Problem, State};
+use super::{Problem, State};
 use crate::domain::Subject;
 use crate::telemetry::{chain, clock};
 
@@ -129,7 +130,7 @@ struct Page {
 )]
 async fn list(
     Extension(types): Extension<EventTypes>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Query(asked): Query<Listing>,
 ) -> Result<Answer<Page>, Problem> {
     let limit = limit(asked.limit)?;
@@ -139,7 +140,7 @@ async fn list(
     let all = types.all();
     let mut visible = all
         .iter()
-        .filter(|(name, _)| principal.types().allows(name.as_str()))
+        .filter(|(name, _)| asker.principal().types().allows(name.as_str()))
         .filter(|(name, _)| after.as_ref().is_none_or(|after| name.as_str() > after.as_str()));
     let event_types: Vec<Shown> = visible.by_ref().take(limit).map(|(name, known)| Shown::of(name, known)).collect();
     let more = visible.next().is_some();
@@ -158,10 +159,10 @@ async fn list(
 )]
 async fn one(
     Extension(types): Extension<EventTypes>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Answer<Shown>, Problem> {
-    let visible = Subject::parse(&name).ok().filter(|name| principal.types().allows(name.as_str()));
+    let visible = Subject::parse(&name).ok().filter(|name| asker.principal().types().allows(name.as_str()));
     let found = visible.and_then(|name| Some(Shown::of(&name, &types.get(name.as_str())?)));
     found.map(Answer).ok_or_else(|| missing(&name))
 }

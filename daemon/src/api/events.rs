@@ -11,7 +11,6 @@ pub mod tickets;
 
 pub(super) use listen::CLIENT;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -23,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Json, is_json};
+use super::principal::Asker;
 use super::problem::Code;
 use super::{Principal, Problem, State as Shared};
 use crate::domain::Subject;
@@ -93,12 +93,8 @@ struct Accepted {
         "invalid_request", "types_not_allowed", "no_stream", "schema_mismatch", "event_too_large", "nats_unavailable"
     ])))
 )]
-async fn publish(
-    State(state): State<Shared>,
-    Extension(principal): Extension<Principal>,
-    Json(new): Json<NewEvent>,
-) -> Result<Response, Problem> {
-    let event = event(&state, &principal, new)?;
+async fn publish(State(state): State<Shared>, asker: Asker, Json(new): Json<NewEvent>) -> Result<Response, Problem> {
+    let event = event(&state, asker.principal(), new)?;
     let id = event.id.clone();
     let published = state.publisher.publish(event).await.map_err(|error| not_published(&error))?;
     Ok((StatusCode::ACCEPTED, axum::Json(accepted(id, published))).into_response())

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::principal::Asker;
 use super::{Owners, Principal, State};
 use crate::domain::{Pattern, Scope};
 use crate::telemetry::clock;
@@ -102,14 +103,14 @@ struct Met {
     tag = "operation",
     responses((status = 200, description = "The daemon and the asker", body = Info))
 )]
-async fn info(Extension(access): Extension<Arc<Access>>, Extension(principal): Extension<Principal>) -> Json<Info> {
-    let owner = principal.owner();
+async fn info(Extension(access): Extension<Arc<Access>>, asker: Asker) -> Json<Info> {
+    let owner = asker.principal().owner();
     Json(Info {
         name: "sluiced",
         version: env!("CARGO_PKG_VERSION"),
         api_version: "v1",
         started_at: clock::rfc3339(access.started_ms),
-        principal: Taken::from(&principal),
+        principal: Taken::from(asker.principal()),
         limits: Met {
             requests_per_minute: (access.requests_per_minute > 0).then_some(access.requests_per_minute),
             body_bytes_max: access.body_bytes_max,

@@ -281,40 +281,33 @@ impl Overview {
         self.subscriptions.failing += usize::from(health.failing);
         let failure = health.last_failure.as_ref();
         let message = || failure.map(|seen| seen.failure.message.to_string());
-        let (kind, since_ms, reason) = if let Some(disabled) = &state.disabled {
-            (TroubleKind::Disabled, Some(disabled.since_ms), Some(disabled.reason.to_string()))
+        let trouble = if let Some(disabled) = &state.disabled {
+            Some((TroubleKind::Disabled, Some(disabled.since_ms), Some(disabled.reason.to_string())))
         } else if health.failing {
-            (TroubleKind::Failing, health.failing_since_ms, message())
+            Some((TroubleKind::Failing, health.failing_since_ms, message()))
         } else if let Some((plugin, faults)) = health.quarantined.first() {
             let reason = format!("{plugin} failed {faults} times in a row and is set aside");
-            (TroubleKind::Quarantined, None, Some(reason))
+            Some((TroubleKind::Quarantined, None, Some(reason)))
         } else if lag_seconds >= BEHIND_S {
-            (TroubleKind::Behind, None, None)
+            Some((TroubleKind::Behind, None, None))
         } else if counts.parked > 0 {
-            (TroubleKind::Retrying, health.failing_since_ms, message())
+            Some((TroubleKind::Retrying, health.failing_since_ms, message()))
         } else {
-            (TroubleKind::Behind, None, None)
+            None
         };
-        let subscription = lane.id().to_string();
-        if kind != TroubleKind::Behind || lag_seconds >= BEHIND_S {
-            let status = failure.and_then(|seen| seen.failure.status);
-            let (parked, dead_letters) = (counts.parked, counts.dead);
-            let since = since_ms.map(clock::rfc3339);
-            let subscription = subscription.clone();
-            self.troubles.push(Trouble {
-                subscription,
-                kind,
-                since,
-                reason,
-                status,
-                parked,
-                dead_letters,
-                lag_events,
-                lag_seconds,
-            });
-        }
+        self.troubles.extend(trouble.map(|(kind, since_ms, reason)| Trouble {
+            subscription: lane.id().to_string(),
+            kind,
+            since: since_ms.map(clock::rfc3339),
+            reason,
+            status: failure.and_then(|seen| seen.failure.status),
+            parked: counts.parked,
+            dead_letters: counts.dead,
+            lag_events,
+            lag_seconds,
+        }));
         if lag_events > 0 {
-            self.behind.push(Behind { subscription, lag_events, lag_seconds });
+            self.behind.push(Behind { subscription: lane.id().to_string(), lag_events, lag_seconds });
         }
     }
 }

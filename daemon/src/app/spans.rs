@@ -16,9 +16,9 @@ use tracing::warn;
 use super::{Error, parts};
 use crate::config::Config;
 use crate::deliver::fetch::{self, Fetcher};
+use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::{Collector, Spans};
-use crate::telemetry::{self};
 
 /// How much of a collector's answer is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

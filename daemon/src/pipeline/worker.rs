@@ -37,6 +37,7 @@ use crate::deliver::ledger::Shares;
 use crate::domain::{Event, FailureClass, OnPluginError, Position, SubscriptionId};
 use crate::plugin::{Chain, Fault, Passed, Ran};
 use crate::telemetry::clock;
+use crate::telemetry::spans::Span;
 
 /// How long to wait before changes that the store refused are handed in again.
 const RESUBMIT_DELAY: Duration = Duration::from_millis(500);
@@ -232,14 +233,8 @@ impl Worker {
             return self
                 .record_unattempted(Job::whole(self.lane.id(), ledger, &event).ordered(key).dead(None, &failure));
         }
-        let mut span = process(&self.shared.spans, self.lane.id(), &event);
-        let ran = self.run_plugins(&spec, &event).await;
-        ran.describe(&mut span);
-        for fault in &ran.passed_over {
-            self.lane.metrics.faulted(fault.kind_str());
-            debug!(subscription = %self.lane.id(), %fault, "a plugin failed and was passed over");
-        }
-        match ran.passed {
+        let (passed, span) = self.run_plugins(&spec, &event).await;
+        match passed {
             Passed::Kept(outputs) => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
                 let mut jobs = VecDeque::with_capacity(outputs.len());
@@ -276,8 +271,20 @@ impl Worker {
         }
     }
 
-    /// Runs the plugins, while attempts under way go on.
-    async fn run_plugins(&mut self, spec: &Spec, event: &Event) -> Ran {
+    /// Runs the plugins: what became of the event, and the span of finding out.
+    async fn run_plugins(&mut self, spec: &Spec, event: &Event) -> (Passed, Span) {
+        let mut span = process(&self.shared.spans, self.lane.id(), event);
+        let ran = self.run_chain(spec, event).await;
+        ran.describe(&mut span);
+        for fault in &ran.passed_over {
+            self.lane.metrics.faulted(fault.kind_str());
+            debug!(subscription = %self.lane.id(), %fault, "a plugin failed and was passed over");
+        }
+        (ran.passed, span)
+    }
+
+    /// Runs the chain, while attempts under way go on.
+    async fn run_chain(&mut self, spec: &Spec, event: &Event) -> Ran {
         if spec.chain.is_empty() {
             return Ran::untouched(event);
         }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
-use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
+/// Whose work a span is.
+pub use opentelemetry::trace::SpanKind as Kind;
+use opentelemetry::trace::{Span as _, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_http::HttpClient;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
@@ -61,17 +63,6 @@ struct Recording {
     context: TraceContextPropagator,
     /// Of 2⁶⁴ lots, how many are traced.
     traced_below: u128,
-}
-
-/// Whose work a span is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It takes from a queue.
-    Consumer,
-    /// It stays in the daemon.
-    Internal,
-    /// It asks somebody else.
-    Client,
 }
 
 impl Spans {
@@ -125,11 +116,6 @@ impl Spans {
         if !traced {
             return Span::default();
         }
-        let kind = match kind {
-            Kind::Consumer => SpanKind::Consumer,
-            Kind::Internal => SpanKind::Internal,
-            Kind::Client => SpanKind::Client,
-        };
         let builder = recording.tracer.span_builder(name).with_kind(kind);
         Span(Some(Box::new(builder.start_with_context(&recording.tracer, &cause))))
     }

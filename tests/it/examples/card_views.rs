@@ -6,44 +6,27 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use sluiced_tests::{Behaviour, TestDaemon, TestNats, TestReceiver};
+use sluiced_tests::Behaviour;
 
 use super::{
-    DELIVERIES, Issuer, SOON, WEBHOOKS, ask, assert_problem, between_ms, body_signature, comes, deliveries, make,
-    retry, text, waits_s, walk_schedule,
+    DELIVERIES, Issuer, SOON, WEBHOOKS, World, ask, assert_problem, between_ms, body_signature, comes, deliveries,
+    make, retry, text, waits_s, walk_schedule,
 };
 
 const SIGNATURE: &str = "x-devcard-signature";
 
-struct World {
-    nats: TestNats,
-    issuer: Issuer,
-    receiver: TestReceiver,
-    daemon: TestDaemon,
+fn webhook(world: &World, user: &str) -> Value {
+    let url = world.receiver.url(&format!("/{user}"));
+    json!({ "name": "views", "url": url, "types": [format!("users.{user}.card.*")] })
 }
 
-impl World {
-    async fn start() -> Self {
-        let nats = TestNats::start().await;
-        let issuer = Issuer::start("https://id.cards.example/", "cards");
-        let builder = TestDaemon::of_example(&nats, "card-views.toml");
-        let daemon = builder.env("SLUICED_AUTH__JWT__JWKS_URL", &issuer.url()).start().await;
-        Self { nats, issuer, receiver: TestReceiver::start(), daemon }
-    }
-
-    fn webhook(&self, user: &str) -> Value {
-        let url = self.receiver.url(&format!("/{user}"));
-        json!({ "name": "views", "url": url, "types": [format!("users.{user}.card.*")] })
-    }
-
-    async fn publish(&self, user: &str, kind: &str) {
-        self.nats.publish(&format!("cards.users.{user}.card.{kind}"), r#"{"card":"main"}"#).await;
-    }
+async fn publish(world: &World, user: &str, kind: &str) {
+    world.nats.publish(&format!("cards.users.{user}.card.{kind}"), r#"{"card":"main"}"#).await;
 }
 
 #[tokio::test]
 async fn every_line_of_card_views() {
-    let world = World::start().await;
+    let world = World::start("card-views.toml", Issuer::start("https://id.cards.example/", "cards")).await;
     five_endpoints_without_a_race(&world).await;
     sealed_rotated_and_dated(&world).await;
     an_explicit_schedule_and_a_whole_record(&world).await;
@@ -55,7 +38,7 @@ async fn every_line_of_card_views() {
 /// 1. At most 5 endpoints a user, enforced without a race (two concurrent creates at 4 → exactly one succeeds).
 async fn five_endpoints_without_a_race(world: &World) {
     for user in ["r1", "r2", "r3"] {
-        let (token, wanted) = (world.issuer.token(user), world.webhook(user));
+        let (token, wanted) = (world.issuer.token(user), webhook(world, user));
         for _ in 0..4 {
             make(&world.daemon, &token, &wanted).await;
         }
@@ -70,7 +53,7 @@ async fn five_endpoints_without_a_race(world: &World) {
 /// 2. Secrets encrypted at rest; rotation; created/updated/rotated times on record.
 async fn sealed_rotated_and_dated(world: &World) {
     let (daemon, token) = (&world.daemon, world.issuer.token("u2"));
-    let (id, secret) = make(daemon, &token, &world.webhook("u2")).await;
+    let (id, secret) = make(daemon, &token, &webhook(world, "u2")).await;
     let path = format!("{WEBHOOKS}/{id}");
     let about = ask(daemon, Some(&token), "GET", &format!("{path}/secret"), None).await.json();
     assert!(about["created_at"].is_string() && about["created_at"] == about["rotated_at"], "{about}");
@@ -81,7 +64,7 @@ async fn sealed_rotated_and_dated(world: &World) {
     let changed = ask(daemon, Some(&token), "PATCH", &path, Some(&json!({ "name": "others" }))).await.json();
     assert!(between_ms(&changed, "created_at", "updated_at") > 0, "{changed}");
 
-    world.publish("u2", "viewed").await;
+    publish(world, "u2", "viewed").await;
     world.receiver.wait_for(1, SOON).await;
     let request = world.receiver.received().remove(0);
     assert!(request.verifies(&secret) && request.verifies(&new), "both are valid");
@@ -110,14 +93,14 @@ fn holds(folder: &Path, needle: &[u8]) -> bool {
 /// 8. A subscription may name an event type that nothing publishes yet.
 async fn an_explicit_schedule_and_a_whole_record(world: &World) {
     let (daemon, token) = (&world.daemon, world.issuer.token("u3"));
-    let mut wanted = world.webhook("u3");
+    let mut wanted = webhook(world, "u3");
     wanted["types"] = json!(["users.u3.card.shared"]);
     let (id, _) = make(daemon, &token, &wanted).await;
     let none = ask(daemon, Some(&token), "GET", &format!("{WEBHOOKS}/{id}/deliveries"), None).await.json();
     assert_eq!(none["deliveries"], json!([]), "nothing was ever published of its type");
 
     world.receiver.set(Behaviour::Status(500));
-    world.publish("u3", "shared").await;
+    publish(world, "u3", "shared").await;
     let pending = deliveries(daemon, &format!("webhook={id}&status=pending"), 1).await.remove(0);
     assert_eq!((&pending["attempts"], &pending["response_status"]), (&json!(1), &json!(500)), "{pending}");
     for key in ["error", "class", "next_attempt_at", "created_at", "updated_at", "event_id", "type"] {
@@ -142,10 +125,10 @@ async fn an_explicit_schedule_and_a_whole_record(world: &World) {
 ///    `store::tests::state::parked_deliveries_come_in_due_order_and_only_when_due` hold what they read.
 async fn logs_in_pages_by_endpoint(world: &World) {
     let (daemon, token) = (&world.daemon, world.issuer.token("u5"));
-    let (first, _) = make(daemon, &token, &world.webhook("u5")).await;
-    let (second, _) = make(daemon, &token, &world.webhook("u5")).await;
+    let (first, _) = make(daemon, &token, &webhook(world, "u5")).await;
+    let (second, _) = make(daemon, &token, &webhook(world, "u5")).await;
     for _ in 0..5 {
-        world.publish("u5", "viewed").await;
+        publish(world, "u5", "viewed").await;
     }
     deliveries(daemon, &format!("webhook={second}&status=delivered"), 5).await;
     deliveries(daemon, &format!("webhook={first}&status=delivered"), 5).await;
@@ -157,7 +140,7 @@ async fn logs_in_pages_by_endpoint(world: &World) {
         assert!(rows.len() <= 2 && rows.iter().all(|row| row["webhook"] == json!(first)), "{page}");
         seen.extend(rows.iter().map(|row| row["sequence"].as_u64().expect("a number")));
         // What comes meanwhile shifts nothing.
-        world.publish("u5", "saved").await;
+        publish(world, "u5", "saved").await;
         let Some(next) = page["next"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
@@ -200,10 +183,10 @@ async fn timeouts_are_failures_and_are_tried_again(world: &World) {
     let (daemon, token) = (&world.daemon, world.issuer.token("u7"));
     world.receiver.forget();
     world.receiver.set(Behaviour::Hang);
-    let mut wanted = world.webhook("u7");
+    let mut wanted = webhook(world, "u7");
     wanted["timeout"] = json!("300ms");
     let (id, secret) = make(daemon, &token, &wanted).await;
-    world.publish("u7", "viewed").await;
+    publish(world, "u7", "viewed").await;
     let pending = deliveries(daemon, &format!("webhook={id}&status=pending"), 1).await.remove(0);
     assert!(pending["class"] == "timeout" && pending["attempts"] == 1 && waits_s(&pending, 30), "{pending}");
     world.receiver.set(Behaviour::Ok);

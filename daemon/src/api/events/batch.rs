@@ -1,16 +1,17 @@
 //! Publishing several events with one request.
 
+use axum::Json as Answer;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json as Answer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Accepted, NewEvent, accepted, event, not_published};
 use crate::api::extract::Json;
+use crate::api::principal::Asker;
 use crate::api::problem::FieldError;
-use crate::api::{Principal, Problem, State as Shared};
+use crate::api::{Problem, State as Shared};
 
 /// The most events of one request.
 const BATCH_EVENTS_MAX: usize = 100;
@@ -87,13 +88,13 @@ impl From<Problem> for Refused {
 )]
 pub(super) async fn publish_batch(
     State(state): State<Shared>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Json(batch): Json<Batch>,
 ) -> Result<Response, Problem> {
     if !(1..=BATCH_EVENTS_MAX).contains(&batch.events.len()) {
         return Err(Problem::invalid("events", format!("a batch has from 1 to {BATCH_EVENTS_MAX} events")));
     }
-    let checked: Vec<_> = batch.events.into_iter().map(|new| event(&state, &principal, new)).collect();
+    let checked: Vec<_> = batch.events.into_iter().map(|new| event(&state, asker.principal(), new)).collect();
     let (mut ids, mut sending, mut results) = (Vec::new(), Vec::new(), Vec::new());
     for one in checked {
         results.push(match one {

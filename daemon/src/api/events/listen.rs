@@ -100,17 +100,19 @@ pub(super) async fn stream_types(
 
 /// The patterns of a query.
 fn patterns(text: &str) -> Result<Vec<Pattern>, Problem> {
-    parsed(&text.split(',').collect::<Vec<_>>())
+    parsed("types", &text.split(',').collect::<Vec<_>>())
 }
 
+/// The patterns of a field of that name.
+///
 /// # Errors
 /// When there are too many, or one is none.
-pub(super) fn parsed(types: &[&str]) -> Result<Vec<Pattern>, Problem> {
+pub(super) fn parsed(field: &str, types: &[&str]) -> Result<Vec<Pattern>, Problem> {
     if types.len() > PATTERNS_MAX {
-        return Err(Problem::invalid("types", format!("`types` has more than {PATTERNS_MAX} patterns")));
+        return Err(Problem::invalid(field, format!("`{field}` has more than {PATTERNS_MAX} patterns")));
     }
     let parse = |text: &&str| {
-        Pattern::parse(text).map_err(|error| Problem::invalid("types", format!("`types`: {text:?}: {error}")))
+        Pattern::parse(text).map_err(|error| Problem::invalid(field, format!("`{field}`: {text:?}: {error}")))
     };
     types.iter().map(parse).collect()
 }

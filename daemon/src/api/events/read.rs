@@ -16,11 +16,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::listen::PATTERNS_MAX;
+use super::listen::parsed;
 use crate::api::answer::headers;
 use crate::api::cursor::{self, Question};
 use crate::api::extract::{Path, Query, is_json};
 use crate::api::paging::{limit, times};
+use crate::api::principal::Asker;
 use crate::api::problem::Code;
 use crate::api::{Principal, Problem, State, trace};
 use crate::domain::{Event, Pattern, StreamName};
@@ -173,14 +174,7 @@ fn payload(event: &Event) -> (Option<Value>, Option<String>) {
 /// When one is no pattern, there are too many, or one reaches beyond what the principal may see.
 pub(super) fn patterns(text: Option<&str>, principal: &Principal) -> Result<Vec<Pattern>, Problem> {
     let Some(text) = text else { return Ok(principal.types().patterns().to_vec()) };
-    let texts: Vec<&str> = text.split(',').collect();
-    if texts.len() > PATTERNS_MAX {
-        return Err(Problem::invalid("type", format!("`type` has more than {PATTERNS_MAX} patterns")));
-    }
-    let parse = |text: &&str| {
-        Pattern::parse(text).map_err(|error| Problem::invalid("type", format!("`type`: {text:?}: {error}")))
-    };
-    let patterns = texts.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let patterns = parsed("type", &text.split(',').collect::<Vec<_>>())?;
     match principal.outside(&patterns) {
         None => Ok(patterns),
         Some(pattern) => {
@@ -219,11 +213,11 @@ pub(super) fn unavailable(error: &ingest::Error) -> Problem {
 )]
 pub(super) async fn list(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Query(asked): Query<Listing>,
 ) -> Result<Json<Page>, Problem> {
     let nats = &access.nats;
-    let types = patterns(asked.r#type.as_deref(), &principal)?;
+    let types = patterns(asked.r#type.as_deref(), asker.principal())?;
     let streams = streams(nats, asked.stream.as_deref())?;
     let (from_ms, to_ms) = times(asked.from.as_deref(), asked.to.as_deref())?;
     let limit = limit(asked.limit)?;
@@ -360,11 +354,11 @@ async fn add_data(nats: &Nats, events: &[Heading], shown: &mut [Shown]) -> Resul
 )]
 pub(super) async fn one(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Json<Shown>, Problem> {
     let event = trace::find(&access.nats, &id).await?;
-    if !principal.types().allows(&event.kind) {
+    if !asker.principal().types().allows(&event.kind) {
         return Err(Problem::not_found(format!("there is no event {id}")));
     }
     Ok(Json(Shown::whole(&event)))

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::read::{Access, patterns, streams, unavailable};
+use crate::api::Problem;
 use crate::api::extract::Query;
 use crate::api::paging::times;
-use crate::api::{Principal, Problem};
+use crate::api::principal::Asker;
 use crate::domain::Pattern;
 use crate::ingest::{self, Nats, StreamConfig};
 use crate::telemetry::clock;
@@ -101,10 +102,10 @@ struct TypeRow {
 )]
 pub(super) async fn stats(
     Extension(access): Extension<Access>,
-    Extension(principal): Extension<Principal>,
+    asker: Asker,
     Query(asked): Query<Counting>,
 ) -> Result<Json<Stats>, Problem> {
-    let types = patterns(asked.r#type.as_deref(), &principal)?;
+    let types = patterns(asked.r#type.as_deref(), asker.principal())?;
     let streams = streams(&access.nats, asked.stream.as_deref())?;
     let (from, to) = times(asked.from.as_deref(), asked.to.as_deref())?;
     let now_ms = clock::now_ms();

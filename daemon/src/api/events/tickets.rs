@@ -168,7 +168,7 @@ pub(super) async fn issue(
     let principal = match new.types {
         None => principal,
         Some(texts) => {
-            let types = parsed(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let types = parsed("types", &texts.iter().map(String::as_str).collect::<Vec<_>>())?;
             asker.within(&types)?;
             principal.narrowed(types)
         }

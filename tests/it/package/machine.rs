@@ -44,6 +44,8 @@ cd "$root"
 pivot_root . .outside
 exec env -i container=other "PATH=$PATH" unshare --cgroup sh -c '
     umount -l /.outside
+    # As an init has it: what systemd mounts for a service (its credentials) is seen by that.
+    mount --make-rshared /
     mount -t cgroup2 none /sys/fs/cgroup
     exec /lib/systemd/systemd --system --unit=nothing.target --log-target=console --show-status=0
 '

@@ -60,7 +60,7 @@ export class Tail {
           return;
         }
         // The id of a client of several streams names its place in each: the one that moved is the event's.
-        const now = new Map(frame.id.split(",").map((part) => [part.slice(0, part.lastIndexOf(":")), part]));
+        const now = new Map(frame.id.split(",").map((part) => part.split(":")).map(([stream = "", sequence]) => [stream, `${stream}:${sequence}`]));
         const place = [...now].find(([stream, part]) => places.get(stream) !== part)?.[1] ?? frame.id;
         places = now;
         const text = frame.event === "gap" ? `history is gone: ${frame.data}` : frame.data;

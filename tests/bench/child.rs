@@ -1,4 +1,4 @@
-//! A part that runs as a process of its own: this executable with other arguments, one JSON value a line each way.
+//! A part that runs as a process of its own, most often this executable with other arguments: one JSON value a line each way.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,8 +23,14 @@ impl Child {
     /// Starts this executable with `args`.
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().with_context(|| format!("cannot start sluiced-bench {}", args.join(" ")))?;
+        command.args(args);
+        Self::run(command)
+    }
+
+    /// Starts another program that talks in lines.
+    pub(crate) fn run(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let id = process.id().context("it has just been started")?;
         let stdin = process.stdin.take().context("its input is piped")?;
         let stdout = process.stdout.take().context("its output is piped")?;

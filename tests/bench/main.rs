@@ -12,6 +12,7 @@ mod backlog;
 mod bare;
 mod child;
 mod clock;
+mod console;
 mod dead;
 mod idle;
 mod instructions;
@@ -105,6 +106,8 @@ enum Case {
     Plugins,
     /// Event streams: idle clients, 1,000 and 5,000 with events, one that is slow, a restart; beside nchan where it is installed
     Sse,
+    /// What the daemon spends on a page of the web console while 10,000 events a second flow, and how the page feels
+    Console,
     /// Memory at rest, with three plugins and two subscriptions
     Idle,
     /// Time from exec to ready, with a warm plugin cache
@@ -209,6 +212,7 @@ async fn run(case: Case, options: Options) -> Result<Report> {
         Case::Many => many::run(options.rounds).await,
         Case::Plugins => plugins::run(options.rounds).await,
         Case::Sse => sse::run(options).await,
+        Case::Console => console::run(options).await,
         Case::Idle => idle::run().await,
         Case::Start => start::run().await,
         Case::Dead => dead::run().await,

@@ -19,11 +19,17 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     let nats_server = tools::nats_server()?;
     tools::wasm_target()?;
+    let has_case = |case: &str| args == ["report"] || args.iter().any(|arg| arg == case);
+    if has_case("console") {
+        // Before the daemon, which is compiled with it.
+        build::console(build::Missing::Fails)?;
+        tools::chromium()?;
+    }
     // Both in one build: each alone would have other features of the dependencies, and compile them once more.
     let both = ["build", "--release", "--bins", "--package", "sluiced", "--package", "sluiced-tests"];
     step("build daemon and bench", cargo().args(both))?;
     build::plugins()?;
-    if args.iter().any(|arg| arg == "api") || args == ["report"] {
+    if has_case("api") {
         let filler =
             ["bench", "--no-run", "--package", "sluiced", "--package", "sluiced-tests", "--bench", "deliveries"];
         step("build filler", cargo().args(filler))?;

@@ -34,7 +34,8 @@ export async function listen(
         for (const block of blocks) {
           const frame = parse(block);
           if (frame.id) last = frame.id;
-          if (frame.data !== "" || frame.event !== "") on.frame(frame);
+          // Also one that tells nothing but the place.
+          if (frame.id !== "" || frame.data !== "" || frame.event !== "") on.frame(frame);
         }
       }
       on.state("interrupted");

@@ -1,5 +1,7 @@
 //! The connections: plain HTTP or TLS, HTTP/1.1 or HTTP/2, each in a task of its own until it ends or is told to.
 
+use std::convert::Infallible;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -10,19 +12,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::response::Response;
+use futures_util::FutureExt as _;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::outlet;
 use super::tls::Acceptor;
 use crate::stream::Connection;
 
@@ -67,7 +70,8 @@ impl Listener {
     /// Serves until `closing`; then takes nothing more, lets the requests under way end, and returns when all have.
     pub(super) async fn serve(self, router: Router, closing: CancellationToken) {
         let Self { tcp, tls, http } = self;
-        let (shared, connections) = (Arc::new(Shared { tls, http, router, closing }), TaskTracker::new());
+        let connections = TaskTracker::new();
+        let shared = Arc::new(Shared { tls, http, router, closing, connections: connections.clone() });
         loop {
             let accepted = tokio::select! {
                 accepted = tcp.accept() => accepted,
@@ -101,6 +105,7 @@ struct Shared {
     http: Builder<TokioExecutor>,
     router: Router,
     closing: CancellationToken,
+    connections: TaskTracker,
 }
 
 impl Shared {
@@ -109,43 +114,65 @@ impl Shared {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "could not turn delays off");
         }
-        let Some(tls) = &self.tls else { return self.converse(TokioIo::new(stream), from).await };
+        let Some(tls) = &self.tls else { return self.converse(stream, from).await };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(tls, stream)).await {
-            Ok(Ok(Some(stream))) => self.converse(TokioIo::new(stream), from).await,
+            Ok(Ok(Some(stream))) => self.converse(stream, from).await,
             Ok(Ok(None)) => {}
             Ok(Err(error)) => debug!(%from, %error, "no TLS handshake"),
             Err(_) => debug!(%from, "the TLS handshake took too long"),
         }
     }
 
-    async fn converse<I: Read + Write + Unpin + Send + 'static>(&self, io: I, from: SocketAddr) {
+    /// Has a server answer the requests of a connection, until it ends or an event stream takes it.
+    async fn converse<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, io: I, from: SocketAddr) {
         let own = Connection::default();
-        let cut = poll_fn(|context| own.poll_cut(context));
-        let shown = own.clone();
-        let service = self.router.clone().map_request(move |request: Request<Incoming>| {
+        let (io, desk, mut handover) = outlet::lend(io);
+        let (router, shown) = (self.router.clone(), own.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(from));
             request.extensions_mut().insert(shown.clone());
-            request
+            desk.clone().answer(router.clone(), request).map(Ok::<_, Infallible>)
         });
-        let mut connection = pin!(self.http.serve_connection_with_upgrades(io, TowerToHyperService::new(service)));
-        let conversation = async {
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = self.closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+        let stream = {
+            let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
+            let conversation = async {
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = self.closing.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
                 }
+            };
+            tokio::select! {
+                ended = unless_cut(conversation, &own, from) => return ended,
+                stream = handover.answered() => stream,
             }
         };
-        tokio::select! {
-            ended = conversation => {
-                if let Err(error) = ended {
-                    debug!(%from, %error, "a connection broke off");
-                }
-            }
-            () = cut => debug!(%from, "a connection was cut: its client reads nothing"),
+        if let Some(io) = handover.socket() {
+            // In a task of its own, which is a small one.
+            drop(self.connections.spawn(carry_stream(io, stream, own, from)));
         }
+    }
+}
+
+async fn carry_stream<I>(io: I, stream: Response, own: Connection, from: SocketAddr)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    unless_cut(outlet::send(io, stream), &own, from).await;
+}
+
+/// Goes on with what a connection carries until it ends, or is to end.
+async fn unless_cut<E: Display>(carried: impl Future<Output = Result<(), E>>, own: &Connection, from: SocketAddr) {
+    tokio::select! {
+        ended = carried => {
+            if let Err(error) = ended {
+                debug!(%from, %error, "a connection broke off");
+            }
+        }
+        () = poll_fn(|context| own.poll_cut(context)) => debug!(%from, "a connection was cut: its client reads nothing"),
     }
 }
 
@@ -162,3 +189,6 @@ async fn shake_hands(tls: &Acceptor, mut stream: TcpStream) -> io::Result<Option
     }
     tls.accept(stream).await.map(Some)
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ pub mod keys;
 mod limit;
 mod listener;
 mod operate;
+mod outlet;
 pub mod overview;
 pub mod owners;
 mod paging;

@@ -7,6 +7,8 @@ use reqwest::{Client, Response, Version};
 use sluiced_tests::http::client;
 use sluiced_tests::setup::EVENTS;
 use sluiced_tests::{ADMIN_KEY, TestDaemon, TestNats};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{SOON, SUBJECT};
 
@@ -103,4 +105,99 @@ async fn many_streams_share_a_connection_of_http_2() {
     for (response, text) in &mut streams {
         read_to_end(response, text).await;
     }
+}
+
+/// A connection that speaks HTTP/1 by hand.
+struct Wire {
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Wire {
+    async fn new(daemon: &TestDaemon) -> Self {
+        let address = daemon.url("").replace("http://", "");
+        Self { socket: TcpStream::connect(address).await.expect("a connection"), read: Vec::new() }
+    }
+
+    /// Sends requests in one piece, each a line without its version and what is after.
+    async fn ask(&mut self, requests: &[&str], version: &str) {
+        let head = |line: &&str| format!("{line} {version}\r\nhost: sluiced\r\nx-api-key: {ADMIN_KEY}\r\n\r\n");
+        let all: String = requests.iter().map(head).collect();
+        self.socket.write_all(all.as_bytes()).await.expect("it is taken");
+    }
+
+    /// What came since the last call, up to where a text ends.
+    async fn until(&mut self, text: &str) -> String {
+        let came = async {
+            loop {
+                let so_far = String::from_utf8_lossy(&self.read).into_owned();
+                if let Some(at) = so_far.find(text) {
+                    self.read.drain(..at + text.len());
+                    return so_far[..at + text.len()].to_owned();
+                }
+                assert_ne!(
+                    self.socket.read_buf(&mut self.read).await.expect("a connection"),
+                    0,
+                    "no {text:?}: {so_far}"
+                );
+            }
+        };
+        tokio::time::timeout(SOON, came).await.unwrap_or_else(|_| panic!("not within {SOON:?}: {text:?}"))
+    }
+}
+
+#[tokio::test]
+async fn a_stream_takes_its_connection_after_what_was_answered_before() {
+    let nats = TestNats::start().await;
+    let mut daemon = TestDaemon::start(&nats, EVENTS).await;
+    let stream = format!("GET {STREAM}");
+    let (mut first, mut later, mut piped) =
+        (Wire::new(&daemon).await, Wire::new(&daemon).await, Wire::new(&daemon).await);
+    first.ask(&[&stream], "HTTP/1.1").await;
+    later.ask(&["GET /healthz"], "HTTP/1.1").await;
+    assert!(later.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    later.ask(&[&stream], "HTTP/1.1").await;
+    piped.ask(&["GET /healthz", &stream], "HTTP/1.1").await;
+    assert!(piped.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 OK\r\n"), "in the order of the requests");
+    for wire in [&mut first, &mut later, &mut piped] {
+        let head = wire.until("\r\n\r\n").await;
+        assert!(head.contains("HTTP/1.1 200 OK\r\n"), "{head}");
+        for line in ["transfer-encoding: chunked", "content-type: text/event-stream", "date: ", "sluiced-client: cl_"] {
+            assert!(head.contains(&format!("\r\n{line}")), "{line}: {head}");
+        }
+        // One who goes on to ask gets no answer, and loses nothing.
+        wire.ask(&["GET /healthz"], "HTTP/1.1").await;
+    }
+    for said in ["said", "said again"] {
+        nats.publish(SUBJECT, said).await;
+        for wire in [&mut first, &mut later, &mut piped] {
+            let came = wire.until(&format!("data: {said}\n\n\r\n")).await;
+            assert!(!came.contains("HTTP/1.1"), "{came}");
+        }
+    }
+    daemon.wait_metric("sluiced_sse_clients", &[], 3.0).await;
+    drop(first);
+    daemon.wait_metric("sluiced_sse_clients", &[], 2.0).await;
+    assert_eq!(daemon.terminate().await.code(), Some(0));
+    later.until("0\r\n\r\n").await;
+    assert_eq!(later.socket.read_buf(&mut later.read).await.expect("an end in order"), 0);
+}
+
+#[tokio::test]
+async fn older_clients_and_those_who_ask_for_no_body_are_answered_in_their_way() {
+    let nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, EVENTS).await;
+    let mut old = Wire::new(&daemon).await;
+    old.ask(&[&format!("GET {STREAM}")], "HTTP/1.0").await;
+    let head = old.until("\r\n\r\n").await;
+    assert!(!head.contains("transfer-encoding"), "HTTP/1.0 knows no chunks: {head}");
+    nats.publish(SUBJECT, "said").await;
+    assert!(old.until("data: said\n\n").await.contains("event: orders.created\n"));
+
+    let mut bodiless = Wire::new(&daemon).await;
+    bodiless.ask(&[&format!("HEAD {STREAM}"), "GET /healthz"], "HTTP/1.1").await;
+    assert!(bodiless.until("\r\n\r\n").await.contains("text/event-stream"));
+    let next = bodiless.until("\r\n\r\n").await;
+    assert!(next.starts_with("HTTP/1.1 200 OK\r\n"), "no body comes between: {next}");
+    daemon.wait_metric("sluiced_sse_clients", &[], 1.0).await;
 }

@@ -1,4 +1,4 @@
-//! The documents say what the code does: metrics, limits, and the README's plugin.
+//! The documents say what the code does: metrics, limits, and the guide's plugin.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -103,14 +103,17 @@ fn every_documented_limit_has_the_value_of_the_code() {
 }
 
 #[test]
-fn the_plugin_of_the_readme_is_the_one_that_the_sdk_compiles() {
-    let readme = read("README.md");
-    let block = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
-    let block = block.expect("the README has a plugin").trim_end();
+fn the_plugin_of_the_guide_is_the_one_that_the_sdk_compiles() {
+    let guide = read("docs/plugins.md");
+    let block = guide.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
+    let block = block.expect("the guide has a plugin").trim_end();
     let documented = read("sdk/src/lib.rs");
     let documented: Vec<_> = documented.lines().filter_map(|line| line.strip_prefix("//!")).collect();
     let documented: Vec<_> = documented.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
-    assert!(documented.join("\n").contains(block), "copy the README's plugin from the documentation in sdk/src/lib.rs");
+    assert!(
+        documented.join("\n").contains(block),
+        "copy the plugin of docs/plugins.md from the documentation in sdk/src/lib.rs"
+    );
 }
 
 /// Every exported metric: its name, its type, its labels.

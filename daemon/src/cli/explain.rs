@@ -1,23 +1,11 @@
 //! `sluiced explain`: where is my event? Asks a running daemon, and says it for a person.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::Request;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-use super::write_out;
-
-/// How long the daemon may take to answer: it may have to search streams.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
-/// The longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+use super::remote::{Ask, Remote, escaped};
 
 /// Which event, and whom to ask.
 #[derive(Debug, Args)]
@@ -25,18 +13,11 @@ pub struct ExplainArgs {
     /// The event's id (`Nats-Msg-Id` or `ce-id`), or its place as STREAM:SEQUENCE.
     #[arg(value_name = "EVENT_ID")]
     event: String,
-    /// The daemon's API.
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    url: String,
-    /// The key of the API; better given as SLUICED_AUTH__ADMIN_KEY.
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
     /// Only this subscription, also when it does not match.
     #[arg(long, value_name = "NAME")]
     subscription: Option<String>,
-    /// Print the answer as it came.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Asks and prints.
@@ -44,67 +25,8 @@ pub struct ExplainArgs {
 /// # Errors
 /// When the daemon cannot be asked, or does not know the event.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = async { tokio::time::timeout(ANSWER_TIME_MAX, ask(args)).await };
-    let (status, body) = runtime.block_on(asked).context("the daemon took too long")??;
-    let answer: Value =
-        serde_json::from_slice(&body).context("what answered is not sluiced: its answer is not JSON")?;
-    if status != 200 {
-        bail!("{} ({status})", answer["detail"].as_str().unwrap_or("the daemon refused"));
-    }
-    match args.json {
-        true => write_out(&format!("{answer:#}\n")),
-        false => write_out(&told(&answer)),
-    }
-}
-
-/// Sends the request, and returns status and body.
-async fn ask(args: &ExplainArgs) -> anyhow::Result<(u16, Bytes)> {
-    let url: hyper::Uri = args.url.parse().with_context(|| format!("{} is not a URL", args.url))?;
-    if url.scheme_str() != Some("http") {
-        bail!("{} is not an http:// URL: ask the daemon itself, not what stands before it", args.url);
-    }
-    let authority = url.authority().ok_or_else(|| anyhow!("{} names no host", args.url))?;
-    let (host, port) = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-    let mut path = format!("/api/v1/events/{}/trace", escaped(&args.event));
-    if let Some(name) = &args.subscription {
-        path = format!("{path}?subscription={}", escaped(name));
-    }
-    let mut request = Request::get(path).header("host", authority.as_str());
-    if let Some(key) = args.key.clone().or_else(|| std::env::var("SLUICED_AUTH__ADMIN_KEY").ok()) {
-        request = request.header("x-api-key", key);
-    }
-    let request = request.body(Empty::<Bytes>::new())?;
-    let stream =
-        TcpStream::connect((host, port)).await.with_context(|| format!("no daemon answers at {}", args.url))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let answered = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow!(error).context("the answer broke off"))?;
-        Ok((status, body.to_bytes()))
-    };
-    let mut connection = std::pin::pin!(connection);
-    let mut answered = std::pin::pin!(answered);
-    tokio::select! {
-        answer = &mut answered => answer,
-        // The connection's end lets the request end too, with the answer or an error.
-        _ = &mut connection => answered.await,
-    }
-}
-
-/// A text as one segment of a path.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b':') {
-            escaped.push(char::from(byte));
-        } else {
-            write!(escaped, "%{byte:02X}").expect("a text can be written to");
-        }
-    }
-    escaped
+    let ask = Ask::get(format!("/events/{}/trace", escaped(&args.event)));
+    args.remote.ask(&ask.with("subscription", args.subscription.as_ref()), told)
 }
 
 /// The answer, for a person.

@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod check;
 pub mod completions;
+pub mod config_reference;
 pub mod deliveries;
 pub mod dev;
 pub mod events;
@@ -83,6 +84,8 @@ enum Command {
     Man(man::ManArgs),
     /// Print the description of the API: OpenAPI 3.1, as a running daemon serves it at /api/v1/openapi.json.
     Openapi,
+    /// Print every key of the configuration, with its type, default, bounds and variable, as Markdown.
+    ConfigReference,
     /// For authors of plugins: make a project, build it, test it, look into it, measure it.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -164,6 +167,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Compact(args) => backup::compact(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Openapi => openapi::run(),
+        Command::ConfigReference => config_reference::run(),
         Command::Webhooks(args) => webhooks::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Deliveries(args) => deliveries::run(&args),

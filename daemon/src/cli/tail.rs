@@ -56,6 +56,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<()> {
         while tail.left != Some(0) {
             let since = Instant::now();
             match listen(args, &daemon, &mut tail).await {
+                Ok(()) if tail.left == Some(0) => break,
                 Ok(()) => eprintln!("the stream ended, asking again"),
                 Err(error) if is_passing(&error) => eprintln!("{error:#}, asking again"),
                 Err(error) => return Err(error),

@@ -21,6 +21,7 @@ mod places;
 pub mod problem;
 mod proxy;
 mod raw;
+mod reference;
 mod report;
 mod request;
 mod shape;
@@ -54,6 +55,7 @@ pub use definition::Flaw;
 use layers::Layers;
 use places::KeyPath;
 pub use problem::{Error, Place, Problem, Source};
+pub use reference::reference;
 pub use valid::bounds;
 
 /// A configuration, valid as it stands.

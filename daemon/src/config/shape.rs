@@ -116,7 +116,7 @@ fn reason(kind: &Kind) -> String {
 }
 
 /// The words for what serde expected.
-fn wanted(expected: &str) -> &str {
+pub(super) fn wanted(expected: &str) -> &str {
     match expected {
         "a string" => "a text in quotes",
         "i64" => "a whole number",

@@ -4,10 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use figment::error::Kind;
-use figment::value::{Dict, Value};
-use serde::Deserialize;
-
 use super::problem::Source;
 use super::valid::bounds;
 use super::*;
@@ -349,91 +345,83 @@ fn every_example_loads() {
     assert!(seen >= 6);
 }
 
-/// The keys of a raw table, as serde names them when it meets one that it does not know.
-fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
-    let value = Value::from(Dict::from([("zzz".to_owned(), Value::from(1))]));
-    match T::deserialize(&value).err().expect("an unknown key").kind {
-        Kind::UnknownField(_, known) => known,
-        other => panic!("{other}"),
-    }
-}
-
-#[test]
-fn the_default_file_has_every_key() {
-    let tables: [&[&str]; 12] = [
-        keys_of::<raw::Server>(),
-        keys_of::<raw::Auth>(),
-        keys_of::<raw::Limits>(),
-        keys_of::<raw::Nats>(),
-        keys_of::<raw::Stream>(),
-        keys_of::<raw::Plugins>(),
-        keys_of::<raw::Delivery>(),
-        keys_of::<raw::OperationalEvents>(),
-        keys_of::<raw::Store>(),
-        keys_of::<raw::Log>(),
-        keys_of::<raw::Subscription>(),
-        keys_of::<raw::Webhook>(),
-    ];
-    let written: BTreeSet<&str> = layers::DEFAULTS
-        .lines()
-        .map(|line| line.trim_start_matches(['#', ' ']))
-        .filter_map(|line| line.split_once(" = ").map(|(key, _)| key).or_else(|| line.strip_prefix("[subscription.")))
-        .map(|key| key.trim_end_matches(']'))
-        .collect();
-    let missing: Vec<_> = tables.into_iter().flatten().filter(|key| !written.contains(**key)).collect();
-    assert!(missing.is_empty(), "{missing:?}");
-}
-
 #[test]
 fn the_default_file_states_the_bounds() {
-    let numbers = |range: &std::ops::RangeInclusive<i64>| format!("From {} to {}", range.start(), range.end());
-    let times = |range: &std::ops::RangeInclusive<Duration>| {
-        format!("From {} to {}", report::short(*range.start()), report::short(*range.end()))
-    };
-    let stated = [
-        ("drain_timeout", times(&bounds::DRAIN_TIMEOUT)),
-        ("sse_heartbeat", times(&bounds::SSE_HEARTBEAT)),
-        ("sse_ticket_lifetime", times(&bounds::SSE_TICKET_LIFETIME)),
-        ("sse_expiry_notice", times(&bounds::SSE_EXPIRY_NOTICE)),
-        ("body_bytes_max", numbers(&bounds::BODY_BYTES)),
-        ("sse_unread_timeout", times(&bounds::SSE_UNREAD_TIMEOUT)),
-        ("sse_clients", numbers(&bounds::SSE_CLIENTS)),
-        ("sse_readers", numbers(&bounds::SSE_READERS)),
-        ("sse_client_bytes", numbers(&bounds::SSE_CLIENT_BYTES)),
-        ("call_deadline_ms", numbers(&bounds::CALL_DEADLINE_MS)),
-        ("memory_mib_max", numbers(&bounds::MEMORY_MIB)),
-        ("output_kib_max", numbers(&bounds::OUTPUT_KIB)),
-        ("instances_max", numbers(&bounds::INSTANCES)),
-        ("warm_instances_max", numbers(&bounds::WARM_INSTANCES)),
-        ("calls_per_instance_max", numbers(&bounds::CALLS_PER_INSTANCE)),
-        ("quarantine_faults", numbers(&bounds::QUARANTINE_FAULTS)),
-        ("quarantine_probe", times(&bounds::QUARANTINE_PROBE)),
-        ("connect_timeout", times(&bounds::CONNECT_TIMEOUT)),
-        ("timeout", times(&bounds::TOTAL_TIMEOUT)),
-        ("max_in_flight", numbers(&bounds::IN_FLIGHT)),
-        ("retry_after_max", times(&bounds::RETRY_AFTER)),
-        ("hold_after", times(&bounds::HOLD_AFTER)),
-        ("max_readers", numbers(&bounds::READERS)),
-        ("max_overflow", numbers(&bounds::OVERFLOW)),
-        ("disable_after", times(&bounds::DISABLE_AFTER)),
-        ("cache_mib", numbers(&bounds::CACHE_MIB)),
-        ("log_retention", times(&bounds::LOG_RETENTION)),
-        ("log_mib_max", numbers(&bounds::LOG_MIB)),
-        ("dead_letter_retention", times(&bounds::DEAD_LETTER_RETENTION)),
-        ("dead_letter_mib_max", numbers(&bounds::DEAD_LETTER_MIB)),
-    ];
-    let breaker = [
-        format!("from {} to {}", bounds::BREAKER_ATTEMPTS.start(), bounds::BREAKER_ATTEMPTS.end()),
-        times(&bounds::BREAKER_WINDOW).replace("From", "from"),
-        times(&bounds::BREAKER_PROBE).replace("From", "from"),
-    ];
     let (comment, _) = layers::DEFAULTS.split_once("\nbreaker = ").expect("the key");
     let comment: String = comment.lines().rev().take(8).collect();
+    let breaker = [
+        format!("from {} to {}", bounds::BREAKER_ATTEMPTS.start(), bounds::BREAKER_ATTEMPTS.end()),
+        spelt("from", &bounds::BREAKER_WINDOW),
+        spelt("from", &bounds::BREAKER_PROBE),
+    ];
     let missing: Vec<_> = breaker.iter().filter(|bounds| !comment.contains(*bounds)).collect();
     assert!(missing.is_empty(), "breaker: {missing:?}");
-    for (key, bounds) in stated {
-        let (comment, _) = layers::DEFAULTS.split_once(&format!("\n{key} = ")).expect("the key");
-        let line = comment.lines().last().expect("a comment");
-        assert!(line.contains(&bounds), "{key}: {bounds} is not in {line:?}");
+    for (key, bounds) in bounds::stated() {
+        let (section, key) = key.split_once('.').expect("a section");
+        let (_, section) = layers::DEFAULTS.split_once(&format!("\n[{section}]\n")).expect("the section");
+        let (comment, _) = section.split_once(&format!("\n{key} = ")).expect("the key");
+        let comment: Vec<_> = comment.lines().rev().take_while(|line| line.starts_with('#')).collect();
+        let stated = format!("From {bounds}");
+        assert!(comment.iter().any(|line| line.contains(&stated)), "{key}: {stated:?} is not in {comment:?}");
     }
+}
+
+fn spelt(from: &str, range: &std::ops::RangeInclusive<Duration>) -> String {
+    format!("{from} {} to {}", report::short(*range.start()), report::short(*range.end()))
+}
+
+#[test]
+fn the_reference_has_every_key_of_the_code() {
+    let tables = reference::tables();
+    let sections = reference::sections(&tables);
+    assert_eq!(tables.len(), sections.len(), "config/default.toml lacks a table, or has them in another order");
+    for (table, section) in tables.iter().zip(&sections) {
+        let written = section.entries.iter().flat_map(|entry| &entry.keys).map(|key| key.name.as_str());
+        let written: Vec<_> = written.collect();
+        // The table of a webhook has a place of its own.
+        let keys: BTreeSet<_> = table.keys.iter().copied().filter(|key| *key != "webhook").collect();
+        assert_eq!(written.iter().copied().collect::<BTreeSet<_>>(), keys, "config/default.toml: [{}]", table.name);
+        assert_eq!(written.len(), keys.len(), "[{}] has a key twice: {written:?}", table.name);
+    }
+}
+
+#[test]
+fn the_reference_says_what_a_reload_puts_into_effect() {
+    let others = [
+        "allow_cidrs = [\"10.0.0.0/8\"]",
+        "deny_ports = [1]",
+        "dns_servers = [\"10.0.0.53:53\"]",
+        "proxy = \"http://127.0.0.1:3128\"",
+        "proxy = \"http://127.0.0.1:3128\"\nproxy_user = \"a\"\nproxy_password = \"b\"",
+        "connections_max = 7",
+        "retry = { schedule = [\"7s\"] }",
+        "connect_timeout = \"1s\"",
+        "timeout = \"7s\"",
+        "max_in_flight = 7",
+        "retry_statuses = [\"409\"]",
+        "fail_statuses = [\"501\"]",
+        "retry_after_max = \"7s\"",
+        "capture_bytes_max = 7",
+        "rate_limit = { rate = 7, per = \"1s\" }",
+        "hold_after = \"7ms\"",
+        "max_readers = 7",
+        "max_overflow = 7",
+        "breaker = { failure_ratio = 0.7, attempts_min = 7, window = \"7s\", probe = \"7s\", probe_max = \"7m\" }",
+        "disable_after = \"7d\"",
+        "secret_overlap = \"7h\"",
+        "body_signature = { header = \"X-Signature\" }",
+    ];
+    let base = load_text(STREAM);
+    for other in others {
+        let mut new = load_text(&format!("{STREAM}[delivery]\n{other}\n"));
+        new.plugins = base.plugins.clone();
+        let key = other.split(' ').next().expect("a key");
+        let at_start = reference::DELIVERY_AT_START.contains(&key);
+        assert_eq!(restart_needed(&base, &new) == ["delivery"], at_start, "{key}");
+    }
+    let tried = others.iter().flat_map(|other| other.lines()).filter_map(|line| line.split(' ').next());
+    let tables = reference::tables();
+    let delivery = tables.iter().find(|table| table.name == "delivery").expect("the table");
+    let all: BTreeSet<_> = delivery.keys.iter().copied().collect();
+    assert_eq!(tried.collect::<BTreeSet<_>>(), all, "each key of [delivery] is tried here");
 }

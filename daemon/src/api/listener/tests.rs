@@ -1,3 +1,5 @@
+//! What a listener does with connections.
+
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use tokio::io::{AsyncReadExt as _, duplex};

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::config::report::short;
+
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -110,3 +112,49 @@ pub const PLUGINS_PER_LIST_MAX: usize = 16;
 pub const HEADERS_MAX: usize = 32;
 /// The value of an extra header, in bytes
 pub const HEADER_VALUE_BYTES_MAX: usize = 4096;
+
+/// The bounds of the keys that are one number or one duration, as they are written: what the reference shows of each.
+pub(in crate::config) fn stated() -> Vec<(&'static str, String)> {
+    let times =
+        |key, range: &RangeInclusive<Duration>| (key, format!("{} to {}", short(*range.start()), short(*range.end())));
+    let numbers = |key, range: &RangeInclusive<i64>| (key, format!("{} to {}", range.start(), range.end()));
+    vec![
+        times("server.drain_timeout", &DRAIN_TIMEOUT),
+        times("server.sse_heartbeat", &SSE_HEARTBEAT),
+        times("server.sse_unread_timeout", &SSE_UNREAD_TIMEOUT),
+        times("server.sse_ticket_lifetime", &SSE_TICKET_LIFETIME),
+        times("server.sse_expiry_notice", &SSE_EXPIRY_NOTICE),
+        numbers("limits.body_bytes_max", &BODY_BYTES),
+        numbers("limits.sse_clients", &SSE_CLIENTS),
+        numbers("limits.sse_clients_per_principal", &SSE_CLIENTS),
+        numbers("limits.sse_readers", &SSE_READERS),
+        numbers("limits.sse_client_bytes", &SSE_CLIENT_BYTES),
+        numbers("limits.requests_per_minute", &REQUESTS_PER_MINUTE),
+        numbers("limits.tests_per_minute", &REQUESTS_PER_MINUTE),
+        numbers("limits.webhooks_per_owner", &WEBHOOKS_PER_OWNER),
+        numbers("plugins.call_deadline_ms", &CALL_DEADLINE_MS),
+        numbers("plugins.memory_mib_max", &MEMORY_MIB),
+        numbers("plugins.output_kib_max", &OUTPUT_KIB),
+        numbers("plugins.instances_max", &INSTANCES),
+        numbers("plugins.warm_instances_max", &WARM_INSTANCES),
+        numbers("plugins.calls_per_instance_max", &CALLS_PER_INSTANCE),
+        numbers("plugins.quarantine_faults", &QUARANTINE_FAULTS),
+        times("plugins.quarantine_probe", &QUARANTINE_PROBE),
+        numbers("delivery.connections_max", &CONNECTIONS),
+        times("delivery.connect_timeout", &CONNECT_TIMEOUT),
+        times("delivery.timeout", &TOTAL_TIMEOUT),
+        numbers("delivery.max_in_flight", &IN_FLIGHT),
+        times("delivery.retry_after_max", &RETRY_AFTER),
+        numbers("delivery.capture_bytes_max", &CAPTURE_BYTES),
+        times("delivery.hold_after", &HOLD_AFTER),
+        numbers("delivery.max_readers", &READERS),
+        numbers("delivery.max_overflow", &OVERFLOW),
+        times("delivery.disable_after", &DISABLE_AFTER),
+        times("delivery.secret_overlap", &SECRET_OVERLAP),
+        numbers("store.cache_mib", &CACHE_MIB),
+        times("store.log_retention", &LOG_RETENTION),
+        numbers("store.log_mib_max", &LOG_MIB),
+        times("store.dead_letter_retention", &DEAD_LETTER_RETENTION),
+        numbers("store.dead_letter_mib_max", &DEAD_LETTER_MIB),
+    ]
+}

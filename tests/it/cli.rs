@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sluiced_tests::daemon::ADMIN_KEY;
 use sluiced_tests::paths::sluiced_binary;
 use sluiced_tests::setup::{EVENTS, config};
-use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook};
+use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 use tokio::process::Command;
 
 mod https;
@@ -188,4 +188,21 @@ async fn a_portal_link_is_printed_as_people_open_it() {
     assert!(public.starts_with("https://events.example/portal#slp_"), "{public}");
     let refused = run(&daemon, &["portal-link", "acme", "--valid-for", "2d"]).await;
     assert!(refused.status.code() == Some(1) && err(&refused).contains("valid_for"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn health_says_whether_the_daemon_is_ready_and_what_it_waits_for() {
+    let mut nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, EVENTS).await;
+    let ask = async || {
+        let mut command = command(&["health"]);
+        command.env("SLUICED_URL", daemon.url("")).output().await.expect("the daemon's binary runs")
+    };
+    let ready = ask().await;
+    assert_eq!((ready.status.code(), out(&ready).as_str()), (Some(0), "ready\n"), "it takes no key: {ready:?}");
+    assert_eq!(json_of(&daemon, &["health"]).await["ready"], true);
+    nats.kill();
+    let waits = async || err(&ask().await).contains("not ready: nats: ");
+    wait_until("it says that NATS is away", SOON, waits).await;
+    assert_eq!(ask().await.status.code(), Some(69));
 }

@@ -3,6 +3,7 @@
 //! Each command gets the tools that it needs and says so, then runs its steps one after the other and stops at the
 //! first that fails.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -12,6 +13,8 @@ mod book;
 mod build;
 mod check;
 mod dev;
+mod package;
+mod sbom;
 mod steps;
 mod test;
 mod tools;
@@ -39,6 +42,18 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Build the Debian package, with the console compiled in: `<target>/debian/sluiced_VERSION_ARCH.deb`
+    Package {
+        /// `release`, or `dev` for a package that is only tried
+        #[arg(long, default_value = "release")]
+        profile: package::Profile,
+        /// The package's version; by default that of the workspace, with `-1`
+        #[arg(long)]
+        version: Option<String>,
+        /// Where to, a file or a folder
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Make the guides a book, for a browser
     Book,
     /// Measure, in release builds, on a real NATS server
@@ -55,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test { filters } => test::run(&filters),
         Command::Check => check::run(),
         Command::Build { release } => build::run(release),
+        Command::Package { profile, version, out } => package::run(profile, version.as_deref(), out.as_deref()),
         Command::Book => book::run(),
         Command::Bench { args } => bench::run(&args),
     };

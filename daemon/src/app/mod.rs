@@ -11,6 +11,7 @@ mod file_size;
 mod gate;
 mod jobs;
 pub mod managed;
+mod manager;
 mod master_key;
 mod nats;
 mod parts;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::manager::Manager;
 use super::plugins::Catalogue;
 use super::registry::{Ask, Registry, of_file};
 use super::reload::Watch;
@@ -45,6 +46,8 @@ pub(super) struct Reloading {
     pub(super) file: String,
     /// Where each reload goes on record.
     pub(super) audit: Store,
+    /// Who is told of each reload.
+    pub(super) manager: Manager,
 }
 
 impl Reloading {
@@ -62,10 +65,12 @@ impl Reloading {
                 () = tokio::time::sleep(RETRY_DELAY), if again => watch.load(),
             };
             let Some(loaded) = loaded else { continue };
+            self.manager.reloading();
             tokio::select! {
                 () = stop.cancelled() => return,
                 done = self.reload(loaded) => again = !done,
             }
+            self.manager.reloaded();
         }
     }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::dead_letters::Publisher;
+use super::manager::Manager;
 use super::nats::OpenStream;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
@@ -97,7 +98,8 @@ struct Running {
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
     let watch = Watch::new(reloader)?;
     let published_to = app.config.load().dead_letters.publish_subject.clone();
-    let mut running = start(app, watch).await?;
+    let manager = Manager::of_environment();
+    let mut running = start(app, watch, manager.clone()).await?;
     running.look_after_store(published_to);
     info!("running");
     let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
@@ -116,15 +118,22 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
                 error!("the api has ended, stopping");
                 break;
             }
-            _ = health_check.tick() => running.look_after(),
+            _ = health_check.tick() => {
+                running.look_after();
+                manager.look_at(&running.health);
+            }
         }
+    }
+    // One that starts again stays the process that the service manager looks after.
+    if ended == Ended::Stopped {
+        manager.stopping();
     }
     running.stop().await;
     Ok(ended)
 }
 
 /// Starts every part's work.
-async fn start(mut app: App, watch: Watch) -> Result<Running, Error> {
+async fn start(mut app: App, watch: Watch, manager: Manager) -> Result<Running, Error> {
     let (stops, tasks) = (Stops::default(), Tasks::default());
     if let Some(broker) = app.broker.take() {
         tasks.broker.spawn(broker.run(stops.broker.clone()));
@@ -169,7 +178,7 @@ async fn start(mut app: App, watch: Watch) -> Result<Running, Error> {
     let (secrets, catalogue) = (shared.secrets.clone(), app.plugins.catalogue.clone());
     let (config, nats, hub, registry) = (app.config, app.nats.clone(), app.hub.clone(), app.registry);
     let (file, audit) = (watch.file().map(|file| file.display().to_string()).unwrap_or_default(), app.store.clone());
-    let reloading = Reloading { config, catalogue, secrets, hub, subscriptions, nats, registry, file, audit };
+    let reloading = Reloading { config, catalogue, secrets, hub, subscriptions, nats, registry, file, audit, manager };
     tasks.reload.spawn(reloading.run(watch, app.asked, stops.ingest.clone()));
     let jobs = Jobs::start(shared.clone(), Arc::clone(&app.routes), tasks.jobs.clone(), stops.jobs.clone())?;
     app.jobs.set(jobs);

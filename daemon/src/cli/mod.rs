@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod dev;
 pub mod events;
 pub mod explain;
+pub mod health;
 pub mod keys;
 pub mod listen;
 pub mod man;
@@ -62,6 +63,8 @@ enum Command {
     Compact(ConfigArgs),
     /// Where is my event? What each subscription made of it, and what became of its deliveries: asks a running daemon.
     Explain(explain::ExplainArgs),
+    /// Is the daemon ready? Exit code 69 and what it waits for when it is not.
+    Health(health::HealthArgs),
     /// Webhooks: list, get, create, update, delete, test, rotate-secret, enable, disable, deliveries, replay.
     Webhooks(webhooks::WebhooksArgs),
     /// Events: list, get, publish, stats.
@@ -166,6 +169,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         Command::Restore(args) => backup::restore(&args),
         Command::Compact(args) => backup::compact(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Openapi => openapi::run(),
         Command::ConfigReference => config_reference::run(),
         Command::Webhooks(args) => webhooks::run(&args),

@@ -186,6 +186,8 @@ fn address(config: &Config) -> anyhow::Result<String> {
 pub(super) struct Ask {
     method: Method,
     path: String,
+    /// Whether the path is the whole one, and not below the API's.
+    is_beside_the_api: bool,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
     body: Option<Value>,
@@ -205,6 +207,12 @@ impl Ask {
     /// Asks for a change with POST.
     pub(super) fn post(path: impl Into<String>) -> Self {
         Self::new(Method::POST, path)
+    }
+
+    /// At its path alone: what the daemon serves beside its API.
+    pub(super) fn beside_the_api(mut self) -> Self {
+        self.is_beside_the_api = true;
+        self
     }
 
     /// With a parameter of the query, when there is a value.
@@ -228,7 +236,8 @@ impl Ask {
     fn target(&self, base: &str) -> String {
         let query: Vec<String> = self.query.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
         let mark = if query.is_empty() { "" } else { "?" };
-        format!("{base}/api/v1{}{mark}{}", self.path, query.join("&"))
+        let api = if self.is_beside_the_api { "" } else { "/api/v1" };
+        format!("{base}{api}{}{mark}{}", self.path, query.join("&"))
     }
 }
 
@@ -317,12 +326,20 @@ async fn refused(response: Response<Incoming>) -> Failure {
         .unwrap_or_default();
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = |name: &str, other: &str| plain(problem[name].as_str().unwrap_or(other));
+    let no_more = not_ready(&problem).unwrap_or_else(|| "the daemon refused and said no more".to_owned());
     Failure::Refused {
         status: status.as_u16(),
         code: text("code", status.canonical_reason().unwrap_or_default()),
-        detail: text("detail", "the daemon refused and said no more"),
+        detail: text("detail", &no_more),
         retry_after_s: retry_after,
     }
+}
+
+/// What the daemon's parts wait for, when that is what it answered.
+fn not_ready(answer: &Value) -> Option<String> {
+    let parts = answer["components"].as_object()?.iter();
+    let causes = parts.filter_map(|(name, part)| Some(format!("{name}: {}", part["cause"].as_str()?)));
+    Some(format!("not ready: {}", causes.collect::<Vec<_>>().join("; ")))
 }
 
 /// A text as one segment of a path, or one value of a query.

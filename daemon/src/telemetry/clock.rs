@@ -12,6 +12,12 @@ pub fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(failpoint::clock_offset_ms())
 }
 
+/// Microseconds of the system's monotonic clock (`CLOCK_MONOTONIC`), which other processes read too.
+pub fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap_or(0)
+}
+
 /// A time as RFC 3339 writes it, with `Z` or an offset such as `+02:00`, in milliseconds since the Unix epoch; what is
 /// finer than a millisecond is cut off, and what lies before the epoch is the epoch: nothing is as old. `None` when the text is
 /// none.

@@ -41,6 +41,17 @@ export async function receiver(status = 200) {
   return self;
 }
 
+/** Listens to events of some types, until what it returns is called. */
+export async function listener(types) {
+  const abort = new AbortController();
+  const stream = `${url}/api/v1/events/stream?types=${encodeURIComponent(types)}`;
+  const response = await fetch(stream, { headers: { "X-API-Key": SLUICED_KEY }, signal: abort.signal });
+  check(response.ok, `one may listen: ${response.status}`);
+  // Heard and forgotten, up to the end that the abort makes of it.
+  response.text().catch(() => undefined);
+  return () => abort.abort();
+}
+
 /** Waits until something holds, within a bound. */
 export async function until(what, holds) {
   const end = Date.now() + 30_000;

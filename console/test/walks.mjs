@@ -1,5 +1,5 @@
 // Walks through the console, each as somebody would take it, against a daemon that runs. `node walks.mjs NAME`.
-import { api, axe, Browser, check, go, picture, receiver, signIn, until, url } from "./parts.mjs";
+import { api, axe, Browser, check, go, listener, picture, receiver, signIn, until, url } from "./parts.mjs";
 
 const webhook = (name, endpoint, more = {}) =>
   api("POST", "/webhooks", { name, url: endpoint.url, types: ["orders.*"], retry: { schedule: ["100ms"] }, ...more });
@@ -255,6 +255,18 @@ const walks = {
     for (let n = 0; n < 4; n += 1) await page.keyboard.press("Tab");
     await page.keyboard.press("Enter");
     await page.getByRole("heading", { level: 1, name: "Webhooks" }).waitFor();
+    // Somebody listens, and his place is seen to move.
+    const leave = await listener("orders.*");
+    await go(page, "/streams");
+    const row = page.getByRole("region", { name: "Clients" }).getByRole("row", { name: /orders\.\*/ });
+    await row.getByText("live", { exact: true }).waitFor();
+    const { sequence: last } = (await api("GET", "/events?limit=1")).events[0];
+    await publish(9);
+    await row.getByText(`${stream}:${last + 1}:`).waitFor();
+    await axe(page, "/streams with a client");
+    await picture(page, "streams-client");
+    leave();
+    await page.getByText("Nobody listens.").waitFor();
   },
 };
 

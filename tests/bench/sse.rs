@@ -141,6 +141,8 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     report.row("one slow".to_owned(), with.values());
     let ratio = with.p99_ms.unwrap_or(f64::NAN) / without.p99_ms.unwrap_or(f64::NAN);
     report.target("p99 with a slow client, beside without", "times", ratio, SLOW_RATIO_MAX);
+    report.target("events missed with a slow client", "events", with.missed.unwrap_or(f64::NAN), 0.0);
+    report.target("events repeated with a slow client", "events", with.repeated.unwrap_or(f64::NAN), 0.0);
     let storm = storm(scale(MANY)).await?;
     report.row("restart".to_owned(), storm.values());
     report.target("events missed after a restart", "events", storm.missed.unwrap_or(f64::NAN), 0.0);

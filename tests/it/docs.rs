@@ -124,6 +124,7 @@ fn exported() -> Vec<[String; 3]> {
     subscription.faulted("trap");
     metrics.announced("sluiced.endpoint.failing");
     drop(metrics.stream("S"));
+    drop(metrics.sse().tail_lag("S"));
     let text = metrics.render().expect("metrics can be written");
     let family = Regex::new(r"(?m)^# TYPE (\w+) (\w+)$").expect("a pattern");
     let label = Regex::new(r#"(\w+)=""#).expect("a pattern");

@@ -1,6 +1,10 @@
 //! Event streams: every client keeps its place, whatever happens to it or to the daemon.
 
 mod begin;
+mod farewell;
+mod gone;
+mod held;
+mod raw;
 mod storm;
 mod unread;
 
@@ -59,6 +63,25 @@ async fn a_client_that_comes_back_to_a_restarted_daemon_gets_exactly_what_it_mis
         assert_eq!(numbers(&client.collect(10, SOON).await), Vec::from_iter(110..120), "{how}");
         assert_nothing_more(&mut client).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_goes_from_one_daemon_to_another_on_the_same_nats_and_back() {
+    let (nats, first) = start("").await;
+    let second = TestDaemon::start(&nats, EVENTS).await;
+    let (mut place, mut seen) = (None, Vec::new());
+    for (turn, daemon) in [&first, &second, &first, &second].into_iter().enumerate() {
+        let mut client = connect(daemon, ORDERS, place.as_deref()).await;
+        let next = 10 * turn as u64;
+        nats.publish_orders(SUBJECT, next..next + 10).await;
+        // Some of it is left for the next one.
+        seen.extend(client.collect(7, SOON).await);
+        place = Some(client.last_id().to_owned());
+    }
+    let mut client = connect(&first, ORDERS, place.as_deref()).await;
+    seen.extend(client.collect(40 - seen.len(), SOON).await);
+    assert_in_order(&seen, 0..40);
+    assert_nothing_more(&mut client).await;
 }
 
 #[tokio::test]

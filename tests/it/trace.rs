@@ -65,6 +65,7 @@ async fn an_event_is_followed_through_every_subscription() {
 
     let told = trace(&daemon, "order-1").await;
     assert_eq!(trace(&daemon, "EVENTS:1").await, told, "by its place it is the same event");
+    assert_eq!(trace(&daemon, "EVENTS:1:09af3c").await, told, "and as an event stream has it");
     assert_eq!((told["event"]["type"].as_str(), told["unmatched"].as_u64()), (Some("orders.created"), Some(2)));
     assert_eq!(told["log"]["complete"], true);
     let arrives = of(&told, "arrives");

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use reqwest::Response;
+use reqwest::{Client, Response, Version};
 use tokio::time::{Instant, timeout_at};
 
 use crate::http::client;
@@ -57,7 +57,20 @@ impl SseClient {
     /// # Errors
     /// The status, when it is not 200; 0 when the server cannot be reached.
     pub async fn try_connect(url: &str, auth: Auth<'_>, last_event_id: Option<&str>) -> Result<Self, u16> {
-        let mut request = client().get(url).header("accept", "text/event-stream");
+        Self::try_connect_by(&client(), url, auth, last_event_id).await
+    }
+
+    /// Opens a stream by means of a client.
+    ///
+    /// # Errors
+    /// The status, when it is not 200; 0 when the server cannot be reached.
+    pub async fn try_connect_by(
+        client: &Client,
+        url: &str,
+        auth: Auth<'_>,
+        last_event_id: Option<&str>,
+    ) -> Result<Self, u16> {
+        let mut request = client.get(url).header("accept", "text/event-stream");
         request = match auth {
             Auth::None => request,
             Auth::ApiKey(key) => request.header("x-api-key", key),
@@ -83,6 +96,11 @@ impl SseClient {
         let kind = connected.header("content-type");
         assert!(kind.starts_with("text/event-stream"), "{url} is {kind:?}, not an event stream");
         connected
+    }
+
+    /// The version of HTTP that it is spoken in.
+    pub fn version(&self) -> Version {
+        self.response.version()
     }
 
     /// A header of the response; empty when it is absent or not text.

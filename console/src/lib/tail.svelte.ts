@@ -80,7 +80,7 @@ export class Tail {
       state: (state) => (this.state = state),
       frame: (frame) => {
         // The id of a client of several streams names its place in each: the one that moved is the event's.
-        const now = new Map(frame.id.split(",").map((part) => [part.slice(0, part.lastIndexOf(":")), part]));
+        const now = new Map(frame.id.split(",").map((part) => part.split(":")).map(([stream = "", sequence]) => [stream, `${stream}:${sequence}`]));
         const place = [...now].find(([stream, part]) => places.get(stream) !== part)?.[1] ?? frame.id;
         places = now;
         if (frame.event === "" && frame.data === "") return;

@@ -169,10 +169,10 @@ impl Gate {
             }
         }
         if !is_shown
-            && let Some(credential) = self.sessions.find(method, headers, clock::now_ms())?
-            && let Some(principal) = self.know(&credential).await?
+            && let Some(session) = self.sessions.find(method, headers, clock::now_ms())?
+            && let Some(principal) = self.know(&session.credential).await?
         {
-            return Ok((principal, None));
+            return Ok((session.within(principal), None));
         }
         match refused {
             Some(problem) => Err(problem),

@@ -24,7 +24,7 @@ use super::paging::{dead_key, limit, log_key, log_place, times};
 use super::principal::Asker;
 use super::subscriptions::{Lanes, blocking};
 use super::{Problem, State, trace};
-use crate::domain::{DeliveryId, Position, StreamName, SubscriptionId};
+use crate::domain::{DeliveryId, Position, SubscriptionId};
 use crate::ingest::Nats;
 use crate::store::{DeadFilter, Disposition, Error, LogFilter, LogKey, Parked, ParkedKey, Store};
 
@@ -258,11 +258,7 @@ async fn page(
 
 /// Where an event is that was named by its id or its place.
 async fn position(access: &Access, event: &str) -> Result<Position, Problem> {
-    let place = event.rsplit_once(':').and_then(|(stream, sequence)| {
-        let stream = StreamName::parse(stream).ok().filter(|stream| access.nats.stream(stream).is_some())?;
-        Some(Position { stream, sequence: sequence.parse().ok()? })
-    });
-    match place {
+    match trace::place(event, |stream| access.nats.stream(stream).is_some()) {
         Some(position) => Ok(position),
         None => Ok(trace::find(&access.nats, event).await?.position),
     }

@@ -115,7 +115,7 @@ fn entry(api_key: ApiKey, used_ms: Option<u64>) -> Arc<Entry> {
     let types = AllowList::of(api_key.types.iter().map(|text| &**text), api_key.owner.as_ref());
     let types = types.unwrap_or_else(|_| AllowList::new(Vec::new()));
     let removed = CancellationToken::new();
-    let validity = Validity { expires_ms: api_key.expires_ms, revoked: Some(removed.clone()) };
+    let validity = Validity { expires_ms: api_key.expires_ms, revoked: Some(removed.clone()), session: None };
     let principal = Principal::key(&api_key.id, api_key.owner.clone(), types, api_key.scopes).valid(validity);
     let used_ms = used_ms.unwrap_or(0);
     Arc::new(Entry { api_key, principal, removed, used_ms: used_ms.into(), written_ms: used_ms.into() })

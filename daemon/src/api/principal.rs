@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -32,10 +33,21 @@ pub struct Validity {
     pub expires_ms: Option<u64>,
     /// Set when it is taken back.
     pub revoked: Option<CancellationToken>,
+    /// The session that it is known by.
+    pub session: Option<Arc<InUse>>,
+}
+
+/// A session, for those who go on with it after the answer.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Set when it is ended.
+    pub ended: CancellationToken,
+    /// When it was used last, in milliseconds since the Unix epoch.
+    pub used_ms: AtomicU64,
 }
 
 impl PartialEq for Validity {
-    /// What revokes belongs to a key, which the principal's name tells.
+    /// What revokes belongs to a key, which the principal's name tells; a session stands for one.
     fn eq(&self, other: &Self) -> bool {
         self.expires_ms == other.expires_ms
     }
@@ -47,12 +59,33 @@ impl Validity {
     /// Is it still known at that time, in milliseconds since the Unix epoch?
     pub fn holds(&self, now_ms: u64) -> bool {
         let revoked = self.revoked.as_ref().is_some_and(CancellationToken::is_cancelled);
-        !revoked && self.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
+        let ended = self.session.as_ref().is_some_and(|session| session.ended.is_cancelled());
+        !revoked && !ended && self.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
     }
 
     /// Can it end?
     pub fn ends(&self) -> bool {
-        self.expires_ms.is_some() || self.revoked.is_some()
+        self.expires_ms.is_some() || self.revoked.is_some() || self.session.is_some()
+    }
+
+    /// The same within a session, which ends then at the latest.
+    #[must_use]
+    pub fn within(self, session: Arc<InUse>, session_expires_ms: u64) -> Self {
+        let expires_ms = self.expires_ms.map_or(session_expires_ms, |own_ms| own_ms.min(session_expires_ms));
+        Self { expires_ms: Some(expires_ms), session: Some(session), ..self }
+    }
+
+    /// Returns when it is taken back, or its session is ended.
+    pub async fn taken_back(self) {
+        let set = async |token: Option<CancellationToken>| match token {
+            Some(token) => token.cancelled_owned().await,
+            None => std::future::pending().await,
+        };
+        let ended = self.session.map(|session| session.ended.clone());
+        tokio::select! {
+            () = set(self.revoked) => {}
+            () = set(ended) => {}
+        }
     }
 }
 

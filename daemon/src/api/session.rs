@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -21,6 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::principal::InUse;
 use super::problem::Code;
 use super::{Principal, Problem, State, portal};
 use crate::telemetry::clock;
@@ -77,7 +79,30 @@ struct Open {
 struct Session {
     credential: Credential,
     made_ms: u64,
-    used_ms: u64,
+    /// Also for what goes on with it after the answer, such as event streams: they end with it, and while they go on it is
+    /// in use.
+    in_use: Arc<InUse>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.in_use.ended.cancel();
+    }
+}
+
+/// A session of a request.
+pub(super) struct Found {
+    pub(super) credential: Credential,
+    in_use: Arc<InUse>,
+    expires_ms: u64,
+}
+
+impl Found {
+    /// That principal, known for as long as the session.
+    pub(super) fn within(self, principal: Principal) -> Principal {
+        let validity = principal.validity().clone().within(self.in_use, self.expires_ms);
+        principal.valid(validity)
+    }
 }
 
 struct Link {
@@ -87,32 +112,32 @@ struct Link {
 
 impl Session {
     fn is_over(&self, now_ms: u64) -> bool {
-        now_ms >= self.expires_ms() || now_ms.saturating_sub(self.used_ms) >= SESSION_IDLE_MS_MAX
+        now_ms >= self.expires_ms() || now_ms.saturating_sub(self.used_ms()) >= SESSION_IDLE_MS_MAX
     }
 
     fn expires_ms(&self) -> u64 {
         self.made_ms + SESSION_TIME_MAX_MS
     }
+
+    fn used_ms(&self) -> u64 {
+        self.in_use.used_ms.load(Ordering::Relaxed)
+    }
 }
 
 impl Sessions {
-    /// The credential behind the request's cookie, when it has one that is valid now.
+    /// The session of the request's cookie, when it has one that is valid now.
     ///
     /// # Errors
     /// When the request may come from another site.
-    pub(super) fn find(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        now_ms: u64,
-    ) -> Result<Option<Credential>, Problem> {
+    pub(super) fn find(&self, method: &Method, headers: &HeaderMap, now_ms: u64) -> Result<Option<Found>, Problem> {
         let Some(cookie) = cookie(headers) else { return Ok(None) };
         let found = {
-            let mut open = self.0.lock();
-            let session = open.sessions.get_mut(&digest(cookie)).filter(|session| !session.is_over(now_ms));
+            let open = self.0.lock();
+            let session = open.sessions.get(&digest(cookie)).filter(|session| !session.is_over(now_ms));
             session.map(|session| {
-                session.used_ms = now_ms;
-                session.credential.clone()
+                session.in_use.used_ms.store(now_ms, Ordering::Relaxed);
+                let (credential, in_use) = (session.credential.clone(), Arc::clone(&session.in_use));
+                Found { credential, in_use, expires_ms: session.expires_ms() }
             })
         };
         if found.is_some() {
@@ -127,11 +152,12 @@ impl Sessions {
         let mut open = self.0.lock();
         open.sessions.retain(|_, session| !session.is_over(now_ms));
         if open.sessions.len() >= SESSIONS_MAX
-            && let Some(oldest) = open.sessions.iter().min_by_key(|(_, session)| session.used_ms).map(|(key, _)| *key)
+            && let Some(oldest) = open.sessions.iter().min_by_key(|(_, session)| session.used_ms()).map(|(key, _)| *key)
         {
             open.sessions.remove(&oldest);
         }
-        open.sessions.insert(digest(&cookie), Session { credential, made_ms: now_ms, used_ms: now_ms });
+        let in_use = Arc::new(InUse { used_ms: now_ms.into(), ..InUse::default() });
+        open.sessions.insert(digest(&cookie), Session { credential, made_ms: now_ms, in_use });
         cookie
     }
 
@@ -313,6 +339,7 @@ fn set_cookie(response: &mut Response, cookie: &str, seconds: u64, is_tls: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::principal::Validity;
     use crate::domain::Owner;
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -320,7 +347,7 @@ mod tests {
         pairs.iter().map(|(key, value)| (name(key), HeaderValue::from_str(value).expect("a value"))).collect()
     }
 
-    fn code(result: Result<Option<Credential>, Problem>) -> Option<Code> {
+    fn code(result: Result<Option<Found>, Problem>) -> Option<Code> {
         result.err().map(|problem| problem.code())
     }
 
@@ -375,6 +402,36 @@ mod tests {
         let late = sessions.link(owner, 100, 0);
         assert!(sessions.redeem(late.as_bytes(), 100).is_none());
         assert!(sessions.redeem(b"slk_0", 1).is_none());
+    }
+
+    #[test]
+    fn what_goes_on_with_a_session_ends_with_it_whichever_way_it_ends() {
+        let sessions = Sessions::default();
+        let find = |cookie: &str, now_ms| {
+            let sent = headers(&[("cookie", &format!("{NAME}={cookie}"))]);
+            sessions.find(&Method::GET, &sent, now_ms).expect("no other site").expect("a session")
+        };
+        let principal = |cookie: &str, now_ms| find(cookie, now_ms).within(Principal::admin());
+        let (ended, idle) = (sessions.begin(Credential::text(b"key"), 0), sessions.begin(Credential::text(b"key"), 0));
+        let (of_ended, of_idle) = (principal(&ended, 0), principal(&idle, 0));
+        assert_eq!(of_ended.validity().expires_ms, Some(SESSION_TIME_MAX_MS));
+        assert!(of_ended.validity().holds(1) && of_idle.validity().holds(1));
+        assert!(!of_ended.validity().holds(SESSION_TIME_MAX_MS));
+        sessions.end(&ended);
+        assert!(!of_ended.validity().holds(1) && of_idle.validity().holds(1));
+        // What goes on uses it, and so it does not become idle.
+        let in_use = of_idle.validity().session.clone().expect("it is of a session");
+        in_use.used_ms.store(SESSION_IDLE_MS_MAX, Ordering::Relaxed);
+        let later_ms = SESSION_IDLE_MS_MAX + 1;
+        let of_other = principal(&sessions.begin(Credential::text(b"key"), later_ms), later_ms);
+        assert!(of_idle.validity().holds(1));
+        sessions.begin(Credential::text(b"key"), 2 * SESSION_IDLE_MS_MAX);
+        assert!(!of_idle.validity().holds(1) && of_other.validity().holds(1), "it was idle when the next one came");
+        // A key that ends before the session does so still.
+        let validity = Validity { expires_ms: Some(5), ..Validity::default() };
+        let cookie = sessions.begin(Credential::text(b"key"), 0);
+        let short = find(&cookie, 0).within(Principal::admin().valid(validity));
+        assert_eq!(short.validity().expires_ms, Some(5));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::domain::{DeliveryId, Event, Pattern, Position, StreamName, Subscripti
 use crate::ingest::{self, Nats, Searched};
 use crate::plugin::{Chain, Passed};
 use crate::store::{DeadLetter, Disposition, EventLog, LogEntry, Parked, Store};
+use crate::stream::Cursor;
 use crate::stream::Named;
 use crate::telemetry::{chain, clock};
 
@@ -306,6 +307,13 @@ impl One {
     }
 }
 
+/// The place that a text is, such as `EVENTS:12`, or the `id:` of an event stream that has one stream alone.
+pub(super) fn place(text: &str, is_known: impl Fn(&StreamName) -> bool) -> Option<Position> {
+    let cursor = Cursor::parse(text).ok()?;
+    let (stream, seen) = cursor.only().filter(|(stream, _)| is_known(stream))?;
+    Some(Position { stream: stream.clone(), sequence: seen.sequence })
+}
+
 /// The event that an id or a place names.
 ///
 /// # Errors
@@ -315,10 +323,7 @@ pub(super) async fn find(events: &dyn Events, id: &str) -> Result<Event, Problem
         error!(error = %chain(&error), "the stream could not serve a trace");
         Problem::unavailable(Code::NatsUnavailable, "the stream cannot be read at the moment")
     };
-    let place = id.rsplit_once(':').and_then(|(stream, sequence)| {
-        let stream = events.streams().into_iter().find(|name| name.as_str() == stream)?;
-        Some(Position { stream, sequence: sequence.parse().ok()? })
-    });
+    let place = place(id, |stream| events.streams().contains(stream));
     let position = match place {
         Some(position) => position,
         None => {

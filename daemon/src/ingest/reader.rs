@@ -83,6 +83,8 @@ pub struct Reader {
     stream: StreamConfig,
     consumer: PullConsumer,
     next: u64,
+    /// What tells the stream that is read from another one of its name.
+    identity: u64,
     /// How many messages the consumer has sent.
     delivered: u64,
 }
@@ -98,18 +100,11 @@ impl Reader {
         types: &[Pattern],
         from: u64,
     ) -> Result<(Self, Option<Gap>), Error> {
-        let facts = nats.facts(&stream.name).await?;
         let from = from.max(1);
-        let gap = (facts.first_sequence > from).then(|| Gap {
-            stream: stream.name.clone(),
-            from,
-            available: facts.first_sequence,
-        });
-        let next = from.max(facts.first_sequence);
         let subjects = nats.filter_for(&stream, types).iter().map(ToString::to_string).collect();
         let config = pull::Config {
             description: Some("sluiced: a reader of history".to_owned()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: next },
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
             ack_policy: AckPolicy::None,
             filter_subjects: subjects,
             inactive_threshold: INACTIVE,
@@ -120,7 +115,20 @@ impl Reader {
         let fail = |source| Error::Consumer { action: "make", stream: stream.name.clone(), source };
         let consumer =
             nats.jetstream.create_consumer_on_stream(config, stream.name.as_str()).await.map_err(|e| fail(e.into()))?;
-        Ok((Self { nats, stream, consumer, next, delivered: 0 }, gap))
+        // Asked after the consumer was made: it goes with its stream, so what it sends is of this one.
+        let facts = nats.facts(&stream.name).await?;
+        let gap = (facts.first_sequence > from).then(|| Gap {
+            stream: stream.name.clone(),
+            from,
+            available: facts.first_sequence,
+        });
+        let next = from.max(facts.first_sequence);
+        Ok((Self { nats, stream, consumer, next, identity: facts.identity, delivered: 0 }, gap))
+    }
+
+    /// What tells the stream that is read from another one of its name.
+    pub fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// The next sequence that will be read.
@@ -140,9 +148,8 @@ impl Reader {
             Err(elapsed) => return Err(self.fail(elapsed)),
         };
         let mut page = page;
-        // A jump may be events of other types, or the place where the stream begins by now.
-        let jumps = page.events.first().is_none_or(|first| first.position.sequence > self.next);
-        if jumps && self.delivered > page.events.len() as u64 {
+        // A jump may be events of other types, or the place where the stream begins by now, also before the first page.
+        if page.events.first().is_none_or(|first| first.position.sequence > self.next) {
             page.gap = self.gap_up_to(page.events.first().map(|first| first.position.sequence)).await?;
         }
         if let Some(last) = page.events.last() {

@@ -60,6 +60,8 @@ pub enum Break {
     Reset {
         /// The first sequence of the new stream.
         available: u64,
+        /// The new stream's.
+        identity: u64,
     },
 }
 
@@ -136,6 +138,11 @@ impl Tail {
     /// The last sequence that the stream had when this was opened.
     pub fn last_at_open(&self) -> u64 {
         self.last_at_open
+    }
+
+    /// What tells the stream that is read from another one of its name.
+    pub fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// What comes next. Failures of the connection, the server or the consumer are waited out. Safe to cancel.
@@ -240,7 +247,7 @@ impl Tail {
             self.identity = facts.identity;
             warn!(stream = %self.stream.name, read = self.next - 1, last = facts.last_sequence, "the stream was made anew");
             self.next = available;
-            return Ok(Some(Break::Reset { available }));
+            return Ok(Some(Break::Reset { available, identity: facts.identity }));
         }
         if available > self.next {
             self.next = available;
@@ -266,6 +273,10 @@ impl Tail {
         };
         let made = self.nats.jetstream.create_consumer_on_stream(config, self.stream.name.as_str()).await;
         let consumer = made.map_err(|e| fail("make", e.into()))?;
+        // Asked after the consumer was made: it goes with its stream, so what it sends is of this one.
+        if self.nats.facts(&self.stream.name).await?.identity != self.identity {
+            return Err(Error::Replaced { stream: self.stream.name.clone() });
+        }
         let pulling = consumer
             .stream()
             .max_messages_per_batch(BATCH_MESSAGES)

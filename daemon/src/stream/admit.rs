@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::connection::Remembered;
 use super::{Connection, Error};
 use crate::telemetry::metrics::SseMetrics;
 
@@ -41,6 +42,12 @@ impl Admission {
 
     pub(super) fn clients(&self) -> usize {
         self.clients.lock().pulses.len()
+    }
+
+    /// The connections that clients are on.
+    pub(super) fn connections(&self) -> Vec<Remembered> {
+        let clients = self.clients.lock();
+        clients.pulses.values().filter_map(|pulse| pulse.connection.as_ref()).map(Connection::remember).collect()
     }
 
     /// A place for one more client.

@@ -17,10 +17,12 @@ use tokio_util::task::TaskTracker;
 
 use super::Config;
 use super::admit::Slot;
-use super::frame::{self, HEARTBEAT, id_line};
-use super::group::Group;
+use super::cursor::{Part, Seen, Tag};
+use super::frame::{self, Gone, HEARTBEAT, id_line};
+use super::group::{Group, Supply};
 use super::history::{Piece, fetch};
 use super::ring::{Entry, Found, TAKEN_ENTRIES_MAX};
+use super::standing::Watched;
 use crate::telemetry::metrics::SseMetrics;
 
 /// Frames up to so many bytes are put together where several are there; larger ones go out as they are.
@@ -39,8 +41,14 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(config: &Config, sources: Sources, common: Common, slot: Slot) -> Self {
-        Self(Box::new(State::new(config, sources, common, slot)))
+    /// `begun` are its places, in the order of the streams' names.
+    pub(super) fn new(config: &Config, begun: Vec<Begun>, common: Common, slot: Slot) -> Self {
+        Self(Box::new(State::new(config, begun, common, slot)))
+    }
+
+    /// Asks where it stands, from outside.
+    pub fn watched(&self) -> Watched {
+        Watched(self.0.sources.iter().map(|source| (Arc::clone(&source.group), source.number)).collect())
     }
 }
 
@@ -64,22 +72,34 @@ pub(super) struct Source {
     /// The sequence that it looks for next.
     next: u64,
     epoch: u64,
-    /// The stream was made anew: what the client asked for.
-    reset_from: Option<u64>,
-    /// It reads history; told in the metrics.
-    behind: bool,
+    /// That of the stream.
+    tag: Tag,
+    /// Where its entries come from; whoever reads history is told in the metrics.
+    supply: Supply,
     fetching: Option<oneshot::Receiver<Arc<Piece>>>,
     /// What it has of history and is not through with, and how many entries it is through with.
     piece: Option<(Arc<Piece>, usize)>,
 }
 
+/// A place that is found.
+pub(super) struct Begun {
+    pub(super) source: Source,
+    /// The stream was made anew: how far the client was in the one before.
+    pub(super) before: Option<Seen>,
+}
+
 /// In the order of the streams' names, as a cursor has them.
-pub(super) type Sources = SmallVec<[Source; 1]>;
+type Sources = SmallVec<[Source; 1]>;
 
 impl Source {
-    pub(super) fn new(group: Arc<Group>, next: u64, epoch: u64, reset_from: Option<u64>) -> Self {
-        let number = group.join();
-        Self { group, number, next, epoch, reset_from, behind: false, fetching: None, piece: None }
+    pub(super) fn new(group: Arc<Group>, next: u64, epoch: u64, tag: Tag) -> Self {
+        let number = group.join(next, tag);
+        Self { group, number, next, epoch, tag, supply: Supply::Ring, fetching: None, piece: None }
+    }
+
+    /// The last sequence that the client needs no more.
+    fn seen(&self) -> Seen {
+        Seen { sequence: self.next.saturating_sub(1), tag: Some(self.tag) }
     }
 
     pub(super) fn group(&self) -> &Group {
@@ -101,7 +121,7 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, source) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{}:{}", source.group.stream(), source.next.saturating_sub(1))?;
+            write!(f, "{comma}{}", Part(source.group.stream(), source.seen()))?;
         }
         Ok(())
     }
@@ -129,27 +149,31 @@ struct State {
 }
 
 impl State {
-    fn new(config: &Config, sources: Sources, common: Common, slot: Slot) -> Self {
+    fn new(config: &Config, begun: Vec<Begun>, common: Common, slot: Slot) -> Self {
         let period = config.heartbeat;
         // Those who come at once are not to have their heartbeats at once ever after.
         let heartbeat = Box::pin(sleep(period.mul_f64(rand::random_range(0.5..=1.0))));
         let pending = VecDeque::new();
+        let (sources, before): (Sources, Vec<_>) = begun.into_iter().map(|begun| (begun.source, begun.before)).unzip();
         let mut state = Self { sources, pending, moved: false, heard: false, heartbeat, period, common, slot };
-        state.greet(config);
+        state.greet(config, &before);
         state
     }
 
     /// The first bytes go out at once, so that proxies pass the headers on; and they hold the client's place, so that it
     /// can come back to it before any event came.
-    fn greet(&mut self, config: &Config) {
+    fn greet(&mut self, config: &Config, before: &[Option<Seen>]) {
         let retry_ms = u64::try_from(config.retry.as_millis()).unwrap_or(u64::MAX);
         let jittered_ms = rand::random_range(retry_ms..=retry_ms.saturating_add(retry_ms / 2));
-        let place = id_line(Place(&self.sources));
+        let gone: Vec<(usize, Seen)> = (0..).zip(before).filter_map(|(at, seen)| Some((at, (*seen)?))).collect();
+        // Nobody is given a place behind a gap that he has not been told of.
+        let place = if gone.is_empty() { id_line(Place(&self.sources)) } else { String::new() };
         self.pending.push_back(format!("retry: {jittered_ms}\n:\n{place}\n").into());
-        for at in 0..self.sources.len() {
-            if let Some(asked) = self.sources[at].reset_from.take() {
-                self.gap(at, asked, self.sources[at].next, true);
-            }
+        let last = gone.last().map(|(at, _)| *at);
+        for (at, seen) in gone {
+            let place = (Some(at) == last).then_some(Place(&self.sources));
+            let gap = frame::gap(place, &self.gone(at, seen, self.sources[at].next, true));
+            self.pending.push_back(gap);
         }
     }
 
@@ -210,7 +234,7 @@ impl State {
     fn advance(&mut self, at: usize, context: &mut Context<'_>) -> bool {
         let source = &mut self.sources[at];
         // Before it looks: what comes after that wakes it. Also where history is waited for, for the sake of the end.
-        source.group.wait(source.number, source.next, context.waker());
+        source.group.wait(source.number, source.next, source.tag, context.waker());
         if let Some(fetching) = &mut source.fetching {
             let Poll::Ready(fetched) = Pin::new(fetching).poll(context) else { return false };
             source.fetching = None;
@@ -218,16 +242,17 @@ impl State {
             source.piece = fetched.ok().map(|piece| (piece, 0));
         }
         if source.piece.is_some() {
+            self.takes_from(at, Supply::Piece);
             self.take_piece(at);
             return true;
         }
         match source.group.find(source.next, source.epoch) {
             Found::Nothing => {
-                self.set_behind(at, false);
+                self.takes_from(at, Supply::Ring);
                 false
             }
             Found::Entries(entries, next) => {
-                self.set_behind(at, false);
+                self.takes_from(at, Supply::Ring);
                 self.take(at, &entries, next);
                 true
             }
@@ -235,10 +260,10 @@ impl State {
                 self.fetch(at);
                 true
             }
-            Found::Reset { available, epoch } => {
-                let asked = source.next;
-                source.epoch = epoch;
-                self.gap(at, asked, available, true);
+            Found::Reset { available, epoch, tag } => {
+                let seen = source.seen();
+                (source.epoch, source.tag) = (epoch, tag);
+                self.gap(at, seen, available, true);
                 true
             }
         }
@@ -246,27 +271,27 @@ impl State {
 
     /// Asks for history, by a task of its own, so that a client that does not read keeps no reader from others.
     fn fetch(&mut self, at: usize) {
-        self.set_behind(at, true);
+        self.takes_from(at, Supply::Asked);
         let source = &mut self.sources[at];
         source.fetching = Some(source.group.waiting.join(source.next, source.epoch));
         let (group, closing) = (Arc::clone(&source.group), self.common.closing.clone());
         self.common.tasks.spawn(fetch(group, source.next, source.epoch, closing));
     }
 
-    fn set_behind(&mut self, at: usize, behind: bool) {
+    fn takes_from(&mut self, at: usize, supply: Supply) {
         let source = &mut self.sources[at];
-        if source.behind == behind {
+        let before = std::mem::replace(&mut source.supply, supply);
+        if before == supply {
             return;
         }
-        source.behind = behind;
-        match behind {
-            true => {
+        source.group.takes_from(source.number, supply);
+        match (before, supply) {
+            (Supply::Ring, _) => {
                 self.common.metrics.catch_ups.inc();
                 self.common.metrics.catching_up.inc();
             }
-            false => {
-                self.common.metrics.catching_up.dec();
-            }
+            (_, Supply::Ring) => drop(self.common.metrics.catching_up.dec()),
+            _ => {}
         }
     }
 
@@ -276,8 +301,8 @@ impl State {
         let Some((piece, done)) = source.piece.take() else { return };
         if let Some(available) = piece.available.filter(|available| *available > source.next) {
             source.piece = Some((piece, done));
-            let asked = source.next;
-            self.gap(at, asked, available, false);
+            let seen = source.seen();
+            self.gap(at, seen, available, false);
             return;
         }
         let next = source.next;
@@ -294,13 +319,17 @@ impl State {
         }
     }
 
-    fn gap(&mut self, at: usize, asked: u64, available: u64, reset: bool) {
-        self.common.metrics.gaps.inc();
+    fn gap(&mut self, at: usize, seen: Seen, available: u64, is_replaced: bool) {
         self.sources[at].next = available;
-        let place = Place(&self.sources);
-        let gap = frame::gap(place, self.sources[at].group.stream(), asked, available, reset);
+        let gap = frame::gap(Some(Place(&self.sources)), &self.gone(at, seen, available, is_replaced));
         self.pending.push_back(gap);
         self.moved = false;
+    }
+
+    fn gone(&self, at: usize, seen: Seen, available: u64, is_replaced: bool) -> Gone<'_> {
+        self.common.metrics.gaps.inc();
+        let Source { group, tag, .. } = &self.sources[at];
+        Gone { stream: group.stream(), seen, available, tag: *tag, is_replaced }
     }
 
     /// Entries that the client wants, up to a place.
@@ -377,6 +406,6 @@ impl<'a> Together<'a> {
 
 impl Drop for State {
     fn drop(&mut self) {
-        (0..self.sources.len()).for_each(|at| self.set_behind(at, false));
+        (0..self.sources.len()).for_each(|at| self.takes_from(at, Supply::Ring));
     }
 }

@@ -1,7 +1,7 @@
 //! The connection below a client, as far as this stage needs it: it can be cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -19,7 +19,30 @@ struct Cut {
     waker: AtomicWaker,
 }
 
+/// A connection that may have ended meanwhile.
+#[derive(Debug, Clone)]
+pub(super) struct Remembered(Weak<Cut>);
+
+impl Remembered {
+    /// Is it still there?
+    pub(super) fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Ends it, where it is still there.
+    pub(super) fn cut(&self) {
+        if let Some(cut) = self.0.upgrade() {
+            Connection(cut).cut();
+        }
+    }
+}
+
 impl Connection {
+    /// The same, for one who does not keep it.
+    pub(super) fn remember(&self) -> Remembered {
+        Remembered(Arc::downgrade(&self.0))
+    }
+
     /// Ends it.
     pub fn cut(&self) {
         self.0.cut.store(true, Ordering::Release);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::cursor::Tag;
 use super::frame::Frames;
 use super::group::{Group, Wish};
 use super::history::{CurrentPlugins, Historian, Plugins};
@@ -55,6 +56,22 @@ impl Feed {
     pub(super) async fn opened(&self) {
         let mut changes = self.changed.subscribe();
         while !self.ring().is_open() {
+            // The sender lives as long as this feed.
+            let _closed = changes.changed().await;
+        }
+    }
+
+    /// Waits until the ring is open, and of the stream with that tag; says in which epoch that is.
+    pub(super) async fn becomes(&self, tag: Tag) -> u64 {
+        let mut changes = self.changed.subscribe();
+        let is_so = || {
+            let ring = self.ring();
+            (ring.is_open() && ring.tag() == tag).then(|| ring.epoch())
+        };
+        loop {
+            if let Some(epoch) = is_so() {
+                return epoch;
+            }
             // The sender lives as long as this feed.
             let _closed = changes.changed().await;
         }
@@ -198,15 +215,21 @@ pub(super) async fn pump_stream(
     stop: CancellationToken,
 ) {
     let Some(Some(mut tail)) = stop.run_until_cancelled(open(&*log, &stream, refill, &stop)).await else { return };
-    feed.begin_anew(|ring| ring.open_at(tail.next_sequence(), tail.last_at_open()));
+    let mut tag = Tag::of(tail.identity());
+    feed.begin_anew(|ring| ring.open_at(tail.next_sequence(), tail.last_at_open(), tag));
     while let Some(next) = stop.run_until_cancelled(tail.next()).await {
         match next {
-            Next::Events(events) => feed.push(events.into_iter().map(|event| Arc::new(Entry::of_event(event)))).await,
+            Next::Events(events) => {
+                feed.push(events.into_iter().map(|event| Arc::new(Entry::of_event(event, tag)))).await;
+            }
             Next::Broken(Break::Discarded { available }) => {
                 info!(stream = %stream.name, available, "events were discarded before the live tail read them");
                 feed.begin_anew(|ring| ring.restart(available));
             }
-            Next::Broken(Break::Reset { available }) => feed.begin_anew(|ring| ring.reset(available)),
+            Next::Broken(Break::Reset { available, identity }) => {
+                tag = Tag::of(identity);
+                feed.begin_anew(|ring| ring.reset(available, tag));
+            }
         }
     }
     tail.close().await;
@@ -235,11 +258,11 @@ pub(super) async fn pump_named(feed: Arc<Feed>, base: Lease, historian: Historia
     let base = base.feed();
     let mut changes = base.changed.subscribe();
     base.opened().await;
-    let (mut next, mut epoch, last_known) = {
+    let (mut next, mut epoch, mut tag, last_known) = {
         let ring = base.ring();
-        (ring.start(), ring.epoch(), ring.last_known())
+        (ring.start(), ring.epoch(), ring.tag(), ring.last_known())
     };
-    feed.begin_anew(|ring| ring.open_at(next, last_known));
+    feed.begin_anew(|ring| ring.open_at(next, last_known, tag));
     let subjects = historian.stream.subjects_for(&historian.types);
     let everything = Matched { since: u64::MAX, ..Matched::default() };
     loop {
@@ -251,36 +274,37 @@ pub(super) async fn pump_named(feed: Arc<Feed>, base: Lease, historian: Historia
                 let _closed = changes.changed().await;
             }
             Found::Entries(entries, after) => {
-                push_processed(&feed, &entries, &subjects, &plugins()).await;
+                push_processed(&feed, &entries, tag, &subjects, &plugins()).await;
                 feed.advance(after);
                 next = after;
             }
             Found::Behind => {
-                let piece = historian.read_until_it_comes(next).await;
+                // Without one the stream was made anew, which shows above.
+                let Some(piece) = historian.read_until_it_comes(next, epoch).await else { continue };
                 if let Some(available) = piece.available {
                     feed.begin_anew(|ring| ring.restart(available));
                 }
-                push_processed(&feed, &piece.entries, &subjects, &plugins()).await;
+                push_processed(&feed, &piece.entries, tag, &subjects, &plugins()).await;
                 feed.advance(piece.next);
                 next = piece.next;
             }
-            Found::Reset { available, epoch: now } => {
-                feed.begin_anew(|ring| ring.reset(available));
-                (next, epoch) = (available, now);
+            Found::Reset { available, epoch: epoch_now, tag: tag_now } => {
+                feed.begin_anew(|ring| ring.reset(available, tag_now));
+                (next, epoch, tag) = (available, epoch_now, tag_now);
             }
         }
     }
 }
 
-async fn push_processed(feed: &Feed, entries: &[Arc<Entry>], subjects: &[Pattern], plugins: &Plugins) {
+async fn push_processed(feed: &Feed, entries: &[Arc<Entry>], tag: Tag, subjects: &[Pattern], plugins: &Plugins) {
     for entry in entries {
         let Some(event) = entry.event() else { continue };
         let frames = match subjects.iter().any(|pattern| pattern.matches(&event.subject)) {
-            true => plugins.frames(event).await,
+            true => plugins.frames(event, tag).await,
             false => Frames::default(),
         };
         if !frames.is_empty() {
-            feed.push([Arc::new(Entry::made(entry.sequence, frames))]).await;
+            feed.push([Arc::new(Entry::made(entry.sequence, tag, frames))]).await;
         }
     }
 }

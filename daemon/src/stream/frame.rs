@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::json;
 use smallvec::SmallVec;
 
+use super::cursor::{Part, Seen, Tag};
 use crate::domain::{Event, Output, StreamName};
 
 /// What the `event:` of a frame with base64 data ends in.
@@ -33,24 +34,25 @@ pub(super) struct Frames {
 
 impl Frames {
     /// The frame of an event as it is.
-    pub(super) fn of_event(event: &Event) -> Self {
-        Self::render(event, &[(&event.kind, &event.data)])
+    pub(super) fn of_event(event: &Event, tag: Tag) -> Self {
+        Self::render(event, tag, &[(&event.kind, &event.data)])
     }
 
     /// The frames of what plugins made of an event.
-    pub(super) fn of_outputs(event: &Event, outputs: &[Output]) -> Self {
+    pub(super) fn of_outputs(event: &Event, tag: Tag, outputs: &[Output]) -> Self {
         let parts: Vec<(&str, &Bytes)> =
             outputs.iter().map(|o| (o.kind.as_deref().unwrap_or(&event.kind), &o.data)).collect();
-        Self::render(event, &parts)
+        Self::render(event, tag, &parts)
     }
 
-    fn render(event: &Event, parts: &[(&str, &Bytes)]) -> Self {
+    /// `tag` is that of the event's stream.
+    fn render(event: &Event, tag: Tag, parts: &[(&str, &Bytes)]) -> Self {
         let mut frames = Self::default();
         for (at, (kind, data)) in parts.iter().enumerate() {
             let mut text = Vec::with_capacity(data.len() + kind.len() + 96);
             if at + 1 == parts.len() {
-                let position = &event.position;
-                text.extend_from_slice(id_line(format_args!("{}:{}", position.stream, position.sequence)).as_bytes());
+                let seen = Seen { sequence: event.position.sequence, tag: Some(tag) };
+                text.extend_from_slice(id_line(Part(&event.position.stream, seen)).as_bytes());
                 frames.id_bytes = text.len();
             }
             write_body(&mut text, kind, data);
@@ -89,26 +91,35 @@ pub(super) fn id_line(cursor: impl std::fmt::Display) -> String {
     format!("id: {cursor}\n")
 }
 
+/// History that a client asked for, and that is not there.
+pub(super) struct Gone<'a> {
+    pub(super) stream: &'a StreamName,
+    /// How far the client was.
+    pub(super) seen: Seen,
+    /// The first sequence that comes now.
+    pub(super) available: u64,
+    /// The tag of the stream that there is.
+    pub(super) tag: Tag,
+    /// The client was in another stream of that name, or this one has lost what the client saw of it.
+    pub(super) is_replaced: bool,
+}
+
 /// The frame that announces that history is gone. `asked` and `available` are sequences: the first that was asked for, and
 /// the first that comes now. `asked_id` is the id that the client came with, as far as it is of this stream, and
-/// `available_id` that of the first event that is still there. `missing_at_most` is null when the stream was made anew, and nothing is known of what was.
-pub(super) fn gap(
-    cursor: impl std::fmt::Display,
-    stream: &StreamName,
-    asked: u64,
-    available: u64,
-    reset: bool,
-) -> Bytes {
+/// `available_id` that of the first event that is still there. Without a cursor another gap follows, which has it. `missing_at_most` is null when the stream was replaced, and nothing is known of what was.
+pub(super) fn gap(cursor: Option<impl std::fmt::Display>, gone: &Gone<'_>) -> Bytes {
+    let Gone { stream, seen, available, tag, is_replaced } = *gone;
+    let asked = seen.sequence + 1;
     let data = json!({
         "stream": stream.as_str(),
         "asked": asked,
-        "asked_id": format!("{stream}:{}", asked.saturating_sub(1)),
+        "asked_id": Part(stream, seen).to_string(),
         "available": available,
-        "available_id": format!("{stream}:{available}"),
-        "missing_at_most": if reset { None } else { Some(available.saturating_sub(asked)) },
-        "reason": if reset { "reset" } else { "discarded" },
+        "available_id": Part(stream, Seen { sequence: available, tag: Some(tag) }).to_string(),
+        "missing_at_most": if is_replaced { None } else { Some(available.saturating_sub(asked)) },
+        "reason": if is_replaced { "replaced" } else { "discarded" },
     });
-    format!("{}event: {GAP}\ndata: {data}\n\n", id_line(cursor)).into()
+    format!("{}event: {GAP}\ndata: {data}\n\n", cursor.map(id_line).unwrap_or_default()).into()
 }
 
 /// A frame of the daemon's own, which is no event and has no place.
@@ -158,15 +169,24 @@ mod tests {
     use crate::stream::testing::parse;
     use proptest::prelude::*;
 
+    fn tag() -> Tag {
+        Tag::of(1)
+    }
+
+    /// The id of a frame.
+    fn id(sequence: u64) -> String {
+        format!("EVENTS:{sequence}:{}", tag())
+    }
+
     fn data_of(data: &[u8]) -> Vec<(String, String, String)> {
         let mut event = event("EVENTS", 7, "a.b");
         event.data = Bytes::copy_from_slice(data);
-        let frames = Frames::of_event(&event);
+        let frames = Frames::of_event(&event, tag());
         parse(&frames.shared().flat_map(|b| b.to_vec()).collect::<Vec<_>>())
     }
 
     fn one(kind: &str, data: &str) -> Vec<(String, String, String)> {
-        vec![("EVENTS:7".to_owned(), kind.to_owned(), data.to_owned())]
+        vec![(id(7), kind.to_owned(), data.to_owned())]
     }
 
     #[test]
@@ -189,8 +209,8 @@ mod tests {
     fn no_line_end_gets_into_a_type() {
         let mut event = event("EVENTS", 7, "a.b");
         event.kind = "a\nid: 9\r\0.b".into();
-        let text: Vec<u8> = Frames::of_event(&event).shared().flat_map(|b| b.to_vec()).collect();
-        assert_eq!(parse(&text), [("EVENTS:7".to_owned(), "aid: 9.b".to_owned(), event.data_text())]);
+        let text: Vec<u8> = Frames::of_event(&event, tag()).shared().flat_map(|b| b.to_vec()).collect();
+        assert_eq!(parse(&text), [(id(7), "aid: 9.b".to_owned(), event.data_text())]);
     }
 
     #[test]
@@ -202,12 +222,12 @@ mod tests {
             headers: Vec::new(),
             kind: kind.map(Into::into),
         };
-        let frames = Frames::of_outputs(&event, &[output("1", None), output("2", Some("c"))]);
+        let frames = Frames::of_outputs(&event, tag(), &[output("1", None), output("2", Some("c"))]);
         let shared: Vec<Bytes> = frames.shared().collect();
-        assert_eq!(shared, ["event: a.b\ndata: 1\n\n", "id: EVENTS:7\nevent: c\ndata: 2\n\n"]);
+        assert_eq!(shared, ["event: a.b\ndata: 1\n\n".to_owned(), format!("id: {}\nevent: c\ndata: 2\n\n", id(7))]);
         let own: Vec<Bytes> = frames.with_cursor("EVENTS:7,ORDERS:1").collect();
         assert_eq!(own, ["event: a.b\ndata: 1\n\n", "id: EVENTS:7,ORDERS:1\nevent: c\ndata: 2\n\n"]);
-        assert!(Frames::of_outputs(&event, &[]).is_empty());
+        assert!(Frames::of_outputs(&event, tag(), &[]).is_empty());
     }
 
     #[test]
@@ -217,14 +237,22 @@ mod tests {
             let (id, kind, data) = parse(&bytes).remove(0);
             (id, kind, serde_json::from_str::<serde_json::Value>(&data).unwrap())
         };
-        let (id, kind, data) = read(gap("EVENTS:19", &stream, 5, 20, false));
-        assert_eq!((&*id, &*kind), ("EVENTS:19", "gap"));
+        let seen = Seen { sequence: 4, tag: Some(tag()) };
+        let gone = Gone { stream: &stream, seen, available: 20, tag: tag(), is_replaced: false };
+        let (at, kind, data) = read(gap(Some("EVENTS:19"), &gone));
+        assert_eq!((&*at, &*kind), ("EVENTS:19", "gap"));
         let expected = json!({
-            "stream": "EVENTS", "asked": 5, "asked_id": "EVENTS:4", "available": 20, "available_id": "EVENTS:20",
+            "stream": "EVENTS", "asked": 5, "asked_id": id(4), "available": 20, "available_id": id(20),
             "missing_at_most": 15, "reason": "discarded",
         });
         assert_eq!(data, expected);
-        assert_eq!(read(gap("EVENTS:0", &stream, 5, 1, true)).2["missing_at_most"], json!(null));
+        let seen = Seen { sequence: 4, tag: None };
+        let (.., data) = read(gap(Some("EVENTS:0"), &Gone { seen, available: 1, is_replaced: true, ..gone }));
+        let expected = json!({
+            "stream": "EVENTS", "asked": 5, "asked_id": "EVENTS:4", "available": 1, "available_id": id(1),
+            "missing_at_most": null, "reason": "replaced",
+        });
+        assert_eq!(data, expected);
     }
 
     proptest! {

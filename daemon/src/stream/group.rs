@@ -6,9 +6,11 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
+use super::cursor::Tag;
 use super::feed::Lease;
 use super::history::{Historian, Waiting};
 use super::ring::{Entry, Found, Matched};
+use super::standing::{Pace, Step};
 use crate::domain::{Pattern, StreamName};
 use crate::route::Table;
 
@@ -42,8 +44,23 @@ struct Member {
     waker: Option<Waker>,
     /// It has looked, found nothing, and is to be told.
     waits: bool,
+    supply: Supply,
+    /// That of the stream that it knows.
+    tag: Tag,
     /// What it looks for next; nothing where nobody has this place.
     next: Option<u64>,
+}
+
+/// Where a client has its entries from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Supply {
+    /// The ring.
+    #[default]
+    Ring,
+    /// A piece of history that it has asked for.
+    Asked,
+    /// A piece of history that it has.
+    Piece,
 }
 
 impl Group {
@@ -59,12 +76,19 @@ impl Group {
     }
 
     /// A new client's number.
-    pub(super) fn join(&self) -> usize {
+    pub(super) fn join(&self, next: u64, tag: Tag) -> usize {
         let mut seen = self.seen.lock();
-        seen.free.pop().unwrap_or_else(|| {
+        let number = seen.free.pop().unwrap_or_else(|| {
             seen.members.push(Member::default());
             seen.members.len() - 1
-        })
+        });
+        seen.members[number] = Member { next: Some(next), tag, ..Member::default() };
+        number
+    }
+
+    /// A client has its entries from elsewhere now.
+    pub(super) fn takes_from(&self, number: usize, supply: Supply) {
+        self.seen.lock().members[number].supply = supply;
     }
 
     pub(super) fn leave(&self, number: usize) {
@@ -74,7 +98,7 @@ impl Group {
     }
 
     /// A client is to be told of what comes from now on. It looks after this, not before, so that nothing comes between.
-    pub(super) fn wait(&self, number: usize, next: u64, waker: &Waker) {
+    pub(super) fn wait(&self, number: usize, next: u64, tag: Tag, waker: &Waker) {
         let mut seen = self.seen.lock();
         let member = &mut seen.members[number];
         match &mut member.waker {
@@ -82,7 +106,7 @@ impl Group {
             none => *none = Some(waker.clone()),
         }
         member.waits = true;
-        member.next = Some(next);
+        (member.next, member.tag) = (Some(next), tag);
     }
 
     /// What is there at a place.
@@ -154,6 +178,24 @@ impl Group {
             false => ring.end().saturating_sub(next),
         };
         seen.members.iter().filter_map(|member| member.next).map(behind).max().unwrap_or(0)
+    }
+
+    /// Where a client stands; `None` when nobody has that number.
+    pub(super) fn step(&self, number: usize) -> Option<Step> {
+        let ring = self.lease.feed().ring();
+        let seen = self.seen.lock();
+        let member = seen.members.get(number)?;
+        let (next, tag) = (member.next?, member.tag);
+        // A client that takes nothing has yet to see that the stream is another one.
+        let from = if tag == ring.tag() { next } else { ring.start() };
+        let lag_events = if seen.matched.nothing_from(from) { 0 } else { ring.end().saturating_sub(from) };
+        let pace = match member.supply {
+            Supply::Ring if lag_events > 0 && from < ring.start() => Pace::CatchingUp,
+            Supply::Ring => Pace::Live,
+            Supply::Asked if self.waiting.is_in_line(next) => Pace::Waiting,
+            Supply::Asked | Supply::Piece => Pace::CatchingUp,
+        };
+        Some(Step { next, tag, pace, lag_events })
     }
 }
 

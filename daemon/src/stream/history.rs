@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::cursor::Tag;
 use super::feed::Feed;
 use super::frame::Frames;
 use super::group::Group;
@@ -40,15 +41,15 @@ pub(super) struct Plugins {
 pub(super) type CurrentPlugins = Box<dyn Fn() -> Plugins + Send + Sync>;
 
 impl Plugins {
-    /// What becomes of one event; no frames when it ends here.
-    pub(super) async fn frames(&self, event: &Event) -> Frames {
+    /// What becomes of one event of the stream with that tag; no frames when it ends here.
+    pub(super) async fn frames(&self, event: &Event, tag: Tag) -> Frames {
         let undecodable = event.undecodable.is_some();
         if undecodable && self.on_error == OnPluginError::Pass {
-            return Frames::of_event(event);
+            return Frames::of_event(event, tag);
         }
         let processed = if undecodable { Processed::Faulted } else { self.process.run(event).await };
         match processed {
-            Processed::Kept(outputs) => return Frames::of_outputs(event, &outputs),
+            Processed::Kept(outputs) => return Frames::of_outputs(event, tag, &outputs),
             Processed::Dropped => self.metrics.filtered.inc(),
             Processed::Faulted => self.metrics.faults.inc(),
         };
@@ -81,24 +82,25 @@ pub(super) struct Historian {
 }
 
 impl Historian {
-    /// Reads from a place on, as often as it takes.
-    pub(super) async fn read_until_it_comes(&self, from: u64) -> Piece {
-        loop {
+    /// Reads from a place on, as often as it takes; `None` when the stream is another one than in that epoch.
+    pub(super) async fn read_until_it_comes(&self, from: u64, epoch: u64) -> Option<Piece> {
+        while self.feed.ring().epoch() == epoch {
             // The semaphore is never closed; if it were, reading without a permit would do no harm.
             let permit = self.readers.acquire().await.ok();
-            if let Some(piece) = self.read(from, permit).await {
-                return piece;
+            match self.read(from, permit).await {
+                Some(piece) => return Some(piece).filter(|piece| piece.epoch == epoch),
+                None => tokio::time::sleep(RETRY_DELAY).await,
             }
-            tokio::time::sleep(RETRY_DELAY).await;
         }
+        None
     }
 
     /// Reads once; `None` when it failed. What is held of the readers is given back before plugins run.
     async fn read<T>(&self, from: u64, permit: T) -> Option<Piece> {
         // All below this are in the stream already: a reading that comes to the end has seen them.
-        let (there, epoch) = {
+        let (there, epoch, tag) = {
             let ring = self.feed.ring();
-            (ring.end(), ring.epoch())
+            (ring.end(), ring.epoch(), ring.tag())
         };
         let history = match self.log.read(&self.stream, &self.types, from, self.history_bytes_max).await {
             Ok(history) => history,
@@ -108,15 +110,19 @@ impl Historian {
             }
         };
         drop(permit);
+        if history.tag != tag {
+            debug!(stream = %self.stream.name, from, "the stream was made anew, which its live tail has yet to see");
+            return None;
+        }
         let next = if history.at_end { history.next.max(there) } else { history.next };
         let mut entries = Vec::with_capacity(history.events.len());
         for event in history.events {
             match &self.plugins {
-                None => entries.push(Arc::new(Entry::of_event(event))),
+                None => entries.push(Arc::new(Entry::of_event(event, tag))),
                 Some(plugins) => {
-                    let frames = plugins().frames(&event).await;
+                    let frames = plugins().frames(&event, tag).await;
                     if !frames.is_empty() {
-                        entries.push(Arc::new(Entry::made(event.position.sequence, frames)));
+                        entries.push(Arc::new(Entry::made(event.position.sequence, tag, frames)));
                     }
                 }
             }
@@ -132,6 +138,8 @@ pub(super) struct Waiting(Mutex<Vec<Waiter>>);
 struct Waiter {
     from: u64,
     epoch: u64,
+    /// A reader is at its place.
+    is_read: bool,
     reply: oneshot::Sender<Arc<Piece>>,
 }
 
@@ -139,15 +147,25 @@ impl Waiting {
     /// Takes a place in the queue. The other half is told of the piece, or of nothing when it must look again.
     pub(super) fn join(&self, from: u64, epoch: u64) -> oneshot::Receiver<Arc<Piece>> {
         let (reply, answer) = oneshot::channel();
-        self.0.lock().push(Waiter { from, epoch, reply });
+        self.0.lock().push(Waiter { from, epoch, is_read: false, reply });
         answer
     }
 
-    /// Does somebody still wait with that place?
-    fn has(&self, from: u64, epoch: u64) -> bool {
+    /// A reader comes to that place. False when nobody waits there any more.
+    fn begin(&self, from: u64, epoch: u64) -> bool {
         let mut waiting = self.0.lock();
         waiting.retain(|waiter| !waiter.reply.is_closed());
-        waiting.iter().any(|waiter| (waiter.from, waiter.epoch) == (from, epoch))
+        let mut waits = false;
+        for waiter in waiting.iter_mut().filter(|waiter| (waiter.from, waiter.epoch) == (from, epoch)) {
+            waiter.is_read = true;
+            waits = true;
+        }
+        waits
+    }
+
+    /// Has no reader come yet for those who wait with that place?
+    pub(super) fn is_in_line(&self, from: u64) -> bool {
+        self.0.lock().iter().any(|waiter| waiter.from == from && !waiter.is_read)
     }
 
     /// Gives a piece to all who wait for a part of it. `epoch` is the stream's of now: who waits for another one looks
@@ -173,7 +191,7 @@ pub(super) async fn fetch(group: Arc<Group>, from: u64, epoch: u64, closing: Can
     let historian = &group.historian;
     loop {
         let Some(permit) = closing.run_until_cancelled(historian.readers.acquire()).await else { return };
-        if !group.waiting.has(from, epoch) {
+        if !group.waiting.begin(from, epoch) {
             return;
         }
         let ended = async {

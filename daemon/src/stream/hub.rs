@@ -10,10 +10,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::admit::{Admission, Counted};
-use super::client::{Client, Common, Source, Sources};
+use super::client::{Begun, Client, Common, Source};
+use super::connection::Remembered;
+use super::cursor::{Seen, Tag};
 use super::facts::Lookup;
 use super::feed::{Feed, Lease, pump_named, pump_stream};
 use super::group::Wish;
@@ -23,11 +25,17 @@ use super::process::Process;
 use super::{Config, Connection, Cursor, Error, SEQUENCE_MAX};
 use crate::domain::{Begin, Pattern, StreamName, Subscription, SubscriptionId};
 use crate::ingest::tail::Refill;
-use crate::ingest::{Nats, StreamConfig};
+use crate::ingest::{Nats, StreamConfig, StreamFacts};
 use crate::telemetry::metrics::{Metrics, SseMetrics};
 
 /// How often the watch over the clients looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is measured how far the live tails are behind.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long clients may take at the stop to hear that their streams end.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked whether they have.
+const FAREWELL_POLL: Duration = Duration::from_millis(20);
 
 /// A named stream: an SSE subscription with its plugins.
 #[derive(Clone)]
@@ -96,6 +104,15 @@ struct Shared {
 enum Key {
     Stream(StreamName),
     Named { generation: usize, stream: StreamName },
+}
+
+/// Where a client begins in a stream.
+struct Place {
+    next: u64,
+    epoch: u64,
+    tag: Tag,
+    /// How far it was in another stream of that name.
+    before: Option<Seen>,
 }
 
 /// One definition of a named stream.
@@ -223,25 +240,46 @@ impl Hub {
         }
         let counted = named.as_ref().map(|named| Counted::new(&named.clients));
         let slot = shared.admission.slot(&request.principal, request.connection.clone(), counted)?;
-        let mut sources = Sources::with_capacity(seen.len());
+        let mut begun = Vec::with_capacity(seen.len());
         for stream in seen {
-            sources.push(shared.source(stream, &types, named.as_ref(), &request).await?);
+            begun.push(shared.source(stream, &types, named.as_ref(), &request).await?);
         }
-        sources.sort_by(|a, b| a.group().stream().cmp(b.group().stream()));
+        begun.sort_by(|a, b| a.source.group().stream().cmp(b.source.group().stream()));
         let closing = named.as_ref().map_or(&shared.closing, |named| &named.closing).clone();
         let common = Common { closing, tasks: shared.tasks.clone(), metrics: shared.metrics.clone() };
-        Ok(Client::new(&shared.config, sources, common, slot))
+        Ok(Client::new(&shared.config, begun, common, slot))
+    }
+
+    /// How far the live tails of a named stream are behind the ends of its streams, in events of all types; `None` where
+    /// nobody listens, and so nothing is read, and where JetStream does not say it in time.
+    pub async fn tail_lag(&self, name: &SubscriptionId) -> Option<u64> {
+        let shared = &self.0;
+        let named = shared.named.lock().get(name).cloned()?;
+        let is_derived = !named.process.lock().is_empty();
+        let mut lag_events = None;
+        for stream in shared.seen(&named.subscription.types).ok()? {
+            let name = stream.name.clone();
+            let key = match is_derived {
+                true => Key::Named { generation: named.generation, stream: name },
+                false => Key::Stream(name),
+            };
+            let Some(feed) = shared.feeds.lock().get(&key).cloned() else { continue };
+            lag_events = Some(lag_events.unwrap_or(0) + shared.lag_of(&stream.name, &feed).await?);
+        }
+        lag_events
     }
 
     /// Lets clients listen until `stop`, and watches over them; then ends them all after the frame that each is at, and
-    /// waits for the feeds' tasks.
+    /// waits for the feeds' tasks. The connections of those who do not take that are cut after a while.
     pub async fn run(self, stop: CancellationToken) {
         let closing = self.0.closing.clone().drop_guard();
-        stop.run_until_cancelled(self.0.watch()).await;
+        let watch = async { tokio::join!(self.0.watch(), self.0.measure()) };
+        stop.run_until_cancelled(watch).await;
+        let connections = self.0.admission.connections();
         debug!(clients = self.0.admission.clients(), "event streams end");
         drop(closing);
         self.0.tasks.close();
-        self.0.tasks.wait().await;
+        tokio::join!(self.0.tasks.wait(), cut_late(connections));
     }
 }
 
@@ -260,6 +298,36 @@ impl Shared {
             let behind = feeds.iter().flat_map(|feed| feed.groups()).map(|group| group.behind()).max();
             self.metrics.lag_events.set(behind.map_or(0, |behind| i64::try_from(behind).unwrap_or(i64::MAX)));
         }
+    }
+
+    /// Measures how far the live tails are behind.
+    async fn measure(&self) {
+        let mut times = interval(MEASURE_INTERVAL);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            times.tick().await;
+            for stream in self.log.streams() {
+                let feed = self.feeds.lock().get(&Key::Stream(stream.name.clone())).cloned();
+                let lag_events = match feed {
+                    Some(feed) => self.lag_of(&stream.name, &feed).await,
+                    // Nobody listens.
+                    None => Some(0),
+                };
+                if let Some(lag_events) = lag_events {
+                    let gauge = self.metrics.tail_lag(stream.name.as_str());
+                    gauge.set(i64::try_from(lag_events).unwrap_or(i64::MAX));
+                }
+            }
+        }
+    }
+
+    /// How many events of its stream a feed has not taken yet; `None` when that cannot be had in time.
+    async fn lag_of(&self, stream: &StreamName, feed: &Feed) -> Option<u64> {
+        let facts = tokio::time::timeout(self.config.start_timeout, self.lookup.facts(stream)).await.ok()?.ok()?;
+        let ring = feed.ring();
+        // Of a stream that was made anew and that it has yet to see, it has nothing.
+        let end = if ring.tag() == Tag::of(facts.identity) { ring.end() } else { facts.first_sequence };
+        ring.is_open().then(|| (facts.last_sequence + 1).saturating_sub(end))
     }
 
     /// The streams that have events of these types.
@@ -296,7 +364,7 @@ impl Shared {
         types: &[Pattern],
         named: Option<&Arc<NamedStream>>,
         request: &Request,
-    ) -> Result<Source, Error> {
+    ) -> Result<Begun, Error> {
         let derived = named.filter(|named| !named.process.lock().is_empty());
         let lease = match derived {
             None => self.lease_stream(stream),
@@ -305,9 +373,7 @@ impl Shared {
         let feed = Arc::clone(lease.feed());
         let opened = tokio::time::timeout(self.config.start_timeout, feed.opened()).await;
         opened.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
-        // Before the place is looked for: a stream that is made anew meanwhile shows as another epoch.
-        let epoch = feed.ring().epoch();
-        let (next, reset_from) = self.place(stream, &feed, request).await?;
+        let Place { next, epoch, tag, before } = self.place(stream, &feed, request).await?;
         let wish: Wish = derived.is_none().then(|| {
             let mut subjects = stream.subjects_for(types);
             subjects.sort_unstable();
@@ -316,39 +382,61 @@ impl Shared {
         });
         let plugins = || derived.map(|named| self.plugins(named));
         let group = Feed::group(lease, wish, || self.historian(stream, types, plugins(), &feed));
-        Ok(Source::new(group, next, epoch, reset_from))
+        Ok(Begun { source: Source::new(group, next, epoch, tag), before })
     }
 
-    /// The sequence that a client begins with, and where the stream was made anew since it was there, what it asked for.
-    async fn place(&self, stream: &StreamConfig, feed: &Feed, request: &Request) -> Result<(u64, Option<u64>), Error> {
+    /// What a stream holds, and which it is, once its feed is of that same one: a stream that was made anew shows there a
+    /// little later.
+    async fn facts(&self, stream: &StreamConfig, feed: &Feed) -> Result<(StreamFacts, u64, Tag), Error> {
         let fail = |source| Error::Facts { stream: stream.name.clone(), source };
-        let facts = || async { self.lookup.facts(&stream.name).await.map_err(fail) };
-        let last_known = feed.ring().last_known();
-        let next = match (request.cursor.as_ref().and_then(|cursor| cursor.get(&stream.name)), request.from) {
-            (Some(sequence), _) if sequence <= last_known => sequence + 1,
-            (Some(sequence), _) => {
-                let facts = facts().await?;
-                // The stream never had what the client has seen: it was made anew, and begins at its beginning.
-                if sequence > facts.last_sequence {
-                    return Ok((facts.first_sequence.max(1), Some(sequence + 1)));
-                }
-                sequence + 1
-            }
-            (None, Begin::Now) => facts().await?.last_sequence + 1,
-            (None, Begin::All) => facts().await?.first_sequence.max(1),
-            (None, Begin::Sequence(sequence)) => sequence.clamp(1, SEQUENCE_MAX),
-            (None, Begin::Time(at_ms)) => {
-                let found = async {
-                    // The semaphore is never closed; looking up without a permit would do no harm.
-                    let _permit = self.readers.acquire().await.ok();
-                    self.log.sequence_at(&stream.name, at_ms).await
-                };
-                let found = tokio::time::timeout(self.config.start_timeout, found).await;
-                let found = found.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
-                found.map_err(|source| fail(Arc::new(source)))?
-            }
+        let facts = self.lookup.facts(&stream.name).await.map_err(fail)?;
+        let tag = Tag::of(facts.identity);
+        let same = tokio::time::timeout(self.config.start_timeout, feed.becomes(tag)).await;
+        let epoch = same.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
+        Ok((facts, epoch, tag))
+    }
+
+    /// Where a client begins.
+    async fn place(&self, stream: &StreamConfig, feed: &Feed, request: &Request) -> Result<Place, Error> {
+        // Before the place is looked for: a stream that is made anew meanwhile shows as another epoch.
+        let (epoch, tag, last_known) = {
+            let ring = feed.ring();
+            (ring.epoch(), ring.tag(), ring.last_known())
         };
-        Ok((next, None))
+        let seen = request.cursor.as_ref().and_then(|cursor| cursor.get(&stream.name));
+        if let Some(Seen { sequence, .. }) =
+            seen.filter(|seen| seen.sequence <= last_known && seen.tag.is_none_or(|own| own == tag))
+        {
+            return Ok(Place { next: sequence + 1, epoch, tag, before: None });
+        }
+        if let (None, Begin::Sequence(sequence)) = (seen, request.from) {
+            return Ok(Place { next: sequence.clamp(1, SEQUENCE_MAX), epoch, tag, before: None });
+        }
+        let (facts, epoch, tag) = self.facts(stream, feed).await?;
+        let first = facts.first_sequence.max(1);
+        let next = match (seen, request.from) {
+            // What it has seen is of another stream of that name, or this one has lost it: it begins at the beginning.
+            (Some(seen), _) if seen.tag.is_some_and(|own| own != tag) || seen.sequence > facts.last_sequence => {
+                return Ok(Place { next: first, epoch, tag, before: Some(seen) });
+            }
+            (Some(seen), _) => seen.sequence + 1,
+            (None, Begin::All) => first,
+            (None, Begin::Time(at_ms)) => self.sequence_at(stream, at_ms).await?,
+            (None, Begin::Now | Begin::Sequence(_)) => facts.last_sequence + 1,
+        };
+        Ok(Place { next, epoch, tag, before: None })
+    }
+
+    /// The first sequence that was stored at that time or later.
+    async fn sequence_at(&self, stream: &StreamConfig, at_ms: u64) -> Result<u64, Error> {
+        let found = async {
+            // The semaphore is never closed; looking up without a permit would do no harm.
+            let _permit = self.readers.acquire().await.ok();
+            self.log.sequence_at(&stream.name, at_ms).await
+        };
+        let found = tokio::time::timeout(self.config.start_timeout, found).await;
+        let found = found.map_err(|_elapsed| Error::NotReady { stream: stream.name.clone() })?;
+        found.map_err(|source| Error::Facts { stream: stream.name.clone(), source: Arc::new(source) })
     }
 
     fn historian(
@@ -445,5 +533,21 @@ impl Shared {
                 return;
             }
         }
+    }
+}
+
+/// Waits until connections have ended, and cuts those that have not after a while: a client that reads nothing takes no end
+/// either, and is not to keep the daemon.
+async fn cut_late(mut connections: Vec<Remembered>) {
+    let ended = async {
+        let mut looks = interval(FAREWELL_POLL);
+        while !connections.is_empty() {
+            looks.tick().await;
+            connections.retain(Remembered::is_open);
+        }
+    };
+    if tokio::time::timeout(FAREWELL_TIMEOUT, ended).await.is_err() {
+        info!(connections = connections.len(), "some event streams did not take their end, cutting them off");
+        connections.iter().for_each(Remembered::cut);
     }
 }

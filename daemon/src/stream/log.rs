@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tracing::debug;
 
+use super::cursor::Tag;
 use crate::domain::{Event, Pattern, StreamName};
 use crate::ingest::tail::{Next, Refill, Tail};
 use crate::ingest::{Error, Gap, Nats, Reader, StreamConfig, StreamFacts};
@@ -24,6 +25,8 @@ pub(super) struct History {
     pub(super) next: u64,
     /// Nothing more that matches was there.
     pub(super) at_end: bool,
+    /// That of the stream that it was read from.
+    pub(super) tag: Tag,
 }
 
 /// A log of several streams.
@@ -63,6 +66,9 @@ pub(super) trait Follow: Send {
     /// The last sequence that the stream had when this was opened.
     fn last_at_open(&self) -> u64;
 
+    /// What tells the stream from another one of its name, as it was when this was opened.
+    fn identity(&self) -> u64;
+
     /// What comes next. Failures are waited out. Safe to cancel.
     fn next(&mut self) -> BoxFuture<'_, Next>;
 
@@ -77,6 +83,10 @@ impl Follow for Tail {
 
     fn last_at_open(&self) -> u64 {
         Self::last_at_open(self)
+    }
+
+    fn identity(&self) -> u64 {
+        Self::identity(self)
     }
 
     fn next(&mut self) -> BoxFuture<'_, Next> {
@@ -131,7 +141,8 @@ async fn read(
     bytes_max: usize,
 ) -> Result<History, Error> {
     let (mut reader, gap) = Reader::open(nats.clone(), stream.clone(), types, from).await?;
-    let history = History { gap, events: Vec::new(), next: reader.next_sequence(), at_end: false };
+    let (next, tag) = (reader.next_sequence(), Tag::of(reader.identity()));
+    let history = History { gap, events: Vec::new(), next, at_end: false, tag };
     let read = read_pages(&mut reader, history, bytes_max).await;
     // Also after a failure: the next attempt has a consumer of its own.
     reader.close().await;

@@ -16,6 +16,7 @@
 //! - [`connection`]: the connection below it, which can be cut.
 //! - [`cursor`]: the `id:` of a frame, a place in every stream that the client sees.
 //! - [`frame`]: the text of events, and how binary data is sent.
+//! - [`standing`]: where a client stands, for those who ask beside it.
 //! - [`process`]: what this stage asks of a named stream's plugins.
 
 mod admit;
@@ -33,6 +34,7 @@ pub mod process;
 mod ring;
 #[cfg(test)]
 mod simulation;
+pub mod standing;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -46,6 +48,7 @@ pub use hub::{Hub, Listed, Named, Request, Wanted};
 pub(crate) use process::NoPlugins;
 pub use process::{Process, Processed};
 pub use ring::RingLimits;
+pub use standing::{Pace, Standing, Watched};
 
 use std::sync::Arc;
 use std::time::Duration;

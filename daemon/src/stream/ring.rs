@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
+use super::cursor::Tag;
 use super::frame::Frames;
 use crate::domain::Event;
 
@@ -30,6 +31,8 @@ pub struct RingLimits {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) sequence: u64,
+    /// That of the stream it was read from.
+    tag: Tag,
     body: Body,
 }
 
@@ -42,12 +45,12 @@ enum Body {
 }
 
 impl Entry {
-    pub(super) fn of_event(event: Arc<Event>) -> Self {
-        Self { sequence: event.position.sequence, body: Body::Event(event, OnceLock::new()) }
+    pub(super) fn of_event(event: Arc<Event>, tag: Tag) -> Self {
+        Self { sequence: event.position.sequence, tag, body: Body::Event(event, OnceLock::new()) }
     }
 
-    pub(super) fn made(sequence: u64, frames: Frames) -> Self {
-        Self { sequence, body: Body::Made(frames) }
+    pub(super) fn made(sequence: u64, tag: Tag, frames: Frames) -> Self {
+        Self { sequence, tag, body: Body::Made(frames) }
     }
 
     /// The event, where it is still as it came.
@@ -60,7 +63,7 @@ impl Entry {
 
     pub(super) fn frames(&self) -> &Frames {
         match &self.body {
-            Body::Event(event, frames) => frames.get_or_init(|| Frames::of_event(event)),
+            Body::Event(event, frames) => frames.get_or_init(|| Frames::of_event(event, self.tag)),
             Body::Made(frames) => frames,
         }
     }
@@ -116,6 +119,8 @@ pub(super) enum Found {
         available: u64,
         /// The epoch to ask for from now on.
         epoch: u64,
+        /// The new stream's.
+        tag: Tag,
     },
 }
 
@@ -127,6 +132,10 @@ pub(super) struct Ring {
     end: u64,
     bytes: usize,
     epoch: u64,
+    /// That of the stream whose entries these are.
+    tag: Tag,
+    /// Where that stream began when it was seen to be made anew; what had to make room here since is still in the stream.
+    origin: u64,
     /// The highest sequence that the stream is known to have had.
     last_known: u64,
     limits: RingLimits,
@@ -136,12 +145,24 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new(limits: RingLimits) -> Self {
         let entries = VecDeque::new();
-        Self { entries, start: 0, end: 0, bytes: 0, epoch: 0, last_known: 0, limits, open: false }
+        Self {
+            entries,
+            start: 0,
+            end: 0,
+            bytes: 0,
+            epoch: 0,
+            tag: Tag::default(),
+            origin: 0,
+            last_known: 0,
+            limits,
+            open: false,
+        }
     }
 
-    /// It begins at a sequence; until then readers find nothing.
-    pub(super) fn open_at(&mut self, next: u64, last_known: u64) {
+    /// It begins at a sequence of the stream with that tag; until then readers find nothing.
+    pub(super) fn open_at(&mut self, next: u64, last_known: u64, tag: Tag) {
         self.restart(next);
+        self.tag = tag;
         self.last_known = self.last_known.max(last_known);
         self.open = true;
     }
@@ -162,6 +183,11 @@ impl Ring {
         self.epoch
     }
 
+    /// That of the stream whose entries these are; it means nothing until it is open.
+    pub(super) fn tag(&self) -> Tag {
+        self.tag
+    }
+
     pub(super) fn last_known(&self) -> u64 {
         self.last_known.max(self.end.saturating_sub(1))
     }
@@ -175,8 +201,9 @@ impl Ring {
     }
 
     /// The stream was made anew.
-    pub(super) fn reset(&mut self, available: u64) {
+    pub(super) fn reset(&mut self, available: u64, tag: Tag) {
         self.restart(available);
+        (self.tag, self.origin) = (tag, available);
         self.last_known = 0;
         self.epoch += 1;
     }
@@ -211,7 +238,7 @@ impl Ring {
             return Found::Nothing;
         }
         if epoch != self.epoch {
-            return Found::Reset { available: self.start, epoch: self.epoch };
+            return Found::Reset { available: self.origin, epoch: self.epoch, tag: self.tag };
         }
         if next >= self.end {
             return Found::Nothing;
@@ -264,12 +291,12 @@ mod tests {
     use crate::stream::testing::event;
 
     fn entry(sequence: u64) -> Arc<Entry> {
-        Arc::new(Entry::of_event(Arc::new(event("EVENTS", sequence, "a"))))
+        Arc::new(Entry::of_event(Arc::new(event("EVENTS", sequence, "a")), Tag::of(1)))
     }
 
     fn ring(entries_max: usize, bytes_max: usize) -> Ring {
         let mut ring = Ring::new(RingLimits { entries_max, bytes_max });
-        ring.open_at(10, 12);
+        ring.open_at(10, 12, Tag::of(1));
         ring
     }
 
@@ -317,7 +344,7 @@ mod tests {
         let (taken, next) = sequences(ring.find(10, 0, &unknown(), |entry| entry.sequence > 1_000));
         assert_eq!((taken.len(), next), (0, 10 + LOOKED_AT_MAX as u64));
         let large = Event { data: vec![b'x'; 2 * TAKEN_BYTES_MAX].into(), ..event("EVENTS", 2_010, "a") };
-        ring.push(Arc::new(Entry::of_event(Arc::new(large))));
+        ring.push(Arc::new(Entry::of_event(Arc::new(large), Tag::of(1))));
         assert_eq!(sequences(find(&ring, 2_009, 0)), (vec![2_009], 2_010));
         assert_eq!(sequences(find(&ring, 2_010, 0)), (vec![2_010], 2_011));
     }
@@ -353,8 +380,13 @@ mod tests {
         ring.push(entry(10));
         ring.restart(50);
         assert!(matches!(find(&ring, 11, 0), Found::Behind));
-        ring.reset(1);
-        assert!(matches!(find(&ring, 51, 0), Found::Reset { available: 1, epoch: 1 }));
+        ring.reset(1, Tag::of(2));
+        assert!(matches!(find(&ring, 51, 0), Found::Reset { available: 1, epoch: 1, tag } if tag == Tag::of(2)));
         assert!(matches!(find(&ring, 1, 1), Found::Nothing));
+        // What had to make room is still in the stream.
+        let mut ring = Ring { limits: RingLimits { entries_max: 2, bytes_max: usize::MAX }, ..ring };
+        (1..=5).for_each(|sequence| ring.push(entry(sequence)));
+        assert!(matches!(find(&ring, 51, 0), Found::Reset { available: 1, .. }));
+        assert!(matches!(find(&ring, 1, 1), Found::Behind));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::cursor::Tag;
 use super::log::{Follow, History, Log};
-use super::{Client, Config, Hub, Named, Process, Processed, Request, RingLimits, Wanted};
+use super::{Client, Config, Hub, Named, Process, Processed, Request, RingLimits, Wanted, Watched};
 use crate::domain::{
     Begin, DeliverFrom, Event, OnPluginError, Output, Pattern, Position, StreamName, Subscription, SubscriptionId,
     Target,
@@ -85,6 +86,10 @@ impl Listener {
         Self { client, text: Vec::new() }
     }
 
+    pub(crate) fn watched(&self) -> Watched {
+        self.client.watched()
+    }
+
     /// The next piece; false at the end.
     pub(crate) async fn piece(&mut self) -> bool {
         let piece = self.client.next().await;
@@ -126,11 +131,17 @@ impl Listener {
     }
 }
 
-#[derive(Default)]
 struct Kept {
     events: BTreeMap<u64, Arc<Event>>,
     first: u64,
     last: u64,
+    identity: u64,
+}
+
+impl Kept {
+    fn new(identity: u64) -> Self {
+        Self { events: BTreeMap::new(), first: 1, last: 0, identity }
+    }
 }
 
 /// A log in memory.
@@ -139,6 +150,8 @@ pub(crate) struct MemoryLog {
     kept: Arc<Mutex<BTreeMap<StreamName, Kept>>>,
     changed: watch::Sender<()>,
     pub(crate) broken: AtomicBool,
+    /// How many seconds later than all others the live tails hear that a stream was made anew.
+    pub(crate) late_s: Arc<AtomicU64>,
     pub(crate) tails: AtomicUsize,
     pub(crate) readers: AtomicUsize,
     pub(crate) readers_most: AtomicUsize,
@@ -159,12 +172,13 @@ impl MemoryLog {
             type_prefix: format!("{}.", text.to_lowercase()).into(),
             create: false,
         };
-        let kept = names.iter().map(|text| (name(text), Kept { first: 1, ..Kept::default() })).collect();
+        let kept = names.iter().map(|text| (name(text), Kept::new(1))).collect();
         Arc::new(Self {
             streams: names.iter().map(stream).collect(),
             kept: Arc::new(Mutex::new(kept)),
             changed: watch::Sender::new(()),
             broken: AtomicBool::new(false),
+            late_s: Arc::default(),
             tails: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
             readers_most: AtomicUsize::new(0),
@@ -197,10 +211,21 @@ impl MemoryLog {
 
     /// Makes the stream anew, with some events.
     pub(crate) fn recreate(&self, stream: &str, events: u64) {
-        self.kept.lock().insert(name(stream), Kept { first: 1, ..Kept::default() });
+        let identity = self.identity(stream) + 1;
+        self.kept.lock().insert(name(stream), Kept::new(identity));
+        self.changed.send_replace(());
         (0..events).for_each(|_| {
             self.append(stream, "new");
         });
+    }
+
+    fn identity(&self, stream: &str) -> u64 {
+        self.kept.lock()[&name(stream)].identity
+    }
+
+    /// The cursor of one who has seen that much of a stream as it is now.
+    pub(crate) fn place(&self, stream: &str, sequence: u64) -> String {
+        format!("{stream}:{sequence}:{}", Tag::of(self.identity(stream)))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -214,7 +239,7 @@ impl MemoryLog {
         let kept = self.kept.lock();
         let kept = &kept[stream];
         StreamFacts {
-            identity: 1,
+            identity: kept.identity,
             first_sequence: kept.first,
             last_sequence: kept.last,
             messages: kept.events.len() as u64,
@@ -258,6 +283,8 @@ impl Log for MemoryLog {
             let last_at_open = facts.last_sequence;
             let next = (last_at_open + 1).saturating_sub(refill.events_max).max(facts.first_sequence);
             let tail = MemoryTail {
+                late_s: Arc::clone(&self.late_s),
+                identity: facts.identity,
                 kept: Arc::clone(&self.kept),
                 changed: self.changed.subscribe(),
                 stream: stream.name.clone(),
@@ -286,7 +313,8 @@ impl Log for MemoryLog {
                 let kept = self.kept.lock();
                 let kept = &kept[&stream.name];
                 let gap = (kept.first > from).then(|| Gap { stream: stream.name.clone(), from, available: kept.first });
-                let mut history = History { gap, events: Vec::new(), next: from.max(kept.first), at_end: true };
+                let (next, tag) = (from.max(kept.first), Tag::of(kept.identity));
+                let mut history = History { gap, events: Vec::new(), next, at_end: true, tag };
                 for (sequence, event) in kept.events.range(history.next..) {
                     if history.events.len() >= bytes_max {
                         history.at_end = false;
@@ -318,7 +346,9 @@ impl Drop for Reading<'_> {
 struct MemoryTail {
     kept: Arc<Mutex<BTreeMap<StreamName, Kept>>>,
     changed: watch::Receiver<()>,
+    late_s: Arc<AtomicU64>,
     stream: StreamName,
+    identity: u64,
     next: u64,
     last_at_open: u64,
 }
@@ -332,10 +362,17 @@ impl Follow for MemoryTail {
         self.last_at_open
     }
 
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
     fn next(&mut self) -> BoxFuture<'_, Next> {
         Box::pin(async move {
             loop {
                 self.changed.mark_unchanged();
+                if self.kept.lock()[&self.stream].identity != self.identity {
+                    tokio::time::sleep(Duration::from_secs(self.late_s.load(Ordering::Relaxed))).await;
+                }
                 if let Some(next) = self.now() {
                     return next;
                 }
@@ -354,9 +391,9 @@ impl MemoryTail {
         let kept = self.kept.lock();
         let kept = &kept[&self.stream];
         let available = kept.first;
-        if kept.last + 1 < self.next {
-            self.next = available;
-            return Some(Next::Broken(Break::Reset { available }));
+        if kept.identity != self.identity {
+            (self.identity, self.next) = (kept.identity, available);
+            return Some(Next::Broken(Break::Reset { available, identity: kept.identity }));
         }
         if available > self.next {
             self.next = available;

@@ -1,5 +1,6 @@
 //! The hub over a log in memory, on paused time.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,11 +8,12 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::poll;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{Doubles, Listener, MemoryLog, config, name, named, wants};
-use super::{Config, Connection, Cursor, Error, Hub, NoPlugins, Request, RingLimits, Wanted};
+use super::{Config, Connection, Cursor, Error, Hub, NoPlugins, Pace, Request, RingLimits, Wanted};
 use crate::domain::{Begin, SubscriptionId};
 
 async fn listen(hub: &Hub, types: &[&str], cursor: Option<&str>) -> Listener {
@@ -36,13 +38,13 @@ async fn hears_matching_events_from_now_on() {
     for kind in ["a.x", "b.x", "a.y", "a.y.z"] {
         log.append("EVENTS", kind);
     }
-    let own = |id: &str, kind: &str, data: &str| (id.to_owned(), kind.to_owned(), data.to_owned());
+    let own = |sequence, kind: &str| (log.place("EVENTS", sequence), kind.to_owned(), sequence.to_string());
     let before = Instant::now();
-    assert_eq!(client.events(2).await, [own("EVENTS:2", "a.x", "2"), own("EVENTS:4", "a.y", "4")]);
+    assert_eq!(client.events(2).await, [own(2, "a.x"), own(4, "a.y")]);
     assert!(before.elapsed() < Duration::from_secs(1), "it was woken, and did not find them by its heartbeat");
     assert!(client.text.starts_with(b"retry: "));
     // The cursor passes what the client does not want, with the next heartbeat.
-    client.until(|c| c.last_id().as_deref() == Some("EVENTS:5")).await;
+    client.until(|c| c.last_id() == Some(log.place("EVENTS", 5))).await;
     assert_eq!(client.data().len(), 2);
 }
 
@@ -52,7 +54,7 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed() {
     let mut client = listen(&log.hub(config(), vec![]), &[">"], None).await;
     // Before any event the client has a place already.
     client.until(|c| c.last_id().is_some()).await;
-    assert_eq!(client.last_id().as_deref(), Some("EVENTS:0"));
+    assert_eq!(client.last_id(), Some(log.place("EVENTS", 0)));
     log.append("EVENTS", "a");
     client.events(1).await;
     let place = client.last_id();
@@ -67,7 +69,7 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed() {
     log.append("EVENTS", "a");
     client.events(101).await;
     assert_eq!(client.data(), numbers(2..=102));
-    assert_eq!(client.last_id().as_deref(), Some("EVENTS:102"));
+    assert_eq!(client.last_id(), Some(log.place("EVENTS", 102)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +100,7 @@ async fn history_that_is_gone_is_announced() {
     log.purge_below("EVENTS", 30);
     let mut client = listen(&hub, &[">"], Some("EVENTS:9")).await;
     let events = client.events(22).await;
-    assert_eq!((&*events[0].0, &*events[0].1), ("EVENTS:29", "gap"));
+    assert_eq!((&events[0].0, &*events[0].1), (&log.place("EVENTS", 29), "gap"));
     let gap: serde_json::Value = serde_json::from_str(&events[0].2).unwrap();
     assert_eq!((&gap["asked"], &gap["available"], &gap["missing_at_most"]), (&10.into(), &30.into(), &20.into()));
     assert_eq!(client.data(), numbers(30..=50));
@@ -118,17 +120,115 @@ async fn a_stream_made_anew_is_announced_and_read_from_its_beginning() {
     });
     let mut connected = listen(&hub, &[">"], None).await;
     connected.piece().await;
+    let (seen, early) = (log.place("EVENTS", 50), log.place("EVENTS", 2));
     log.recreate("EVENTS", 3);
-    let mut back = listen(&hub, &[">"], Some("EVENTS:50")).await;
+    let mut back = listen(&hub, &[">"], Some(&seen)).await;
     for client in [&mut connected, &mut back] {
         let events = client.events(4).await;
-        assert!(events[0].2.contains("\"reason\":\"reset\""), "{events:?}");
+        let gap: serde_json::Value = serde_json::from_str(&events[0].2).unwrap();
+        assert_eq!((&gap["reason"], &gap["asked_id"]), (&"replaced".into(), &seen.as_str().into()), "{gap}");
+        assert_eq!(gap["available_id"], log.place("EVENTS", 1), "{gap}");
         assert_eq!(client.data(), numbers(1..=3));
     }
-    // A hub that never saw the old stream finds out too.
-    let mut later = listen(&log.hub(config(), vec![]), &[">"], Some("EVENTS:50")).await;
-    assert_eq!(later.events(4).await[0].1, "gap");
-    assert_eq!(later.data(), numbers(1..=3));
+    // A hub that never saw the old stream finds out too: by what the place says of its stream, and a place of an older
+    // daemon's, which says nothing, by what the new stream never had.
+    for place in [&seen, &early, "EVENTS:50"] {
+        let mut later = listen(&log.hub(config(), vec![]), &[">"], Some(place)).await;
+        assert_eq!(later.events(4).await[0].1, "gap", "{place}");
+        assert_eq!(later.data(), numbers(1..=3), "{place}");
+    }
+    let mut unsaid = listen(&hub, &[">"], Some("EVENTS:2")).await;
+    assert_eq!(unsaid.events(1).await, [(log.place("EVENTS", 3), "new".to_owned(), "3".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_a_stream_that_this_daemon_has_yet_to_see_is_waited_for() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let (hub, other) = (log.hub(config(), vec![]), log.hub(config(), vec![]));
+    log.append("EVENTS", "a");
+    drop(listen(&hub, &[">"], None).await);
+    // The live tail of this one is told later.
+    log.late_s.store(2, Ordering::Relaxed);
+    log.recreate("EVENTS", 3);
+    let place = listen(&other, &[">"], None).await;
+    drop(place);
+    let mut client = listen(&hub, &[">"], Some(&log.place("EVENTS", 1))).await;
+    client.events(2).await;
+    assert_eq!(client.data(), numbers(2..=3), "no gap, and no repetition");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_s_place_pace_and_lag_can_be_asked_for_beside_it() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { readers_max: 1, ..config() }, vec![named("board", &["b"], Arc::new(NoPlugins))]);
+    (0..100).for_each(|_| {
+        log.append("EVENTS", "a");
+    });
+    assert_eq!(hub.tail_lag(&SubscriptionId::parse("board").unwrap()).await, None, "nobody listens");
+    let look = |client: &Listener| client.watched().look().expect("it is there");
+    let shown = |client: &Listener| {
+        let standing = look(client);
+        (standing.cursor.to_string(), standing.pace, standing.lag_events)
+    };
+    let mut live = listen(&hub, &[">"], None).await;
+    let mut other = listen(&hub, &["b"], None).await;
+    while live.last_id().is_none() {
+        live.piece().await;
+    }
+    other.piece().await;
+    log.append("EVENTS", "a");
+    assert_eq!(hub.tail_lag(&SubscriptionId::parse("board").unwrap()).await, Some(0));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(shown(&live), (log.place("EVENTS", 100), Pace::Live, 1));
+    assert_eq!(shown(&other), (log.place("EVENTS", 100), Pace::Live, 0), "it does not want that one");
+    live.events(1).await;
+    assert!(poll!(pin!(live.piece())).is_pending());
+    assert_eq!(shown(&live), (log.place("EVENTS", 101), Pace::Live, 0));
+
+    // Two come back with old places: one is read for, the other is in line.
+    let (mut first, mut second) =
+        (listen(&hub, &[">"], Some("EVENTS:9")).await, listen(&hub, &["a"], Some("EVENTS:4")).await);
+    for client in [&mut first, &mut second] {
+        client.piece().await;
+        assert!(poll!(pin!(client.piece())).is_pending());
+    }
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(shown(&first), (log.place("EVENTS", 9), Pace::CatchingUp, 92));
+    assert_eq!(shown(&second), (log.place("EVENTS", 4), Pace::Waiting, 97));
+    first.events(92).await;
+    second.events(97).await;
+    for client in [&mut first, &mut second] {
+        assert!(poll!(pin!(client.piece())).is_pending());
+        assert_eq!(shown(client), (log.place("EVENTS", 101), Pace::Live, 0));
+    }
+    let watched = first.watched();
+    drop(first);
+    assert_eq!(watched.look(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_do_not_take_their_end_are_cut_and_no_others() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(config(), vec![]);
+    let connections = [Connection::default(), Connection::default()];
+    let request = |connection: &Connection| Request { connection: Some(connection.clone()), ..wants(&[">"], None) };
+    let mut reads = Listener::new(hub.subscribe(request(&connections[0])).await.unwrap());
+    let mut stalled = Listener::new(hub.subscribe(request(&connections[1])).await.unwrap());
+    let [first, second] = connections;
+    let (stop, began) = (CancellationToken::new(), Instant::now());
+    stop.cancel();
+    let is_cut = poll_fn(|context| second.poll_cut(context));
+    // Whoever takes its end goes at once, with its connection.
+    let takes = async {
+        reads.ended().await;
+        drop((reads, first));
+        began.elapsed()
+    };
+    let ((), taken, ()) = tokio::join!(hub.run(stop), takes, is_cut);
+    assert!(taken < Duration::from_millis(100), "{taken:?}");
+    assert!((1..4).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    // It had its end in hand as well, and its socket did not take it.
+    stalled.ended().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +248,7 @@ async fn a_cursor_covers_every_stream() {
     let mut client = listen(&hub, &[">"], Some(&place.to_string())).await;
     client.events(40 - seen).await;
     assert_eq!(client.data().len(), 40 - seen);
-    assert_eq!(client.last_id().as_deref(), Some("EVENTS:20,ORDERS:20"));
+    assert_eq!(client.last_id(), Some(format!("{},{}", log.place("EVENTS", 20), log.place("ORDERS", 20))));
     let unknown = hub.subscribe(wants(&[">"], Some("OTHER:1"))).await;
     assert!(matches!(unknown, Err(Error::UnknownStream { stream }) if stream == name("OTHER")));
     let nothing = hub.subscribe(Request { wanted: Wanted::Types(vec![]), ..wants(&[], None) }).await;
@@ -188,7 +288,7 @@ async fn a_named_stream_runs_its_plugins_once_for_all_and_parts_share_a_place() 
         assert_eq!(client.data(), expected);
         // A place is given only after the last part.
         let places: Vec<&str> = events.iter().take(3).map(|(id, ..)| &**id).collect();
-        assert_eq!(places, ["EVENTS:0", "EVENTS:1", "EVENTS:1"]);
+        assert_eq!(places, [0, 1, 1].map(|sequence| log.place("EVENTS", sequence)));
     }
     assert_eq!(doubles.runs.load(Ordering::Relaxed), 9);
     plain.events(9).await;

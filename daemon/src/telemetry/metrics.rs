@@ -221,6 +221,8 @@ pub struct SseMetrics {
     pub catching_up: Gauge,
     /// How far the client that is furthest behind is behind its stream's end, in sequences.
     pub lag_events: Gauge,
+    /// How far the live tails are behind the ends of their streams, in events.
+    tail_lag: Family<ByStream, Gauge>,
     /// Clients whose connection was ended because they read nothing.
     pub stalled: Counter,
     /// Gaps announced to clients.
@@ -229,6 +231,13 @@ pub struct SseMetrics {
     pub filtered: Counter,
     /// Events that an SSE subscription's plugins failed on.
     pub faults: Counter,
+}
+
+impl SseMetrics {
+    /// How far the live tail of a stream is behind the stream's end, in events.
+    pub fn tail_lag(&self, stream: &str) -> Gauge {
+        self.tail_lag.get_or_create_owned(&ByStream { stream: stream.to_owned() })
+    }
 }
 
 impl Default for Metrics {
@@ -451,6 +460,7 @@ impl Inner {
         r.register("sse_catch_ups", "Times a client read from history", sse.catch_ups.clone());
         r.register("sse_catching_up", "Clients that read history now", sse.catching_up.clone());
         r.register("sse_lag_events", "Sequences that the slowest client is behind", sse.lag_events.clone());
+        r.register("sse_tail_lag_events", "Events that the live tail has not taken yet", sse.tail_lag.clone());
         r.register("sse_stalled", "Clients that were cut off because they read nothing", sse.stalled.clone());
         r.register("sse_gaps", "Gaps announced to clients", sse.gaps.clone());
         r.register("sse_filtered", "Events that plugins dropped", sse.filtered.clone());

@@ -193,23 +193,43 @@ async fn who_listens_is_listed_for_the_operator_and_for_each_owner() {
     assert_eq!((&shown["types"], &shown["stream"]), (&json!(["users.u1.x"]), &json!(null)), "{shown}");
     assert_eq!(shown["address"], "127.0.0.1", "{shown}");
     assert!(shown["since"].is_string() && shown["expires_at"].is_string(), "{shown}");
+    assert_eq!((&shown["state"], &shown["lag"]), (&json!("live"), &json!(0)), "{shown}");
+    assert!(shown["cursor"].as_str().is_some_and(|cursor| cursor.starts_with("EVENTS:0:")), "{shown}");
 
     let (mut ids, mut query) = (Vec::new(), "?limit=2".to_owned());
     while !query.is_empty() {
         let page = list(ADMIN_KEY, &query).await;
         let page_ids = page["clients"].as_array().expect("clients").iter();
         ids.extend(page_ids.map(|client| client["id"].as_str().expect("an id").to_owned()));
-        query = page["next"].as_str().map_or_else(String::new, |next| format!("?limit=2&after={next}"));
+        query = page["next"].as_str().map_or_else(String::new, |next| format!("?limit=2&cursor={next}"));
     }
     let expected =
         [shown["id"].as_str().expect("an id")].into_iter().chain(others.iter().map(|c| c.header("sluiced-client")));
     assert_eq!(ids, expected.collect::<Vec<_>>(), "the longest first");
     let of_board = list(ADMIN_KEY, "?stream=board").await;
     assert_eq!(of_board["clients"].as_array().map(Vec::len), Some(4), "{of_board}");
+    // A place moves with what is heard; a lag is of JetStream's end, and nothing where nobody listens.
+    nats.publish("events.platform.notice", order(1)).await;
+    for other in &mut others {
+        other.next_event(SOON).await;
+    }
+    let streams = async || ask(&daemon, Some(ADMIN_KEY), "GET", "/api/v1/streams", None).await.json();
+    assert_eq!(
+        streams().await["streams"][0],
+        json!({ "name": "board", "types": ["platform.>"], "clients": 4, "lag": 0 })
+    );
+    let place = others[0].last_id().to_owned();
+    wait_until("its place has moved", SOON, async || {
+        list(ADMIN_KEY, "?stream=board").await["clients"][0]["cursor"] == *place
+    })
+    .await;
+    let gauge = daemon.metrics().await.sum("sluiced_sse_tail_lag_events", &[("stream", "EVENTS")]);
+    assert_eq!(gauge, 0.0);
     drop(others);
     wait_until("they have left", SOON, async || {
         list(ADMIN_KEY, "").await["clients"].as_array().is_some_and(|clients| clients.len() == 1)
     })
     .await;
-    assert_eq!(ask(&daemon, Some(&own), "GET", &format!("{CLIENTS}?after=7"), None).await.status, 400);
+    let refused = ask(&daemon, Some(&own), "GET", &format!("{CLIENTS}?cursor=7"), None).await;
+    assert_eq!((refused.status, &refused.json()["errors"][0]["field"]), (400, &json!("cursor")), "{refused:?}");
 }

@@ -1,5 +1,7 @@
 //! Sessions, portal links and the overview, over real HTTP and without a browser.
 
+use std::time::Duration;
+
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sluiced_tests::http::client;
@@ -89,6 +91,55 @@ async fn a_session_stands_for_its_key_until_either_ends() {
     assert!(ended.headers()["set-cookie"].to_str().expect("a text").contains("Max-Age=0"));
     assert_eq!(ask(&daemon, Method::GET, "/api/v1/info", &sent, None).await.status(), 401);
     assert!(!daemon.log().contains(key) && !daemon.log().contains(&cookie), "no secret is in the log");
+}
+
+/// Reads until the end of a stream.
+async fn ended(mut stream: Response) {
+    let end = async { while stream.chunk().await.expect("it ends in order").is_some() {} };
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("it ends at once");
+}
+
+#[tokio::test]
+async fn streams_of_a_session_end_with_it_and_those_of_others_go_on() {
+    let nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, &config("[auth]\ndefault_types = [\">\"]\n", &[])).await;
+    let wanted = Some(json!({ "owner": "u1" }));
+    let link =
+        json_of(ask(&daemon, Method::POST, "/api/v1/portal-links", &[("x-api-key", ADMIN_KEY)], wanted).await).await;
+    let link = link["path"].as_str().and_then(|path| path.strip_prefix("/portal#")).expect("a link").to_owned();
+    let listen = async |path: &str, headers: &[(&str, &str)]| {
+        let stream = ask(&daemon, Method::GET, path, headers, None).await;
+        assert_eq!(stream.status(), 200, "{path}");
+        stream
+    };
+    const STREAM: &str = "/api/v1/events/stream";
+    let mut other = {
+        let (cookie, ..) = begin(&daemon, ADMIN_KEY, "http://127.0.0.1").await;
+        listen(STREAM, &[(COOKIE, &cookie)]).await
+    };
+    for bearer in [ADMIN_KEY, &link] {
+        let (cookie, _, token) = begin(&daemon, bearer, "http://127.0.0.1").await;
+        let sent = [(COOKIE, &*cookie), ("x-csrf-token", &*token)];
+        let of_cookie = listen(STREAM, &sent).await;
+        let ticket = json_of(ask(&daemon, Method::POST, "/api/v1/events/tickets", &sent, Some(json!({}))).await).await;
+        let path = format!("{STREAM}?ticket={}", ticket["ticket"].as_str().expect("a ticket"));
+        let of_ticket = listen(&path, &[]).await;
+        let unused = json_of(ask(&daemon, Method::POST, "/api/v1/events/tickets", &sent, Some(json!({}))).await).await;
+        assert_eq!(ask(&daemon, Method::DELETE, SESSION, &sent, None).await.status(), 204);
+        ended(of_cookie).await;
+        ended(of_ticket).await;
+        let late = format!("{STREAM}?ticket={}", unused["ticket"].as_str().expect("a ticket"));
+        assert_eq!(ask(&daemon, Method::GET, &late, &[], None).await.status(), 401, "a ticket is worth no more");
+    }
+    nats.publish("events.platform.notice", "said").await;
+    let heard = async {
+        let mut text = String::new();
+        while !text.contains("data: said") {
+            let chunk = other.chunk().await.expect("a connection").expect("it goes on");
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), heard).await.expect("it is heard");
 }
 
 #[tokio::test]

@@ -1,23 +1,27 @@
 //! Many clients that come back at once.
 
 use futures_util::future::join_all;
+use sluiced_tests::process::raise_open_files;
 use sluiced_tests::sse::Auth;
 use sluiced_tests::{ADMIN_KEY, SseClient, TestDaemon};
 
 use super::{LONG, ORDERS, SUBJECT, assert_in_order, start};
 
 /// `cargo xtask bench sse` has 5,000.
-const CLIENTS: u64 = 300;
+const CLIENTS: u64 = 1_200;
 /// Clients whose place is older than what the daemon has in memory after its start.
 const OLD: u64 = 6;
 const READERS_MAX: usize = 2;
 /// More than the live tail begins with, of events of a kilobyte.
 const BEFORE: u64 = 9_000;
 const ALL: u64 = BEFORE + 100;
+/// How many events ago the places of the others are, at most: a minute's at two a second.
+const PLACES_BACK: u64 = 120;
 
 #[tokio::test]
 async fn heavy_a_reconnect_storm_after_a_restart_misses_and_repeats_nothing() {
-    let limits = format!("[limits]\nsse_clients_per_principal = 1000\nsse_readers = {READERS_MAX}\n");
+    raise_open_files();
+    let limits = format!("[limits]\nsse_clients_per_principal = {CLIENTS}\nsse_readers = {READERS_MAX}\n");
     let (nats, mut daemon) = start(&limits).await;
     nats.publish_orders(SUBJECT, 0..BEFORE).await;
     assert_eq!(daemon.terminate().await.code(), Some(0));
@@ -58,7 +62,7 @@ async fn come_back(daemon: &TestDaemon, client: u64) {
     let spread = client * 7_919 % 1_000;
     let seen = match client < OLD {
         true => client * 10,
-        false => BEFORE - spread / 2,
+        false => BEFORE - spread % PLACES_BACK,
     };
     let place = format!("EVENTS:{seen}");
     let mut connected = SseClient::connect(&daemon.url(ORDERS), Auth::ApiKey(ADMIN_KEY), Some(&place)).await;

@@ -173,7 +173,7 @@ impl Tokens {
             Duration::try_from_secs_f64(expires_s).unwrap_or(Duration::MAX).saturating_add(self.config.leeway);
         let expires_ms = Some(u64::try_from(expires.as_millis()).unwrap_or(u64::MAX));
         let principal = Principal::token(owner, types.map_err(Refused::Types)?, self.config.scopes);
-        Ok(principal.valid(Validity { expires_ms, revoked: None }))
+        Ok(principal.valid(Validity { expires_ms, ..Validity::default() }))
     }
 }
 

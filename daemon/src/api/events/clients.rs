@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 
 use super::gzip::Compressor;
+use crate::api::cursor::{self, Question};
 use crate::api::extract::{Path, Query};
 use crate::api::paging::limit;
 use crate::api::principal::Asker;
 use crate::api::{Principal, Problem, State as Shared};
 use crate::domain::{Pattern, SubscriptionId};
+use crate::stream::{Pace, Watched};
 use crate::telemetry::clock;
 
 /// What the id of every client begins with; 16 hexadecimal digits follow.
@@ -51,6 +53,8 @@ struct Listener {
     since_ms: u64,
     /// Who it is; another token takes the place of the first.
     principal: watch::Sender<Principal>,
+    /// Where it stands.
+    watched: Watched,
 }
 
 /// A client's place among them, given back when it goes.
@@ -73,13 +77,19 @@ impl Clients {
     }
 
     /// A place for one more. It hears of nothing but `types`.
-    pub(super) fn seat(&self, asker: &Asker, named: Option<SubscriptionId>, types: Vec<Pattern>) -> Seat {
+    pub(super) fn seat(
+        &self,
+        asker: &Asker,
+        named: Option<SubscriptionId>,
+        types: Vec<Pattern>,
+        watched: Watched,
+    ) -> Seat {
         let principal = watch::Sender::new(asker.principal().clone());
         let mut open = self.0.open.lock();
         let number = open.next;
         open.next = number.wrapping_add(1);
-        let listener = Listener { number, named, types, from: asker.from(), since_ms: clock::now_ms(), principal };
-        let listener = Arc::new(listener);
+        let (from, since_ms) = (asker.from(), clock::now_ms());
+        let listener = Arc::new(Listener { number, named, types, from, since_ms, principal, watched });
         open.by_number.insert(number, Arc::clone(&listener));
         Seat { clients: self.clone(), listener }
     }
@@ -133,9 +143,8 @@ pub(super) struct ClientQuery {
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<usize>,
-    /// Go on where a page ended: its `next`.
-    #[param(pattern = "^cl_[0-9a-f]{16}$")]
-    after: Option<String>,
+    /// Where to go on: the `next` of the page before.
+    cursor: Option<String>,
 }
 
 /// A page of clients.
@@ -143,8 +152,18 @@ pub(super) struct ClientQuery {
 pub(super) struct ClientPage {
     /// Those who listen now, the longest first.
     clients: Vec<ListeningClient>,
-    /// Where the next page begins, as `after`; `null` at the end.
+    /// The `cursor` of the next page; `null` when there is none.
     next: Option<String>,
+}
+
+/// How a client gets its events: from memory as they come; from the history of its stream; or it waits for its turn to have
+/// that read, of which `limits.sse_readers` are at a time.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ClientState {
+    Live,
+    CatchingUp,
+    WaitingForReader,
 }
 
 /// A client of an event stream.
@@ -160,6 +179,13 @@ struct ListeningClient {
     stream: Option<String>,
     /// The patterns of the event types that it hears of.
     types: Vec<String>,
+    /// How far it is: the `id:` that it was or will be given next.
+    cursor: String,
+    /// How it gets its events.
+    state: ClientState,
+    /// How many events, of all types, it is behind what the live tails of its streams have read; 0 when none of them is for
+    /// it.
+    lag: u64,
     /// The address that it asks from.
     address: Option<String>,
     /// Since when.
@@ -170,25 +196,35 @@ struct ListeningClient {
     expires_at: Option<String>,
 }
 
-impl From<&Listener> for ListeningClient {
-    fn from(listener: &Listener) -> Self {
+impl ListeningClient {
+    /// Nothing when it has just gone.
+    fn of(listener: &Listener) -> Option<Self> {
+        let standing = listener.watched.look()?;
         let principal = listener.principal.borrow().clone();
-        Self {
+        let state = match standing.pace {
+            Pace::Live => ClientState::Live,
+            Pace::CatchingUp => ClientState::CatchingUp,
+            Pace::Waiting => ClientState::WaitingForReader,
+        };
+        Some(Self {
             id: listener.id(),
             principal: principal.name().to_owned(),
             owner: principal.owner().map(ToString::to_string),
             stream: listener.named.as_ref().map(ToString::to_string),
             types: listener.types.iter().map(ToString::to_string).collect(),
+            cursor: standing.cursor.to_string(),
+            state,
+            lag: standing.lag_events,
             address: listener.from.map(|from| from.to_string()),
             since: clock::rfc3339(listener.since_ms),
             expires_at: principal.validity().expires_ms.map(clock::rfc3339),
-        }
+        })
     }
 }
 
 /// List the clients of event streams
 ///
-/// Those of this daemon, as they are now: of all for the operator, its own for an owner.
+/// Those of this daemon, as they are now, and how far each is: of all for the operator, its own for an owner.
 #[utoipa::path(
     get,
     path = "/events/clients",
@@ -203,8 +239,9 @@ pub(super) async fn list_clients(
     Query(query): Query<ClientQuery>,
 ) -> Result<Json<ClientPage>, Problem> {
     let limit = limit(query.limit)?;
-    let wrong = || Problem::invalid("after", "`after` is not a client: take it from the `next` of a page");
-    let after = query.after.as_deref().map(|id| number_of(id).ok_or_else(wrong)).transpose()?;
+    let question = Question::of(&["clients", query.stream.as_deref().unwrap_or_default()]);
+    let place = |cursor| number_of(&question.place(cursor)?).ok_or_else(cursor::wrong);
+    let after = query.cursor.as_deref().map(place).transpose()?;
     let begin = after.map_or(0, |after| after.saturating_add(1));
     let wanted = |listener: &Listener| {
         let of_stream = query.stream.as_deref();
@@ -218,8 +255,9 @@ pub(super) async fn list_clients(
     };
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.id());
-    Ok(Json(ClientPage { clients: found.iter().map(|listener| ListeningClient::from(&**listener)).collect(), next }))
+    let next = found.last().filter(|_| more).map(|last| question.cursor(&last.id()));
+    let clients = found.iter().filter_map(|listener| ListeningClient::of(listener)).collect();
+    Ok(Json(ClientPage { clients, next }))
 }
 
 /// What a client is known by now.

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -170,9 +171,14 @@ struct NamedStream {
     types: Vec<String>,
     /// How many clients listen to it now.
     clients: usize,
+    /// How many events, of all types, JetStream has that the live tails of its streams have not taken yet; `null` when nobody
+    /// listens, so that nothing is read, and when JetStream does not say it.
+    lag: Option<u64>,
 }
 
 /// List the named streams
+///
+/// With their clients at this daemon, and how far it is behind in reading them.
 #[utoipa::path(
     get,
     path = "/streams",
@@ -180,17 +186,14 @@ struct NamedStream {
     responses((status = 200, description = "All named streams", body = StreamList))
 )]
 pub(super) async fn list(State(state): State<Shared>, asker: Asker) -> axum::Json<StreamList> {
-    let streams = state
-        .hub
-        .named()
-        .into_iter()
-        .filter(|named| asker.sees(&named.name))
-        .map(|named| {
-            let types = named.types.iter().map(ToString::to_string).collect();
-            NamedStream { name: named.name.to_string(), types, clients: named.clients }
-        })
-        .collect();
-    axum::Json(StreamList { streams })
+    let seen = state.hub.named().into_iter().filter(|named| asker.sees(&named.name));
+    // At once: those of one stream share a question to JetStream.
+    let streams = join_all(seen.map(async |named| {
+        let types = named.types.iter().map(ToString::to_string).collect();
+        let lag = state.hub.tail_lag(&named.name).await;
+        NamedStream { name: named.name.to_string(), types, clients: named.clients, lag }
+    }));
+    axum::Json(StreamList { streams: streams.await })
 }
 
 /// Where a client begins, and what it is connected by.
@@ -238,7 +241,7 @@ async fn listen(
     let principal = asker.principal().name().to_owned();
     let request = stream::Request { principal, wanted, cursor, from, connection };
     let client = state.hub.subscribe(request).await.map_err(|error| refused(&error))?;
-    let seat = state.clients.seat(asker, named, types);
+    let seat = state.clients.seat(asker, named, types, client.watched());
     let id = HeaderValue::from_str(&seat.id()).map_err(|_| Problem::internal())?;
     let session = Session::new(client, seat);
     let compressed = gzip::is_asked(headers);

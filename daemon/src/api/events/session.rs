@@ -1,6 +1,7 @@
 //! An event stream as its client has it: what the hub sends, for as long as it is known who listens.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,17 +10,19 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::clients::Seat;
 use crate::api::Principal;
 use crate::api::document::BASE;
-use crate::api::principal::{Kind, Validity};
+use crate::api::principal::Kind;
 use crate::stream::{Client, frame};
 use crate::telemetry::clock;
 
 /// The longest wait that is asked of the timer: then the time of day is looked at anew, which may have been set.
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
+
+/// How often a stream of a browser's session says that the session is in use.
+const USE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The bytes of one client.
 pub(super) struct Session {
@@ -78,7 +81,7 @@ impl Watch {
             if !validity.holds(now_ms) {
                 return None;
             }
-            let Validity { expires_ms, revoked } = validity;
+            let expires_ms = validity.expires_ms;
             let notice_ms = u64::try_from(self.notice.as_millis()).unwrap_or(u64::MAX);
             let untold_ms = expires_ms.filter(|expires_ms| self.told_ms != Some(*expires_ms));
             let due_ms = match untold_ms {
@@ -89,9 +92,13 @@ impl Watch {
                 Some(expires_ms) => Some(expires_ms.saturating_sub(notice_ms)),
                 None => expires_ms,
             };
-            let wait = due_ms.map_or(WAIT_MAX, |due_ms| Duration::from_millis(due_ms - now_ms).min(WAIT_MAX));
+            let mut wait = due_ms.map_or(WAIT_MAX, |due_ms| Duration::from_millis(due_ms - now_ms).min(WAIT_MAX));
+            if let Some(session) = &validity.session {
+                session.used_ms.store(now_ms, Ordering::Relaxed);
+                wait = wait.min(USE_INTERVAL);
+            }
             tokio::select! {
-                () = revocation(revoked) => return None,
+                () = validity.taken_back() => return None,
                 changed = self.principals.changed() => changed.ok()?,
                 () = tokio::time::sleep(wait) => {}
             }
@@ -102,12 +109,5 @@ impl Watch {
         let renew = (kind == Kind::Token).then(|| format!("{BASE}/events/clients/{}/token", self.client));
         let data = json!({ "client": self.client, "expires_at": clock::rfc3339(expires_ms), "renew": renew });
         frame::announcement(frame::TOKEN_EXPIRING, &data)
-    }
-}
-
-async fn revocation(revoked: Option<CancellationToken>) {
-    match revoked {
-        Some(revoked) => revoked.cancelled_owned().await,
-        None => std::future::pending().await,
     }
 }

@@ -76,6 +76,8 @@ pub enum Ended {
     Stopped,
     /// A stream was deleted and made anew: only a start tells what is known of the old one from what concerns the new one.
     StreamReplaced,
+    /// The API has ended by itself, which it never should: a fault, after which everything else was stopped in order.
+    ApiBroken,
 }
 
 /// The daemon at work.
@@ -115,7 +117,8 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
                 break;
             }
             _ = &mut running.serving => {
-                error!("the api has ended, stopping");
+                error!("the api has ended by itself, stopping");
+                ended = Ended::ApiBroken;
                 break;
             }
             _ = health_check.tick() => {
@@ -125,7 +128,7 @@ pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: Cancellation
         }
     }
     // One that starts again stays the process that the service manager looks after.
-    if ended == Ended::Stopped {
+    if ended != Ended::StreamReplaced {
         manager.stopping();
     }
     running.stop().await;

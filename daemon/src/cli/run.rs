@@ -1,6 +1,6 @@
 //! `sluiced run`: the daemon, until a signal ends it.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -39,6 +39,8 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
     match ended {
         Ended::Stopped => Ok(()),
         Ended::StreamReplaced => begin_again(),
+        // Whoever looks after the process is to start it again.
+        Ended::ApiBroken => bail!("the api has ended by itself, which is a fault of the daemon: its log says more"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask package`: the Debian package.
 //!
-//! Everything that goes into it is made of the commit alone: no path of this machine is in the binary, and the times of files
-//! are the commit's. Two builds with the same tool chains give the same package, wherever they are made.
+//! No path of this machine is in the binary, and the times of files are the commit's: the same binary is packed to the same
+//! package, wherever that is.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -307,7 +307,8 @@ async fn logs_metrics_and_the_audit(world: &World) {
     guide("README.md", &["# sluiced", "## Five minutes", "## The data's path"]);
     guide("docs/api.md", &["## Webhooks", "## Events", "## Deliveries"]);
     guide("docs/architecture.md", &["## Bird's-eye view", "## The life of an event"]);
-    guide("docs/operations.md", &["## Backup and restore", "### The master key"]);
+    guide("docs/backup.md", &["# Backup and restore", "## Restore"]);
+    guide("docs/operations.md", &["### The master key"]);
     guide("docs/examples.md", &["hiring-relay.toml"]);
     wait_until("nothing is in flight", SOON, async || world.receiver.counts().in_flight == 0).await;
 }

@@ -1,6 +1,6 @@
 """A receiver of webhooks that takes only what was signed: WEBHOOK_SECRETS="whsec_…" python3 receive.py [PORT]"""
 
-import base64, hashlib, hmac, os, re, sys, time
+import base64, hashlib, hmac, os, re, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BODY_BYTES_MAX = 2 << 20
@@ -9,6 +9,7 @@ KEYS = [base64.b64decode(text.removeprefix("whsec_")) for text in os.environ.get
 if not KEYS or any(len(key) < 24 for key in KEYS):
     sys.exit("WEBHOOK_SECRETS has no secret: whsec_…")
 taken = set()  # the ids that were taken; in earnest a table beside what the events do
+one_at_a_time = threading.Lock()  # each request has a thread of its own
 
 
 def flaw(webhook_id: str, timestamp: str, signatures: str, body: bytes) -> str | None:
@@ -34,13 +35,14 @@ class Receiver(BaseHTTPRequestHandler):
         header = lambda name: self.headers.get(name, "")
         webhook_id = header("webhook-id")
         why = flaw(webhook_id, header("webhook-timestamp"), header("webhook-signature"), body)
-        if why:
-            print(f"refused: {why}", flush=True)
-        elif webhook_id in taken:
-            print(f"repeated {webhook_id}", flush=True)
-        else:
-            taken.add(webhook_id)
-            print(f"received {webhook_id} {header('sluiced-event-type')} {body.decode(errors='replace')}", flush=True)
+        with one_at_a_time:
+            if why:
+                print(f"refused: {why}", flush=True)
+            elif webhook_id in taken:
+                print(f"repeated {webhook_id}", flush=True)
+            else:
+                taken.add(webhook_id)
+                print(f"received {webhook_id} {header('sluiced-event-type')} {body.decode(errors='replace')}", flush=True)
         self.answer(400 if why else 204)
 
     def answer(self, status):

@@ -7,6 +7,7 @@
 //! everything takes fifty times as much here.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -51,7 +52,8 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     let path = workspace().join(FIGURES);
     let mut committed: Value = match fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).with_context(|| format!("in {FIGURES}"))?,
-        Err(_) => json!({}),
+        Err(error) if error.kind() == ErrorKind::NotFound => json!({}),
+        Err(error) => return Err(error).with_context(|| format!("reading {FIGURES}")),
     };
     let build = if cfg!(debug_assertions) { "dev" } else { "release" };
     let nats = TestNats::start().await;
@@ -73,7 +75,7 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
         let before = committed[build][variant].as_f64();
         let is_grown = |counted: f64| before.is_none_or(|before| counted > before * (1.0 + GROWTH_MAX));
         let mut counted = f64::INFINITY;
-        for _ in 0..if options.check { TRIES } else { 1 } {
+        for _ in 0..if options.check && before.is_some() { TRIES } else { 1 } {
             let [all, plugins] = per_delivery(&nats, &mut receiver, &config, variant).await?;
             counted = counted.min(if variant == "plugins" { plugins } else { all });
             if !is_grown(counted) {

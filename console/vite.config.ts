@@ -7,19 +7,50 @@ import { defineConfig, type Plugin } from "vite";
 
 const dist = join(import.meta.dirname, "dist");
 
-/** Gathers the licences of what is bundled, which go with it. */
-const licences: Plugin = {
-  name: "licences",
+type Package = { folder: string; name: string; version: string; license: string };
+
+/** The packages of which something is bundled, in order. */
+const packagesOf = (modules: Iterable<string>): Package[] => {
+  const folders = [...modules].map((id) => id.match(/^.*\/node_modules\/(@[^/]+\/[^/]+|[^/@]+)/)?.[0]);
+  return [...new Set(folders)].sort().flatMap((folder) => {
+    return folder ? [{ folder, ...JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) } as Package] : [];
+  });
+};
+
+const licencesOf = (packages: Package[]): string => {
+  const texts = packages.map(({ folder, name, version, license }) => {
+    const file = ["LICENSE", "LICENSE.md", "license"].map((one) => join(folder, one)).find((one) => existsSync(one));
+    return `${name} ${version} (${license})\n\n${file ? readFileSync(file, "utf8").trim() : ""}\n`;
+  });
+  return texts.join(`\n${"-".repeat(80)}\n\n`);
+};
+
+/** What is bundled, as a CycloneDX 1.5 document. */
+const billOf = (packages: Package[]): string => {
+  const lock = JSON.parse(readFileSync(join(import.meta.dirname, "package-lock.json"), "utf8"));
+  const components = packages.map(({ name, version, license }) => {
+    const [algorithm, sum] = (lock.packages[`node_modules/${name}`].integrity as string).split(/-(.*)/s);
+    return {
+      type: "library",
+      name,
+      version,
+      purl: `pkg:npm/${name.replace("@", "%40")}@${version}`,
+      licenses: [{ expression: license }],
+      hashes: [{ alg: algorithm.replace("sha", "SHA-"), content: Buffer.from(sum, "base64").toString("hex") }],
+    };
+  });
+  const metadata = { component: { type: "application", name: "sluiced-console" } };
+  return JSON.stringify({ bomFormat: "CycloneDX", specVersion: "1.5", version: 1, metadata, components }, null, 2);
+};
+
+/** Says what is bundled: the licences, which are served with it, and a bill of materials, which is hidden from the daemon. */
+const materials: Plugin = {
+  name: "materials",
   apply: "build",
   generateBundle() {
-    const packages = [...this.getModuleIds()].map((id) => id.match(/^.*\/node_modules\/(@[^/]+\/[^/]+|[^/@]+)/)?.[0]);
-    const texts = [...new Set(packages)].sort().flatMap((folder) => {
-      if (!folder) return [];
-      const { name, version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Record<string, string>;
-      const file = ["LICENSE", "LICENSE.md", "license"].map((one) => join(folder, one)).find((one) => existsSync(one));
-      return [`${name} ${version} (${license})\n\n${file ? readFileSync(file, "utf8").trim() : ""}\n`];
-    });
-    this.emitFile({ type: "asset", fileName: "licences.txt", source: texts.join(`\n${"-".repeat(80)}\n\n`) });
+    const packages = packagesOf(this.getModuleIds());
+    this.emitFile({ type: "asset", fileName: "licences.txt", source: licencesOf(packages) });
+    this.emitFile({ type: "asset", fileName: ".console.cdx.json", source: billOf(packages) });
   },
 };
 
@@ -44,7 +75,7 @@ const served: Plugin = {
 };
 
 export default defineConfig({
-  plugins: [svelte(), licences, served],
+  plugins: [svelte(), materials, served],
   build: { outDir: dist, emptyOutDir: false, target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
   server: { proxy: { "/api": "http://127.0.0.1:8080" } },
 });

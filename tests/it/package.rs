@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sluiced_tests::events::order;
 use sluiced_tests::http::{Answer, try_request};
-use sluiced_tests::paths::{target, workspace};
+use sluiced_tests::paths::{plugin_dir, target, workspace};
 use sluiced_tests::{TestNats, TestReceiver, wait_until};
 
 mod container;
@@ -172,7 +172,7 @@ fn belongings_are_there(machine: &Machine) {
     }
     assert_eq!(machine.sh("stat --format '%a %U %G' /etc/sluiced/sluiced.toml"), "640 root sluiced");
     assert_eq!(machine.sh("stat --format '%a %U' /etc/sluiced/environment"), "600 root");
-    for (name, least) in [("sluiced", 200), ("plugin-jq", 20)] {
+    for (name, least) in [("sluiced", 200), ("console", 3), ("plugin-jq", 20)] {
         let text = machine.read(&format!("/usr/share/doc/sluiced/sbom/{name}.cdx.json"));
         let list: Value = serde_json::from_str(&text).expect("a document of JSON");
         assert_eq!((&list["bomFormat"], &list["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));
@@ -229,4 +229,26 @@ fn a_checkout_without_a_built_console_or_node_compiles_and_one_with_it_takes_it_
         fs::write(dir.path().join("console/dist").join(file), "x").expect("a file can be written");
     }
     assert!(table().contains("\"index.html\"") && table().contains("\"assets/main.js\""), "{}", table());
+}
+
+/// Paths in the messages of panics would make another package of the same commit on another machine.
+#[test]
+fn no_place_of_this_machine_is_in_a_plugin() {
+    let mut seen = 0;
+    for entry in fs::read_dir(plugin_dir()).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        // Those in other languages are not part of the package.
+        let name = entry.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if entry.extension().is_none_or(|end| end != "wasm")
+            || !workspace().join("plugins").join(&name).join("Cargo.toml").exists()
+        {
+            continue;
+        }
+        let plugin = fs::read(&entry).expect("a plugin");
+        let text = String::from_utf8_lossy(&plugin);
+        for place in ["/.cargo/registry/", workspace().to_str().expect("a text"), target().to_str().expect("a text")] {
+            assert!(!text.contains(place), "{name} has {place}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 3, "{seen} plugins were looked at");
 }

@@ -14,6 +14,7 @@ mod build;
 mod check;
 mod dev;
 mod package;
+mod reproduce;
 mod sbom;
 mod steps;
 mod test;
@@ -54,6 +55,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Build the Debian package of the last commit twice, from nothing, in two places: is it the same?
+    Reproduce,
     /// Make the guides a book, for a browser
     Book,
     /// Measure, in release builds, on a real NATS server
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Check => check::run(),
         Command::Build { release } => build::run(release),
         Command::Package { profile, version, out } => package::run(profile, version.as_deref(), out.as_deref()),
+        Command::Reproduce => reproduce::run(),
         Command::Book => book::run(),
         Command::Bench { args } => bench::run(&args),
     };

@@ -1,18 +1,17 @@
 //! `cargo xtask package`: the Debian package.
 //!
-//! No path of this machine is in the binary, and the times of files are the commit's: the same binary is packed to the same
-//! package, wherever that is.
+//! No path of this machine is in the binary or in a plugin, and the times of files are the commit's: the same binary is
+//! packed to the same package, wherever that is.
 
-use std::ffi::OsString;
+use std::env;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
-use std::{env, iter};
 
 use anyhow::{Context, Result};
 
 use crate::steps::{ask, say, step};
-use crate::workspace::{binary, cargo, cargo_home, packages_below, plugin_dir, root, target};
+use crate::workspace::{binary, cargo, flags_without_paths, packages_below, plugin_dir, root, target};
 use crate::{build, sbom, tools};
 
 /// What is packed.
@@ -64,16 +63,7 @@ fn daemon(profile: Profile) -> Result<()> {
     }
     let mut build = cargo();
     build.args(["build", "--locked", "--release", "--bins", "--package", "sluiced"]);
-    step("build daemon", build.env("RUSTFLAGS", without_paths()))
-}
-
-/// The compiler's flags that keep the places of this machine out of the binary.
-fn without_paths() -> OsString {
-    let places = [(cargo_home(), "/cargo"), (target(), "/target"), (root(), "/sluiced")];
-    let remaps = places.into_iter().flat_map(|(place, name)| {
-        [OsString::from(" --remap-path-prefix="), place.into_os_string(), OsString::from("="), OsString::from(name)]
-    });
-    iter::once(env::var_os("RUSTFLAGS").unwrap_or_default()).chain(remaps).collect()
+    step("build daemon", build.env("RUSTFLAGS", flags_without_paths()))
 }
 
 /// Makes what is packed beside the binary and what lies in the repository.

@@ -1,4 +1,5 @@
-//! What the binaries are made of, for those who must know: a CycloneDX document for the daemon and one for each plugin.
+//! What the binaries are made of, for those who must know: a CycloneDX document for the daemon, one for the console that is
+//! compiled into it, and one for each plugin.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +16,15 @@ use crate::workspace::{packages_below, root};
 const FILE: &str = "sbom-of-xtask";
 const PLUGIN_TARGET: &str = "wasm32-wasip2";
 
-/// Writes `sluiced.cdx.json` and `plugin-NAME.cdx.json` into a folder.
+/// What the console's build leaves beside what it bundled.
+const OF_CONSOLE: &str = "console/dist/.console.cdx.json";
+
+/// Writes `sluiced.cdx.json`, `console.cdx.json` and `plugin-NAME.cdx.json` into a folder.
 pub(crate) fn write(folder: &Path) -> Result<()> {
     let cyclonedx = tools::cargo_cyclonedx()?;
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    fs::copy(root().join(OF_CONSOLE), folder.join("console.cdx.json"))
+        .with_context(|| format!("copying {OF_CONSOLE}"))?;
     let plugins = packages_below("plugins")?;
     let plugins = plugins.iter().map(|name| (format!("plugins/{name}"), format!("plugin-{name}.cdx.json"))).collect();
     for (target, members) in

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,6 +25,15 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn cargo_home() -> PathBuf {
     let home = || env::home_dir().unwrap_or_default().join(".cargo");
     env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
+/// The compiler's flags that keep the places of this machine out of what it makes, as `RUSTFLAGS`.
+pub(crate) fn flags_without_paths() -> OsString {
+    let places = [(cargo_home(), "/cargo"), (target(), "/target"), (root(), "/sluiced")];
+    let remaps = places.into_iter().flat_map(|(place, name)| {
+        [OsString::from(" --remap-path-prefix="), place.into_os_string(), OsString::from("="), OsString::from(name)]
+    });
+    iter::once(env::var_os("RUSTFLAGS").unwrap_or_default()).chain(remaps).collect()
 }
 
 /// Where the standard plugins are copied to, as `NAME.wasm`.

@@ -217,7 +217,7 @@ impl Ask {
         Self::new(Method::POST, path)
     }
 
-    /// At its path alone: what the daemon serves beside its API.
+    /// At its path alone and without a key: what the daemon serves beside its API.
     pub(super) fn beside_the_api(mut self) -> Self {
         self.is_beside_the_api = true;
         self
@@ -309,7 +309,7 @@ impl Daemon {
     /// When it cannot be asked, or refuses.
     pub(super) async fn send(&self, ask: &Ask) -> anyhow::Result<Response<Incoming>> {
         let mut request = Request::builder().method(&ask.method).uri(ask.target(&self.base));
-        if let Some(key) = &self.key {
+        if let Some(key) = self.key.as_ref().filter(|_| !ask.is_beside_the_api) {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         for (name, value) in &ask.headers {

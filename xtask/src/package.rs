@@ -63,6 +63,8 @@ fn daemon(profile: Profile) -> Result<()> {
     }
     let mut build = cargo();
     build.args(["build", "--locked", "--release", "--bins", "--package", "sluiced"]);
+    // By the linker, whose build id is of all that it writes: what is compiled of C names folders in what a debugger reads.
+    build.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     step("build daemon", without_paths(&mut build))
 }
 
@@ -91,10 +93,10 @@ fn pack(profile: Profile, version: Option<&str>, out: &Path) -> Result<()> {
     // As whoever asks sees it: what packs runs in the workspace.
     let out = path::absolute(out).with_context(|| format!("finding {}", out.display()))?;
     let mut pack = Command::new(tools::cargo_deb()?);
-    pack.current_dir(root()).args(["--quiet", "--package", "sluiced", "--locked", "--no-build", "--strip"]);
+    pack.current_dir(root()).args(["--quiet", "--package", "sluiced", "--locked", "--no-build"]);
     pack.args(["--profile", profile.name()]).arg("--output").arg(&out);
     if profile == Profile::Dev {
-        pack.arg("--fast");
+        pack.args(["--strip", "--fast"]);
     }
     if let Some(version) = version {
         pack.args(["--deb-version", version]);

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::steps::{say, step};
+use crate::steps::{ask, say, step};
 use crate::workspace::{root, target};
 
 /// Builds the package of the last commit twice.
@@ -24,8 +24,11 @@ pub(crate) fn run() -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     }
-    let first = package(&folder.join("one"), false)?;
-    let second = package(&folder.join("another/that-is-deeper"), true)?;
+    // The same one twice, whatever is committed meanwhile.
+    let commit =
+        ask(Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root())).context("there is no commit")?;
+    let first = package(&commit, &folder.join("one"), false)?;
+    let second = package(&commit, &folder.join("another/that-is-deeper"), true)?;
     if fs::read(&first)? == fs::read(&second)? {
         say(&format!("reproduce: {} and {} are the same, byte for byte", first.display(), second.display()));
         return Ok(());
@@ -36,10 +39,11 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Builds a clone's package in a place of its own; what is built, and of what, lies within the clone, or `apart` from it.
-fn package(place: &Path, apart: bool) -> Result<PathBuf> {
+fn package(commit: &str, place: &Path, apart: bool) -> Result<PathBuf> {
     let (clone, package) = (place.join("sluiced"), place.join("sluiced.deb"));
     let built = if apart { place } else { &clone }.join("target");
-    step("clone", Command::new("git").args(["clone", "--quiet"]).args([&root(), &clone]))?;
+    step("clone", Command::new("git").args(["clone", "--quiet", "--no-checkout"]).args([&root(), &clone]))?;
+    step("checkout", Command::new("git").args(["checkout", "--quiet", "--detach", commit]).current_dir(&clone))?;
     fs::create_dir_all(&built).with_context(|| format!("creating {}", built.display()))?;
     // What builds is not what is built.
     let tools = target().join("tools");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sluiced_tests::daemon::ADMIN_KEY;
 use sluiced_tests::paths::sluiced_binary;
 use sluiced_tests::setup::{EVENTS, config};
-use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
+use sluiced_tests::{Behaviour, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 use tokio::process::Command;
 
 mod https;
@@ -90,6 +90,11 @@ async fn webhooks_are_made_looked_at_changed_and_removed() {
     );
     let logged = async || prints(&daemon, &["webhooks", "deliveries", id]).await.contains("delivered");
     sluiced_tests::wait_until("the delivery is on record", SOON, logged).await;
+    assert!(prints(&daemon, &["webhooks", "test", id]).await.contains("delivered"));
+    receiver.set(Behaviour::Status(500));
+    let failed = run(&daemon, &["webhooks", "test", id]).await;
+    assert!(failed.status.code() == Some(1) && err(&failed).contains("was not delivered"), "{failed:?}");
+    assert!(out(&failed).contains("500"), "what became of it is shown as well: {failed:?}");
     let replay = json_of(&daemon, &["webhooks", "replay", id, "--from", "all", "--dry-run"]).await;
     assert_eq!((&replay["kind"], &replay["dry_run"]), (&json!("replay"), &json!(true)));
 
@@ -160,7 +165,13 @@ async fn how_a_command_ends_says_whose_fault_it_was() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(err(&refused).contains("url: must begin with http") && err(&refused).contains("types[0]"), "{refused:?}");
     let wrong = run(&daemon, &["webhooks", "list", "--key", "wrong"]).await;
-    assert_eq!(wrong.status.code(), Some(77), "{wrong:?}");
+    assert!(wrong.status.code() == Some(77) && err(&wrong).contains("the key is not known here"), "{wrong:?}");
+    let nowhere = run(&daemon, &["webhooks", "create", "--name", "x", "--type", "a"]).await;
+    assert!(nowhere.status.code() == Some(1) && err(&nowhere).contains("--endpoint"), "{nowhere:?}");
+    let unknown = run(&daemon, &["deliveries", "list", "--status", "lost"]).await;
+    assert!(err(&unknown).starts_with("status: unknown variant `lost`, expected one of `pending`"), "{unknown:?}");
+    let elsewhere = run(&daemon, &["explain", "OTHER:1"]).await;
+    assert!(err(&elsewhere).contains("no stream of this daemon is called OTHER"), "{elsewhere:?}");
     let nobody = run(&daemon, &["webhooks", "list", "--url", "http://127.0.0.1:1"]).await;
     assert_eq!(nobody.status.code(), Some(69), "{nobody:?}");
     assert!(err(&nobody).contains("no daemon answers at http://127.0.0.1:1"), "{nobody:?}");

@@ -121,6 +121,19 @@ async fn a_definition_that_cannot_be_used_is_refused_with_every_flaw_and_leaves_
         assert_eq!(answer.status, 400, "{answer:?}");
         assert!(answer.body.contains(word) && !answer.body.contains("hunter2"), "{word} is missing: {answer:?}");
     }
+    // Plugins: the use that does not do, as it was sent, and nothing of an id that never came to be.
+    let redact = json!({ "plugin": "redact", "config": { "pointers": ["/card"] } });
+    let jq = json!({ "plugin": "jq", "config": { "expr": ".a >" } });
+    for (uses, place) in [
+        (json!({ "filters": [jq] }), "filters[0]"),
+        (json!({ "transforms": [redact, { "plugin": "nowhere" }] }), "transforms[1]"),
+    ] {
+        let mut wrong = json!({ "name": "x", "url": url, "types": [">"] });
+        wrong.as_object_mut().expect("an object").extend(uses.as_object().expect("an object").clone());
+        let answer = post(wrong).await;
+        assert_eq!((answer.status, &answer.json()["errors"][0]["field"]), (400, &json!(place)), "{answer:?}");
+        assert!(!answer.body.contains("wh_"), "{answer:?}");
+    }
     let list = daemon.request("GET", "/api/v1/webhooks", None).await.json();
     assert_eq!(list["webhooks"], json!([]));
 }

@@ -177,6 +177,7 @@ impl Gate {
         match refused {
             Some(problem) => Err(problem),
             None if self.admin.is_none() && self.tokens.is_none() => Ok((Principal::anybody(), None)),
+            None if is_shown => Err(Problem::new(Code::Unauthorized, "the key is not known here, or was removed")),
             None => Err(Problem::unauthorized()),
         }
     }

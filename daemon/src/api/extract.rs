@@ -1,5 +1,6 @@
 //! What handlers take out of a request. They stand in the place of axum's own extractors, whose refusals are not problems.
 
+use std::error::Error as _;
 use std::ops::Deref;
 
 use axum::body::Bytes;
@@ -35,7 +36,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match axum::extract::Query::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Problem::invalid("query", rejection.body_text())),
+            // The text of the rejection itself is about this program.
+            Err(rejection) => Err(Problem::invalid(
+                "query",
+                rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string),
+            )),
         }
     }
 }

@@ -361,9 +361,11 @@ fn not_found(id: &str, searched: &[Searched]) -> Problem {
     };
     let places: Vec<String> = searched.iter().map(place).collect();
     let places = places.join(", ");
-    Problem::not_found(format!(
-        "no event with the id {id:?} was found by its headers in {places}: ask with STREAM:SEQUENCE for an older one"
-    ))
+    let older = match Cursor::parse(id).ok().as_ref().and_then(Cursor::only) {
+        Some((stream, _)) => format!("and no stream of this daemon is called {stream}"),
+        None => "ask with STREAM:SEQUENCE for an older one".to_owned(),
+    };
+    Problem::not_found(format!("no event with the id {id:?} was found by its headers in {places}: {older}"))
 }
 
 /// All about one subscription.

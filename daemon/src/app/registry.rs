@@ -23,10 +23,10 @@ use crate::api::webhooks::{Edit, Flaw, IfMatch, Made, New, Page, Refused, Reques
 use crate::config::Config;
 use crate::deliver::signing::{parse_secret, text_of};
 use crate::deliver::{Secrets, secrets};
-use crate::domain::{Owner, Subscription, SubscriptionId, WebhookSecret};
+use crate::domain::{Owner, PluginRef, Subscription, SubscriptionId, WebhookSecret};
 use crate::pipeline::Spec;
 use crate::pipeline::subscriptions::{self, Ready};
-use crate::plugin::Host;
+use crate::plugin::{self, Host};
 use crate::store::{Answer, Definition, Store};
 use crate::telemetry::{self, clock};
 
@@ -197,7 +197,7 @@ impl Registry {
         match subscriptions::prepare(host, &self.secrets, subscription) {
             Ok(Ready::Webhook(spec)) => Ok(*spec),
             Ok(Ready::Stream(_)) => Err(vec![Flaw { key: String::new(), reason: "is not a webhook".into() }]),
-            Err(error) => Err(vec![Flaw { key: String::new(), reason: telemetry::chain(&error) }]),
+            Err(error) => Err(vec![flaw_of(subscription, &error)]),
         }
     }
 
@@ -521,6 +521,23 @@ fn take_secret(definition: &mut Map<String, Value>) -> Result<Option<WebhookSecr
 
 fn flaw(key: &str, reason: String) -> Refused {
     Refused::Flaws(vec![Flaw { key: key.to_owned(), reason }])
+}
+
+/// Which key of a webhook keeps it from running, and why; whoever makes one does not know its id yet.
+fn flaw_of(of: &Subscription, error: &subscriptions::Error) -> Flaw {
+    let (key, reason) = match error {
+        subscriptions::Error::Plugin { source, .. } => (key_of_plugin(of, source), telemetry::chain(source)),
+        subscriptions::Error::Endpoint { source, .. } => ("url".to_owned(), telemetry::chain(source)),
+        error => (String::new(), telemetry::chain(error)),
+    };
+    Flaw { key, reason }
+}
+
+/// The use of the plugin that an error is about; the first, where there are several.
+fn key_of_plugin(of: &Subscription, error: &plugin::Error) -> String {
+    let place = |uses: &[PluginRef]| uses.iter().position(|one| Some(&*one.plugin) == error.plugin());
+    let filter = place(&of.filters).map(|at| format!("filters[{at}]"));
+    filter.or_else(|| place(&of.transforms).map(|at| format!("transforms[{at}]"))).unwrap_or_default()
 }
 
 fn parse(kept: &Definition) -> Map<String, Value> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::Value;
 
-use super::remote::{Ask, Remote, escaped};
+use super::remote::{Ask, Remote, escaped, plain};
 
 /// Which event, and whom to ask.
 #[derive(Debug, Args)]
@@ -106,7 +106,8 @@ fn line(text: &mut String, indent: usize, fields: &[(&str, &Value)]) {
     for (name, value) in fields {
         match value {
             Value::Null => {}
-            Value::String(value) => said.push(format!("{name}: {}", value.escape_debug())),
+            Value::String(value) if value.is_empty() => {}
+            Value::String(value) => said.push(format!("{name}: {}", plain(value))),
             value => said.push(format!("{name}: {value}")),
         }
     }

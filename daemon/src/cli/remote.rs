@@ -86,7 +86,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { status: 401 | 403, .. } => EXIT_REFUSED,
-            Self::Refused { status: 500.., .. } | Self::Unreachable { .. } => EXIT_UNAVAILABLE,
+            Self::Refused { status: 429 | 500.., .. } | Self::Unreachable { .. } => EXIT_UNAVAILABLE,
             Self::Refused { .. } => super::EXIT_FAILURE,
         }
     }
@@ -139,12 +139,27 @@ impl Remote {
     /// # Errors
     /// When the daemon cannot be asked, or refuses.
     pub(super) fn ask(&self, request: &Ask, shown: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        self.show(&self.answer(request)?, shown)
+    }
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked, or refuses.
+    pub(super) fn answer(&self, request: &Ask) -> anyhow::Result<Value> {
         let daemon = self.daemon()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime.block_on(daemon.ask(request))?;
-        match (self.json, &answer) {
-            (true, answer) => write_out(&format!("{answer:#}\n")),
-            (false, answer) => write_out(&shown(answer)),
+        runtime.block_on(daemon.ask(request))
+    }
+
+    /// Prints an answer: as it came, or as `shown` makes it for people.
+    ///
+    /// # Errors
+    /// When nobody takes what is printed.
+    pub(super) fn show(&self, answer: &Value, shown: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        match self.json {
+            true => write_out(&format!("{answer:#}\n")),
+            false => write_out(&shown(answer)),
         }
     }
 
@@ -388,6 +403,6 @@ mod tests {
             let (code, detail) = (String::new(), String::new());
             Failure::Refused { status, code, detail, retry_after_s: None }.exit_code()
         };
-        assert_eq!([refused(400), refused(401), refused(403), refused(404), refused(503)], [1, 77, 77, 1, 69]);
+        assert_eq!([400, 401, 403, 404, 429, 503].map(refused), [1, 77, 77, 1, 69, 69]);
     }
 }

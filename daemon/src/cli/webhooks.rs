@@ -1,5 +1,6 @@
 //! `sluiced webhooks`: webhooks, over the API of a running daemon.
 
+use anyhow::ensure;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -184,6 +185,7 @@ pub fn run(args: &WebhooksArgs) -> anyhow::Result<()> {
         }
         Command::Get { id } => remote.ask(&Ask::get(webhook(id)), fields),
         Command::Create { keys, idempotency_key } => {
+            ensure!(keys.body().get("url").is_some(), "where to deliver is missing: say it with --endpoint URL");
             let ask = Ask::post("/webhooks").header("idempotency-key", idempotency_key.as_ref());
             remote.ask(&ask.body(keys.body()), fields)
         }
@@ -195,7 +197,12 @@ pub fn run(args: &WebhooksArgs) -> anyhow::Result<()> {
             let ask = Ask::new(Method::DELETE, webhook(id)).header("if-match", if_match.as_ref());
             remote.ask(&ask, |_| "removed\n".to_owned())
         }
-        Command::Test { id } => remote.ask(&Ask::post(format!("{}/test", webhook(id))), fields),
+        Command::Test { id } => {
+            let answer = remote.answer(&Ask::post(format!("{}/test", webhook(id))))?;
+            remote.show(&answer, fields)?;
+            ensure!(answer["delivered"] == true, "the test event was not delivered");
+            Ok(())
+        }
         Command::RotateSecret { id, overlap } => {
             let ask = Ask::post(format!("{}/rotate-secret", webhook(id)));
             remote.ask(&ask.body(json!({ "overlap": overlap })), fields)

@@ -9,7 +9,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, StorageType};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Error;
 use crate::domain::{Pattern, StreamName, cover_of_at_most};
@@ -281,6 +281,8 @@ fn options(config: &Config) -> Result<async_nats::ConnectOptions, Error> {
                 async_nats::Event::Closed => info!("nats connection is closed"),
                 async_nats::Event::LameDuckMode => info!("nats server announces its shutdown"),
                 async_nats::Event::Disconnected => warn!("nats connection is down"),
+                // Of each try to connect again: that it is down is said, and `/readyz` says why.
+                async_nats::Event::ClientError(error) => debug!(%error, "nats connection event"),
                 other => warn!(event = %other, "nats connection event"),
             }
         });

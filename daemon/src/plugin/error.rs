@@ -196,3 +196,35 @@ pub enum Error {
         plugin: Box<str>,
     },
 }
+
+impl Error {
+    /// The plugin that it is about, where that is one.
+    pub fn plugin(&self) -> Option<&str> {
+        match self {
+            Self::Unknown { plugin, .. }
+            | Self::Read { plugin, .. }
+            | Self::TooLarge { plugin, .. }
+            | Self::NotWasm { plugin, .. }
+            | Self::CoreModule { plugin, .. }
+            | Self::Compile { plugin, .. }
+            | Self::Imports { plugin, .. }
+            | Self::Link { plugin, .. }
+            | Self::Version { plugin, .. }
+            | Self::Exports { plugin, .. }
+            | Self::Shape { plugin, .. }
+            | Self::SchemaText { plugin, .. }
+            | Self::Schema { plugin, .. }
+            | Self::ConfigText { plugin, .. }
+            | Self::Config { plugin, .. }
+            | Self::Refused { plugin, .. }
+            | Self::NotFilter { plugin, .. }
+            | Self::NotTransform { plugin, .. } => Some(plugin),
+            Self::Limit { .. }
+            | Self::Engine(_)
+            | Self::Thread(_)
+            | Self::Name { .. }
+            | Self::Describe(_)
+            | Self::Configure(_) => None,
+        }
+    }
+}

@@ -205,4 +205,10 @@ async fn health_says_whether_the_daemon_is_ready_and_what_it_waits_for() {
     let waits = async || err(&ask().await).contains("not ready: nats: ");
     wait_until("it says that NATS is away", SOON, waits).await;
     assert_eq!(ask().await.status.code(), Some(69));
+    let receiver = TestReceiver::start();
+    let mut health = command(&["health"]);
+    health.env("SLUICED_URL", receiver.url("")).env("SLUICED_API_KEY", ADMIN_KEY);
+    assert!(health.output().await.expect("the daemon's binary runs").status.success());
+    let asked = receiver.received().remove(0);
+    assert!(asked.path == "/readyz" && !asked.headers.contains_key("authorization"), "a key is shown: {asked:?}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Response, StatusCode, Version};
+use reqwest::{Certificate, Client, ClientBuilder, Response, StatusCode, Version};
 use sluiced_tests::http::{client, try_request};
 use sluiced_tests::setup::config;
 use sluiced_tests::tls::{Identity, TestCa};
@@ -69,16 +69,48 @@ async fn http_2_is_spoken_without_tls_with_whoever_begins_with_it() {
     assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2));
 }
 
+#[tokio::test]
+async fn a_stream_over_https_and_http_1_1_goes_on_and_ends_in_order() {
+    let (nats, ca) = (TestNats::start().await, TestCa::new());
+    let mut daemon = TestDaemon::builder(&nats, &config(&tls(&ca.identity("127.0.0.1")), &[])).launch();
+    daemon.wait_answering().await;
+    let client = builder_of(&ca).http1_only().build().expect("a client");
+    wait_until("it is ready", SOON, async || get(&client, &daemon, "/readyz").await.is_ok_and(|it| it.status() == 200))
+        .await;
+    let mut stream = get(&client, &daemon, "/api/v1/events/stream").await.expect("a stream of events");
+    assert_eq!(stream.version(), Version::HTTP_11);
+    // Larger than any buffer on the way.
+    let large = "much ".repeat(100_000);
+    let mut seen = String::new();
+    for said in ["little", &large, "the end"] {
+        nats.publish("events.orders.created", said.to_owned()).await;
+        let expected = format!("data: {said}\n\n");
+        let heard = async {
+            while !seen.contains(&expected) {
+                let chunk = stream.chunk().await.expect("a connection").expect("it goes on");
+                seen.push_str(&String::from_utf8_lossy(&chunk));
+            }
+        };
+        tokio::time::timeout(SOON, heard).await.expect("it comes");
+    }
+    assert_eq!(daemon.terminate().await.code(), Some(0));
+    while stream.chunk().await.expect("a stream that is ended, not broken off").is_some() {}
+}
+
 fn tls(identity: &Identity) -> String {
     format!("[server]\ntls = {{ cert_file = {:?}, key_file = {:?} }}\n", identity.cert_file, identity.key_file)
 }
 
 /// A client that trusts one authority only; each has connections of its own.
 fn client_of(ca: &TestCa) -> Client {
+    builder_of(ca).build().expect("a client")
+}
+
+fn builder_of(ca: &TestCa) -> ClientBuilder {
     // It installs the cryptography.
     drop(client());
     let root = Certificate::from_pem(&fs::read(ca.file()).expect("a file")).expect("a certificate");
-    Client::builder().no_proxy().tls_certs_only([root]).build().expect("a client")
+    Client::builder().no_proxy().tls_certs_only([root])
 }
 
 async fn get(client: &Client, daemon: &TestDaemon, path: &str) -> reqwest::Result<Response> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sluiced_tests::events::order;
 use sluiced_tests::paths::sluiced_binary;
 use sluiced_tests::setup::config;
+use sluiced_tests::sse::{Auth, SseClient};
 use sluiced_tests::{ADMIN_KEY, Behaviour, TestDaemon, TestNats, TestReceiver, Webhook};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -65,7 +66,7 @@ async fn an_event_is_followed_through_every_subscription() {
 
     let told = trace(&daemon, "order-1").await;
     assert_eq!(trace(&daemon, "EVENTS:1").await, told, "by its place it is the same event");
-    assert_eq!(trace(&daemon, "EVENTS:1:09af3c").await, told, "and as an event stream has it");
+    assert_is_found_by_an_id_of_an_event_stream(&daemon, &told).await;
     assert_eq!((told["event"]["type"].as_str(), told["unmatched"].as_u64()), (Some("orders.created"), Some(2)));
     assert_eq!(told["log"]["complete"], true);
     let arrives = of(&told, "arrives");
@@ -105,6 +106,19 @@ async fn an_event_is_followed_through_every_subscription() {
         "next due: ",
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+}
+
+/// Which says which stream of that name it is of.
+async fn assert_is_found_by_an_id_of_an_event_stream(daemon: &TestDaemon, told: &Value) {
+    let stream = daemon.url("/api/v1/streams/wall?from=all");
+    let seen = SseClient::connect(&stream, Auth::ApiKey(ADMIN_KEY), None).await.next_event(SOON).await.id;
+    assert!(seen.starts_with("EVENTS:1:"), "{seen}");
+    assert_eq!(trace(daemon, &seen).await, *told);
+    let tag = if seen.ends_with('0') { "000001" } else { "000000" };
+    for path in [format!("events/EVENTS:1:{tag}/trace"), format!("deliveries?event=EVENTS:1:{tag}")] {
+        let of_another = daemon.request("GET", &format!("/api/v1/{path}"), None).await;
+        assert!(of_another.status == 404 && of_another.body.contains("another stream"), "{path}: {of_another:?}");
     }
 }
 

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use crate::steps::{say, step};
 use crate::tools;
 use crate::workspace::{
-    author_cache, binary, cargo, files_below, flags_without_paths, packages_below, plugin_dir, projects_below, root,
-    target, test_plugin_dir,
+    author_cache, binary, cargo, files_below, packages_below, plugin_dir, projects_below, root, target,
+    test_plugin_dir, without_paths,
 };
 
 const WASM_ARGS: [&str; 5] = ["build", "--profile", "plugin", "--target", "wasm32-wasip2"];
@@ -103,7 +103,7 @@ pub(crate) fn plugins() -> Result<()> {
     for name in &names {
         build.arg("--package").arg(format!("sluiced-plugin-{name}"));
     }
-    step("build plugins", build.env("RUSTFLAGS", flags_without_paths()))?;
+    step("build plugins", without_paths(&mut build))?;
     names.iter().try_for_each(|name| install(name, &plugin_dir()))
 }
 

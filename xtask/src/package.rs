@@ -5,13 +5,13 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{self, Path};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::steps::{ask, say, step};
-use crate::workspace::{binary, cargo, flags_without_paths, packages_below, plugin_dir, root, target};
+use crate::workspace::{binary, cargo, packages_below, plugin_dir, root, target, without_paths};
 use crate::{build, sbom, tools};
 
 /// What is packed.
@@ -63,7 +63,9 @@ fn daemon(profile: Profile) -> Result<()> {
     }
     let mut build = cargo();
     build.args(["build", "--locked", "--release", "--bins", "--package", "sluiced"]);
-    step("build daemon", build.env("RUSTFLAGS", flags_without_paths()))
+    // By the linker, whose build id is of all that it writes: what is compiled of C names folders in what a debugger reads.
+    build.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    step("build daemon", without_paths(&mut build))
 }
 
 /// Makes what is packed beside the binary and what lies in the repository.
@@ -88,11 +90,13 @@ fn stage(profile: Profile) -> Result<()> {
 }
 
 fn pack(profile: Profile, version: Option<&str>, out: &Path) -> Result<()> {
+    // As whoever asks sees it: what packs runs in the workspace.
+    let out = path::absolute(out).with_context(|| format!("finding {}", out.display()))?;
     let mut pack = Command::new(tools::cargo_deb()?);
-    pack.current_dir(root()).args(["--quiet", "--package", "sluiced", "--locked", "--no-build", "--strip"]);
-    pack.args(["--profile", profile.name()]).arg("--output").arg(out);
+    pack.current_dir(root()).args(["--quiet", "--package", "sluiced", "--locked", "--no-build"]);
+    pack.args(["--profile", profile.name()]).arg("--output").arg(&out);
     if profile == Profile::Dev {
-        pack.arg("--fast");
+        pack.args(["--strip", "--fast"]);
     }
     if let Some(version) = version {
         pack.args(["--deb-version", version]);
@@ -104,7 +108,7 @@ fn pack(profile: Profile, version: Option<&str>, out: &Path) -> Result<()> {
             &mut pack
         }
     };
-    fs::create_dir_all(out.parent().unwrap_or(out))
+    fs::create_dir_all(out.parent().unwrap_or(&out))
         .with_context(|| format!("creating a folder for {}", out.display()))?;
     step("package", &mut pack)?;
     say(&format!("package: {}", out.display()));

@@ -173,8 +173,7 @@ pub(crate) fn nginx() -> Result<()> {
     let found = || ask(Command::new("nginx").arg("-v")).is_some();
     if !found() {
         say("nginx: missing, trying apt-get");
-        let mut apt = Command::new("apt-get");
-        succeeds_within(APT_TIME_MAX, apt.args(["install", "-y", "nginx-light"]).stdout(Stdio::null()))?;
+        apt_install(&["nginx-light"])?;
     }
     if found() { Ok(()) } else { bail!("nginx is needed: install it and put it on PATH") }
 }
@@ -215,7 +214,7 @@ impl Packed {
                 return Ok(in_wheel);
             }
         }
-        say(&format!("{program}: no wheel for this machine, compiling it into {} (minutes)", compiled.display()));
+        say(&format!("{program}: missing, compiling it into {} (minutes)", compiled.display()));
         let mut install = cargo();
         install.args(["install", program, "--locked", "--version", version, "--root"]).arg(&compiled);
         if succeeds_within(CARGO_INSTALL_TIME_MAX, &mut install)? {

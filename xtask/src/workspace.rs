@@ -1,9 +1,8 @@
 //! Where things are: the workspace, the target directory and what is built into it.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,13 +26,22 @@ pub(crate) fn cargo_home() -> PathBuf {
     env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
 }
 
-/// The compiler's flags that keep the places of this machine out of what it makes, as `RUSTFLAGS`.
-pub(crate) fn flags_without_paths() -> OsString {
-    let places = [(cargo_home(), "/cargo"), (target(), "/target"), (root(), "/sluiced")];
-    let remaps = places.into_iter().flat_map(|(place, name)| {
-        [OsString::from(" --remap-path-prefix="), place.into_os_string(), OsString::from("="), OsString::from(name)]
+/// Has the compiler keep the places of this machine out of what a call of cargo makes.
+pub(crate) fn without_paths(cargo: &mut Command) -> &mut Command {
+    // Of those that match, the compiler takes the last: one place may lie within another.
+    let places = [(root(), "/sluiced"), (target(), "/target"), (cargo_home(), "/cargo")];
+    let remaps = places.map(|(place, name)| {
+        ["--remap-path-prefix=".into(), place.into_os_string(), "=".into(), name.into()]
+            .into_iter()
+            .collect::<OsString>()
     });
-    iter::once(env::var_os("RUSTFLAGS").unwrap_or_default()).chain(remaps).collect()
+    // The form that takes a place with a space in it. Where it is set, cargo looks at no other.
+    let given = env::var_os("CARGO_ENCODED_RUSTFLAGS").or_else(|| {
+        let flags = env::var("RUSTFLAGS").ok()?;
+        Some(flags.split_whitespace().collect::<Vec<_>>().join("\x1f").into())
+    });
+    let flags: Vec<_> = given.into_iter().filter(|flags| !flags.is_empty()).chain(remaps).collect();
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new("\x1f")))
 }
 
 /// Where the standard plugins are copied to, as `NAME.wasm`.

@@ -235,7 +235,7 @@ async fn page(
     let store = access.store.clone();
     let (deliveries, next) = match (&asked.event, search.status) {
         (Some(event), _) => {
-            let position = position(access, event).await?;
+            let position = trace::position(&access.nats, event).await?;
             let begin = place.map_or(Ok(0), |place| place.parse().map_err(|_| cursor::wrong()))?;
             let running = access.lanes.lanes().iter().take(SUBSCRIPTIONS_MAX).map(|lane| lane.id().clone()).collect();
             blocking(move || search.of_event(&store, &position, running, begin)).await?
@@ -254,14 +254,6 @@ async fn page(
         }
     };
     Ok(Json(Page { deliveries, next: next.map(|place| question.cursor(&place)) }))
-}
-
-/// Where an event is that was named by its id or its place.
-async fn position(access: &Access, event: &str) -> Result<Position, Problem> {
-    match trace::place(event, |stream| access.nats.stream(stream).is_some()) {
-        Some(position) => Ok(position),
-        None => Ok(trace::find(&access.nats, event).await?.position),
-    }
 }
 
 fn parked_key(text: &str) -> Option<ParkedKey> {

@@ -57,14 +57,7 @@ pub(super) struct Listener {
 impl Listener {
     /// Takes connections of `tcp`; with TLS, when there is an acceptor.
     pub(super) fn new(tcp: TcpListener, tls: Option<Acceptor>) -> Self {
-        let mut http = Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        http.http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .max_concurrent_streams(STREAMS_MAX);
-        Self { tcp, tls, http }
+        Self { tcp, tls, http: http() }
     }
 
     /// Serves until `closing`; then takes nothing more, lets the requests under way end, and returns when all have.
@@ -91,6 +84,18 @@ impl Listener {
         connections.close();
         connections.wait().await;
     }
+}
+
+/// How HTTP is spoken.
+fn http() -> Builder<TokioExecutor> {
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX);
+    http
 }
 
 fn is_of_connection(error: &io::Error) -> bool {
@@ -161,7 +166,7 @@ async fn carry_stream<I>(io: I, stream: Response, own: Connection, from: SocketA
 where
     I: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    unless_cut(outlet::send(io, stream), &own, from).await;
+    unless_cut(outlet::send(io, stream, own.clone()), &own, from).await;
 }
 
 /// Goes on with what a connection carries until it ends, or is to end.

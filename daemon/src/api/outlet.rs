@@ -7,6 +7,7 @@ use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Buf as _;
-use http::header::{CONNECTION, CONTENT_TYPE, DATE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use http_body_util::BodyExt as _;
@@ -24,12 +25,15 @@ use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
 use super::document::EVENT_STREAM;
+use crate::stream::Connection;
 use crate::telemetry::clock;
 
 /// Ends a body that comes in chunks (RFC 9112, section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// What a client sends while it has a stream is thrown away, so many bytes at a time.
-const UNASKED_BYTES: usize = 64;
+/// What a client sends while it has a stream is thrown away, so many bytes at a time,
+const UNASKED_BYTES: usize = 1 << 10;
+/// and a stream whose client has sent so many is at its end: reading them costs the others' time.
+const UNASKED_BYTES_MAX: usize = 64 << 10;
 
 /// A socket on loan to an HTTP server; it is given back when the server is dropped.
 pub(super) struct Loan<I> {
@@ -52,12 +56,15 @@ struct Shared<I> {
     io: Mutex<Option<I>>,
     /// Takes the answer that is to have the connection.
     answer: Mutex<Option<oneshot::Sender<Response>>>,
+    /// The server has something to send that the socket does not take.
+    is_blocked: AtomicBool,
 }
 
 /// Lends a socket to a server that answers at the [`Desk`].
 pub(super) fn lend<I>(io: I) -> (Loan<I>, Desk<I>, Handover<I>) {
     let (sender, answer) = oneshot::channel();
-    let shared = Arc::new(Shared { io: Mutex::default(), answer: Mutex::new(Some(sender)) });
+    let shared =
+        Arc::new(Shared { io: Mutex::default(), answer: Mutex::new(Some(sender)), is_blocked: AtomicBool::default() });
     let loan = Loan { io: Some(io), shared: Arc::clone(&shared) };
     (loan, Desk(Arc::clone(&shared)), Handover { shared, answer })
 }
@@ -70,11 +77,12 @@ impl<I> Clone for Desk<I> {
 
 impl<I> Desk<I> {
     /// The server's answer to a request. There is none, ever, where the answer is an event stream that is to have the
-    /// connection. The server has sent all that it had to say before: it asks for the next answer only then.
+    /// connection. All that the server had to say before must be in the socket by then. It most often is, since that comes
+    /// before the next request is looked at; where it is not, the server sends the stream too.
     pub(super) async fn answer(self, router: Router, request: Request<Body>) -> Response {
         let may_take = request.version() == Version::HTTP_11 && request.method() == Method::GET;
         let Ok(answer) = router.oneshot(request).await;
-        if !may_take || !is_event_stream(answer.headers()) {
+        if !may_take || !is_event_stream(answer.headers()) || self.0.is_blocked.load(Ordering::Relaxed) {
             return answer;
         }
         let sender = self.0.answer.lock().take();
@@ -115,6 +123,12 @@ impl<I: Unpin> Loan<I> {
     fn io(&mut self) -> Pin<&mut I> {
         Pin::new(self.io.as_mut().expect("it is given back by the drop alone"))
     }
+
+    /// What came of sending something.
+    fn sent<T>(&self, sent: Poll<T>) -> Poll<T> {
+        self.shared.is_blocked.store(sent.is_pending(), Ordering::Relaxed);
+        sent
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Loan<I> {
@@ -125,7 +139,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Loan<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Loan<I> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.io().poll_write(context, bytes)
+        let sent = self.io().poll_write(context, bytes);
+        self.sent(sent)
     }
 
     fn poll_write_vectored(
@@ -133,7 +148,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Loan<I> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.io().poll_write_vectored(context, slices)
+        let sent = self.io().poll_write_vectored(context, slices);
+        self.sent(sent)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -141,7 +157,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Loan<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io().poll_flush(context)
+        let sent = self.io().poll_flush(context);
+        self.sent(sent)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -149,34 +166,44 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Loan<I> {
     }
 }
 
-/// Sends an event stream until it ends, or the client leaves.
+/// Sends an event stream until it ends, or the client leaves; `own` is told of all that the client takes.
 ///
 /// # Errors
-/// When the connection breaks.
-pub(super) fn send<I>(io: I, answer: Response) -> impl Future<Output = io::Result<()>> + Send
+/// When the connection breaks, or the client sends too much.
+pub(super) fn send<I>(io: I, answer: Response, own: Connection) -> impl Future<Output = io::Result<()>> + Send
 where
     I: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let (parts, body) = answer.into_parts();
-    send_parts(io, head(parts), body)
+    send_parts(io, head(parts), body, own)
 }
 
 /// Nothing but what is needed for as long as the stream goes on is held by this.
-async fn send_parts<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, head: Vec<u8>, mut body: Body) -> io::Result<()> {
+async fn send_parts<I>(mut io: I, head: Vec<u8>, mut body: Body, own: Connection) -> io::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
     io.write_all(&head).await?;
     drop(head);
+    let mut unasked = 0;
     loop {
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            left = leaving(&mut io) => return left,
+            left = leaving(&mut io, &mut unasked) => return left,
         };
         let Some(frame) = frame else { break };
         if let Ok(bytes) = frame.map_err(io::Error::other)?.into_data()
             && !bytes.is_empty()
         {
             let length = format!("{:x}\r\n", bytes.len());
-            io.write_all_buf(&mut length.as_bytes().chain(bytes).chain(&b"\r\n"[..])).await?;
+            let mut chunk = length.as_bytes().chain(bytes).chain(&b"\r\n"[..]);
+            while chunk.has_remaining() {
+                if io.write_buf(&mut chunk).await? == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                own.moved();
+            }
             io.flush().await?;
         }
     }
@@ -184,15 +211,19 @@ async fn send_parts<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, head: Vec<u8>,
     io.shutdown().await
 }
 
-/// Ends when the client leaves.
-async fn leaving<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<()> {
+/// Ends when the client leaves, or has sent too much; `unasked` is how many bytes it has sent.
+async fn leaving<I: AsyncRead + Unpin>(io: &mut I, unasked: &mut usize) -> io::Result<()> {
     poll_fn(|context| {
         loop {
-            let mut unasked = [0; UNASKED_BYTES];
-            let mut into = ReadBuf::new(&mut unasked);
+            let mut bytes = [0; UNASKED_BYTES];
+            let mut into = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut *io).poll_read(context, &mut into))?;
             if into.filled().is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            *unasked += into.filled().len();
+            if *unasked > UNASKED_BYTES_MAX {
+                return Poll::Ready(Err(io::Error::other("its client sends, where only the daemon is to")));
             }
         }
     })
@@ -205,6 +236,8 @@ fn head(mut parts: Parts) -> Vec<u8> {
     if let Ok(date) = HeaderValue::from_str(&date) {
         parts.headers.insert(DATE, date);
     }
+    // Of the two, one (RFC 9112, section 6.2).
+    parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     let mut head = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();

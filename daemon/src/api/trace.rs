@@ -25,8 +25,7 @@ use crate::domain::{DeliveryId, Event, Pattern, Position, StreamName, Subscripti
 use crate::ingest::{self, Nats, Searched};
 use crate::plugin::{Chain, Passed};
 use crate::store::{DeadLetter, Disposition, EventLog, LogEntry, Parked, Store};
-use crate::stream::Cursor;
-use crate::stream::Named;
+use crate::stream::{Cursor, Named, Tag};
 use crate::telemetry::{chain, clock};
 
 /// The most subscriptions that one answer tells of.
@@ -58,6 +57,8 @@ pub trait Events: Send + Sync + 'static {
     fn streams(&self) -> Vec<StreamName>;
     /// The event at a place.
     fn event<'a>(&'a self, position: &'a Position) -> BoxFuture<'a, Result<Option<Event>, ingest::Error>>;
+    /// The tag of the stream of that name.
+    fn tag<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<Tag, ingest::Error>>;
     /// Looks for an id in every stream.
     fn search<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Searched>, ingest::Error>>;
 }
@@ -69,6 +70,10 @@ impl Events for Nats {
 
     fn event<'a>(&'a self, position: &'a Position) -> BoxFuture<'a, Result<Option<Event>, ingest::Error>> {
         Box::pin(Self::event(self, position))
+    }
+
+    fn tag<'a>(&'a self, stream: &'a StreamName) -> BoxFuture<'a, Result<Tag, ingest::Error>> {
+        Box::pin(async move { Ok(Tag::of(self.facts(stream).await?.identity)) })
     }
 
     fn search<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Searched>, ingest::Error>> {
@@ -307,11 +312,36 @@ impl One {
     }
 }
 
-/// The place that a text is, such as `EVENTS:12`, or the `id:` of an event stream that has one stream alone.
-pub(super) fn place(text: &str, is_known: impl Fn(&StreamName) -> bool) -> Option<Position> {
+/// The place that a text is, such as `EVENTS:12`, or the `id:` of an event stream that has one stream alone; with the tag of
+/// the stream, where the text has one.
+fn place(text: &str, streams: &[StreamName]) -> Option<(Position, Option<Tag>)> {
     let cursor = Cursor::parse(text).ok()?;
-    let (stream, seen) = cursor.only().filter(|(stream, _)| is_known(stream))?;
-    Some(Position { stream: stream.clone(), sequence: seen.sequence })
+    let (stream, seen) = cursor.only().filter(|(stream, _)| streams.contains(stream))?;
+    Some((Position { stream: stream.clone(), sequence: seen.sequence }, seen.tag))
+}
+
+/// The place that a text is, or that of the event that has it as its id.
+///
+/// # Errors
+/// When there is none, or the streams cannot be read.
+pub(super) async fn position(events: &dyn Events, id: &str) -> Result<Position, Problem> {
+    if let Some((position, tag)) = place(id, &events.streams()) {
+        let stream = &position.stream;
+        if let Some(tag) = tag
+            && events.tag(stream).await.map_err(|error| unavailable(&error))? != tag
+        {
+            return Err(Problem::not_found(format!("{id} is of another stream than {stream}, which was made anew")));
+        }
+        return Ok(position);
+    }
+    let searched = events.search(id).await.map_err(|error| unavailable(&error))?;
+    let found = searched.iter().find_map(|s| Some(Position { stream: s.stream.clone(), sequence: s.found? }));
+    found.ok_or_else(|| not_found(id, &searched))
+}
+
+fn unavailable(error: &ingest::Error) -> Problem {
+    error!(error = %chain(error), "the stream could not serve a trace");
+    Problem::unavailable(Code::NatsUnavailable, "the stream cannot be read at the moment")
 }
 
 /// The event that an id or a place names.
@@ -319,21 +349,9 @@ pub(super) fn place(text: &str, is_known: impl Fn(&StreamName) -> bool) -> Optio
 /// # Errors
 /// When there is none, or the streams cannot be read.
 pub(super) async fn find(events: &dyn Events, id: &str) -> Result<Event, Problem> {
-    let unavailable = |error: ingest::Error| {
-        error!(error = %chain(&error), "the stream could not serve a trace");
-        Problem::unavailable(Code::NatsUnavailable, "the stream cannot be read at the moment")
-    };
-    let place = place(id, |stream| events.streams().contains(stream));
-    let position = match place {
-        Some(position) => position,
-        None => {
-            let searched = events.search(id).await.map_err(unavailable)?;
-            let found = searched.iter().find_map(|s| Some(Position { stream: s.stream.clone(), sequence: s.found? }));
-            found.ok_or_else(|| not_found(id, &searched))?
-        }
-    };
+    let position = position(events, id).await?;
     let gone = || Problem::not_found(format!("{} has no message {} (any more)", position.stream, position.sequence));
-    events.event(&position).await.map_err(unavailable)?.ok_or_else(gone)
+    events.event(&position).await.map_err(|error| unavailable(&error))?.ok_or_else(gone)
 }
 
 fn not_found(id: &str, searched: &[Searched]) -> Problem {

@@ -4,10 +4,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::interval;
 use tracing::warn;
 
 use crate::telemetry::clock;
@@ -17,6 +19,8 @@ use crate::telemetry::health::{Condition, Health};
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// A manager that does not read for so long is not waited for: the daemon's one thread is.
 const WRITE_TIME_MAX: Duration = Duration::from_millis(200);
+/// How often is looked at how the daemon is.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// What is told of a daemon that can do its work.
 const READY: &str = "ready";
 
@@ -72,9 +76,23 @@ impl Manager {
         let mut told = listening.told.lock();
         let starts = failing.is_empty() && !told.is_started;
         if starts || told.status != status {
-            listening.tell(if starts { "READY=1\n" } else { "" }, &status);
-            told.is_started |= starts;
-            told.status = status;
+            // What was not told is told at the next look.
+            if listening.tell(if starts { "READY=1\n" } else { "" }, &status) {
+                told.is_started |= starts;
+                told.status = status;
+            }
+        }
+    }
+
+    /// Tells how the parts are while something goes on.
+    pub(super) async fn look_during<T>(&self, health: &Health, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut looks = interval(LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = looks.tick() => self.look_at(health),
+            }
         }
     }
 
@@ -108,13 +126,16 @@ impl Manager {
 }
 
 impl Listening {
-    fn tell(&self, state: &str, status: &str) {
+    /// Whether it was told.
+    fn tell(&self, state: &str, status: &str) -> bool {
         // A line is one field.
         let status = status.replace('\n', " ");
         let message = format!("{state}STATUS={status}");
-        if let Err(error) = self.socket.send_to_addr(message.as_bytes(), &self.address) {
+        let sent = self.socket.send_to_addr(message.as_bytes(), &self.address);
+        if let Err(error) = &sent {
             warn!(%error, "the service manager was not told how the daemon is");
         }
+        sent.is_ok()
     }
 }
 
@@ -193,6 +214,37 @@ mod tests {
         assert!((before..=clock::monotonic_us()).contains(&at.parse().unwrap()), "{message}");
         manager.reloaded();
         assert_eq!(told(&socket).unwrap(), "READY=1\nSTATUS=ready");
+    }
+
+    #[test]
+    fn a_start_that_could_not_be_told_is_told_at_the_next_look() {
+        let (manager, socket, dir) = manager();
+        drop(socket);
+        let path = dir.path().join("notify");
+        std::fs::remove_file(&path).unwrap();
+        manager.look_at(&Health::new([]));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        manager.look_at(&Health::new([]));
+        assert_eq!(told(&socket).unwrap(), "READY=1\nSTATUS=ready");
+        manager.look_at(&Health::new([]));
+        assert_eq!(told(&socket), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_told_what_the_start_waits_for() {
+        let (manager, socket, _dir) = manager();
+        let health = Health::new(["nats"]);
+        let work = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            health.set("nats", Condition::Failing("away".to_owned()));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            7
+        };
+        assert_eq!(manager.look_during(&health, work).await, 7);
+        assert_eq!(told(&socket).unwrap(), "STATUS=not ready: nats: not started yet");
+        assert_eq!(told(&socket).unwrap(), "STATUS=not ready: nats: away");
+        assert_eq!(told(&socket), None);
     }
 
     #[test]

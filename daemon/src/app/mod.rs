@@ -41,6 +41,7 @@ pub use reload::Reloader;
 pub use running::Ended;
 
 use self::managed::Managed;
+use self::manager::Manager;
 use self::nats::OpenStream;
 use self::plugins::{Catalogue, Serve};
 use self::registry::{Ask, Registry};
@@ -136,6 +137,8 @@ pub struct App {
     config: Arc<ArcSwap<Config>>,
     metrics: Metrics,
     health: Health,
+    /// Who is told how it is, from the beginning.
+    manager: Manager,
     store: Store,
     nats: Nats,
     client: crate::deliver::Client,
@@ -168,9 +171,8 @@ impl App {
         let descriptors_max = descriptors::raise();
         let metrics = Metrics::new();
         let health = Health::new(["nats", "store", "start"]);
-        make_data_dir(&config.data_dir)?;
-        let store = Store::open(store_config(&config))?;
-        health.set("store", Condition::Ready);
+        let manager = Manager::of_environment();
+        let store = open_store(&config, &health)?;
         let host = Host::new(parts::plugins(&config))?;
         let spans = spans::spans(&config, &metrics)?;
         let gate = gate::gate(&config, &store, &metrics)?;
@@ -184,15 +186,16 @@ impl App {
         announce(&config.data_dir, "listen", &server.local_addr().to_string())?;
         health.set("start", Condition::Failing("loading plugins".to_owned()));
         let preparing = prepare(&catalogue, &registry, &secrets, &config);
-        let (parts::Prepared { webhooks: specs, named }, idle) = server.answer_during(preparing).await?;
+        let (parts::Prepared { webhooks: specs, named }, idle) =
+            server.answer_during(manager.look_during(&health, preparing)).await?;
         // Before the workers take theirs: they get the memory that this gives back.
         let config = Arc::new(config.settled());
         current.store(Arc::clone(&config));
         health.set("start", Condition::Failing("not started yet".to_owned()));
         let reaching = Box::pin(nats::reach(&config, &store, &specs, &health));
-        let nats::Reached { broker, nats, streams } = server.answer_during(reaching).await?;
-        let floors: Vec<_> = streams.iter().map(|open| (open.name.clone(), open.floor)).collect();
-        let recovered = store.recover(&floors)?;
+        let nats::Reached { broker, nats, streams } =
+            server.answer_during(manager.look_during(&health, reaching)).await?;
+        let recovered = store.recover(&nats::floors(&streams))?;
         let hub = Hub::new(nats.clone(), parts::stream(&config), named, &metrics);
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (control, jobs) = (Arc::new(OnceLock::new()), jobs::Handle::default());
@@ -209,6 +212,7 @@ impl App {
             config: current,
             metrics,
             health,
+            manager,
             store,
             nats,
             client,
@@ -359,6 +363,13 @@ impl trace::Subscriptions for Running {
     fn named(&self) -> Vec<Named> {
         self.hub.definitions()
     }
+}
+
+fn open_store(config: &Config, health: &Health) -> Result<Store, Error> {
+    make_data_dir(&config.data_dir)?;
+    let store = Store::open(store_config(config))?;
+    health.set("store", Condition::Ready);
+    Ok(store)
 }
 
 fn make_data_dir(dir: &Path) -> Result<(), Error> {

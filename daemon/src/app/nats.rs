@@ -27,6 +27,11 @@ pub(super) struct OpenStream {
     pub(super) replaced: bool,
 }
 
+/// The floors of streams, by their names.
+pub(super) fn floors(streams: &[OpenStream]) -> Vec<(StreamName, u64)> {
+    streams.iter().map(|open| (open.name.clone(), open.floor)).collect()
+}
+
 /// NATS, reached.
 pub(super) struct Reached {
     /// The nats-server of the daemon's own, if it runs one.

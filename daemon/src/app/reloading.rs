@@ -55,22 +55,28 @@ impl Reloading {
     pub(super) async fn run(mut self, mut watch: Watch, mut asked: mpsc::Receiver<Ask>, stop: CancellationToken) {
         let mut again = false;
         loop {
-            let loaded = tokio::select! {
+            let (loaded, is_news) = tokio::select! {
                 () = stop.cancelled() => return,
-                loaded = watch.next() => Some(loaded),
+                loaded = watch.next() => (loaded, true),
                 Some(ask) = asked.recv() => {
                     self.carry_out(ask).await;
                     continue;
                 }
-                () = tokio::time::sleep(RETRY_DELAY), if again => watch.load(),
+                () = tokio::time::sleep(RETRY_DELAY), if again => match watch.load() {
+                    Some(loaded) => (loaded, false),
+                    None => continue,
+                },
             };
-            let Some(loaded) = loaded else { continue };
-            self.manager.reloading();
+            if is_news {
+                self.manager.reloading();
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 done = self.reload(loaded) => again = !done,
             }
-            self.manager.reloaded();
+            if is_news {
+                self.manager.reloaded();
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::dead_letters::Publisher;
-use super::manager::Manager;
+use super::manager::{LOOK_INTERVAL, Manager};
 use super::nats::OpenStream;
 use super::reload::{Reloader, Watch};
 use super::reloading::Reloading;
@@ -33,7 +33,6 @@ use crate::telemetry::health::{Condition, Health};
 use crate::telemetry::metrics::{StoreMetrics, StreamMetrics};
 
 /// How often the parts are asked how they are.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// The name under which readiness says that a stream waits for parked deliveries,
 const OVERFLOW: &str = "overflow";
 /// and how many of their subscriptions it names.
@@ -100,11 +99,11 @@ struct Running {
 pub(super) async fn run(app: App, reloader: Option<Reloader>, stop: CancellationToken) -> Result<Ended, Error> {
     let watch = Watch::new(reloader)?;
     let published_to = app.config.load().dead_letters.publish_subject.clone();
-    let manager = Manager::of_environment();
+    let manager = app.manager.clone();
     let mut running = start(app, watch, manager.clone()).await?;
     running.look_after_store(published_to);
     info!("running");
-    let mut health_check = tokio::time::interval(HEALTH_INTERVAL);
+    let mut health_check = tokio::time::interval(LOOK_INTERVAL);
     let tails = running.tails.clone();
     let mut replaced: FuturesUnordered<_> = tails.iter().map(live::Status::replaced).collect();
     let mut ended = Ended::Stopped;

@@ -2,7 +2,7 @@
 
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use super::{environment, write_out};
+use super::{ConfigArgs, environment, write_out};
 use crate::config::{self, Config, Overrides};
 use crate::deliver::tls;
 use crate::telemetry::chain;
@@ -100,6 +100,12 @@ pub(super) struct Daemon {
 }
 
 impl Remote {
+    /// The daemon at a URL that runs with this configuration, for a command that can do without one.
+    pub(super) fn at(url: &str, ca: Option<&Path>, config: &ConfigArgs) -> Self {
+        let (url, config) = (Some(url.to_owned()), Some(config.config.clone()));
+        Self { url, config, key: None, ca: ca.map(Path::to_owned), json: false }
+    }
+
     /// The daemon.
     ///
     /// # Errors
@@ -191,6 +197,8 @@ pub(super) struct Ask {
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
     body: Option<Value>,
+    /// How long the answer may take, where that is not [`ANSWER_TIME_MAX`].
+    time_max: Option<Duration>,
 }
 
 impl Ask {
@@ -209,7 +217,7 @@ impl Ask {
         Self::new(Method::POST, path)
     }
 
-    /// At its path alone: what the daemon serves beside its API.
+    /// At its path alone and without a key: what the daemon serves beside its API.
     pub(super) fn beside_the_api(mut self) -> Self {
         self.is_beside_the_api = true;
         self
@@ -230,6 +238,12 @@ impl Ask {
     /// With a body.
     pub(super) fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    /// With an answer that may take this long.
+    pub(super) fn within(mut self, time_max: Duration) -> Self {
+        self.time_max = Some(time_max);
         self
     }
 
@@ -256,7 +270,9 @@ impl Daemon {
                 false => serde_json::from_slice(&body).context("what answered is not sluiced: its answer is not JSON"),
             }
         };
-        tokio::time::timeout(ANSWER_TIME_MAX, whole).await.context("the daemon took too long")?
+        tokio::time::timeout(ask.time_max.unwrap_or(ANSWER_TIME_MAX), whole)
+            .await
+            .context("the daemon took too long")?
     }
 
     /// All entries of a list, page by page. Where the daemon says that there were too many requests, it waits as told.
@@ -293,7 +309,7 @@ impl Daemon {
     /// When it cannot be asked, or refuses.
     pub(super) async fn send(&self, ask: &Ask) -> anyhow::Result<Response<Incoming>> {
         let mut request = Request::builder().method(&ask.method).uri(ask.target(&self.base));
-        if let Some(key) = &self.key {
+        if let Some(key) = self.key.as_ref().filter(|_| !ask.is_beside_the_api) {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         for (name, value) in &ask.headers {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::remote::{Ask, Daemon, Failure, Remote, plain};
 use super::write_out;
+use crate::stream::frame::{GAP, TOKEN_EXPIRING};
 
 /// The first and the longest wait before the daemon is asked again; each wait is twice the one before.
 const RECONNECT_DELAY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -149,7 +150,10 @@ impl Tail {
 
     fn shown(&mut self) -> String {
         let Frame { kind, data, .. } = std::mem::take(&mut self.frame);
-        self.left = self.left.map(|left| left.saturating_sub(1));
+        // What the daemon says of the stream itself is none of the events that are counted.
+        if ![GAP, TOKEN_EXPIRING].contains(&kind.as_str()) {
+            self.left = self.left.map(|left| left.saturating_sub(1));
+        }
         let (data, id) = (data.join("\n"), self.last_id.clone().unwrap_or_default());
         if self.is_json {
             let data: Value = serde_json::from_str(&data).unwrap_or_else(|_| json!(data));

@@ -280,6 +280,7 @@ fn options(config: &Config) -> Result<async_nats::ConnectOptions, Error> {
                 async_nats::Event::Connected => info!("nats connection is up"),
                 async_nats::Event::Closed => info!("nats connection is closed"),
                 async_nats::Event::LameDuckMode => info!("nats server announces its shutdown"),
+                async_nats::Event::Disconnected => warn!("nats connection is down"),
                 other => warn!(event = %other, "nats connection event"),
             }
         });

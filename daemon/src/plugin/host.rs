@@ -320,6 +320,7 @@ impl Host {
     pub fn names(&self) -> Vec<String> {
         let entries = match fs::read_dir(&self.shared.dir) {
             Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
             Err(error) => {
                 tracing::warn!(dir = %self.shared.dir.display(), %error, "cannot list the plugin directory");
                 return Vec::new();

@@ -75,10 +75,13 @@ impl Admission {
         Ok(Slot { admission: Arc::clone(self), principal, number, pulse, _named: named })
     }
 
-    /// Looks once, and cuts the connections of the clients that were not asked for bytes for so many looks.
+    /// Looks once, and cuts the connections of the clients that were not asked for bytes, and took none, for so many looks.
     pub(super) fn look(&self, looks_max: u32) {
         let now = self.looks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         for pulse in self.clients.lock().pulses.values() {
+            if pulse.connection.as_ref().is_some_and(Connection::take_moved) {
+                pulse.polled.store(now, Ordering::Relaxed);
+            }
             // Once: a connection that is cut needs a moment to end.
             if now.wrapping_sub(pulse.polled.load(Ordering::Relaxed)) == looks_max
                 && let Some(connection) = &pulse.connection

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Config;
 use super::admit::Slot;
-use super::cursor::{Part, Seen, Tag};
+use super::cursor::{Part, Seen, Tag, write_parts};
 use super::frame::{self, Gone, HEARTBEAT, id_line};
 use super::group::{Group, Supply};
 use super::history::{Piece, fetch};
@@ -99,7 +99,7 @@ impl Source {
 
     /// The last sequence that the client needs no more.
     fn seen(&self) -> Seen {
-        Seen { sequence: self.next.saturating_sub(1), tag: Some(self.tag) }
+        Seen::before(self.next, self.tag)
     }
 
     pub(super) fn group(&self) -> &Group {
@@ -119,11 +119,7 @@ struct Place<'a>(&'a [Source]);
 
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, source) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{}", Part(source.group.stream(), source.seen()))?;
-        }
-        Ok(())
+        write_parts(f, self.0.iter().map(|source| Part(source.group.stream(), source.seen())))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The connection below a client, as far as this stage needs it: it can be cut.
+//! The connection below a client, as far as this stage needs it: it can be cut, and says whether bytes go through it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -17,6 +17,8 @@ pub struct Connection(Arc<Cut>);
 struct Cut {
     cut: AtomicBool,
     waker: AtomicWaker,
+    /// Whoever holds the socket has sent bytes since this was looked at.
+    moved: AtomicBool,
 }
 
 /// A connection that may have ended meanwhile.
@@ -47,6 +49,16 @@ impl Connection {
     pub fn cut(&self) {
         self.0.cut.store(true, Ordering::Release);
         self.0.waker.wake();
+    }
+
+    /// Says that the client has taken bytes: one that takes a large frame slowly does read, though its body is not asked for more.
+    pub fn moved(&self) {
+        self.0.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the client taken bytes since this was asked before?
+    pub(super) fn take_moved(&self) -> bool {
+        self.0.moved.swap(false, Ordering::Relaxed)
     }
 
     /// Is it to end? The task that asks is woken when it is.

@@ -51,6 +51,13 @@ pub struct Seen {
     pub tag: Option<Tag>,
 }
 
+impl Seen {
+    /// Of one that looks for this sequence next, in the stream with this tag.
+    pub(super) fn before(next: u64, tag: Tag) -> Self {
+        Self { sequence: next.saturating_sub(1), tag: Some(tag) }
+    }
+}
+
 /// A part of a cursor, as it is written: `EVENTS:123:09af3c`.
 pub(super) struct Part<'a>(pub(super) &'a StreamName, pub(super) Seen);
 
@@ -145,12 +152,17 @@ fn sequence(digits: &str) -> Result<u64, Error> {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (stream, seen)) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{}", Part(stream, *seen))?;
-        }
-        Ok(())
+        write_parts(f, self.0.iter().map(|(stream, seen)| Part(stream, *seen)))
     }
+}
+
+/// Writes the text of a cursor with these parts, which are in the order of the streams' names.
+pub(super) fn write_parts<'a>(f: &mut fmt::Formatter<'_>, parts: impl Iterator<Item = Part<'a>>) -> fmt::Result {
+    for (at, part) in parts.enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        write!(f, "{comma}{part}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -106,7 +106,8 @@ pub(super) struct Gone<'a> {
 
 /// The frame that announces that history is gone. `asked` and `available` are sequences: the first that was asked for, and
 /// the first that comes now. `asked_id` is the id that the client came with, as far as it is of this stream, and
-/// `available_id` that of the first event that is still there. Without a cursor another gap follows, which has it. `missing_at_most` is null when the stream was replaced, and nothing is known of what was.
+/// `available_id` that of the first event that is still there. `missing_at_most` is null when the stream was replaced, and
+/// nothing is known of what was. Without a cursor another gap follows, which has it.
 pub(super) fn gap(cursor: Option<impl std::fmt::Display>, gone: &Gone<'_>) -> Bytes {
     let Gone { stream, seen, available, tag, is_replaced } = *gone;
     let asked = seen.sequence + 1;

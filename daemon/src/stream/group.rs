@@ -29,10 +29,10 @@ pub(super) struct Group {
     pub(super) historian: Arc<Historian>,
     pub(super) waiting: Waiting,
     table: Table,
-    seen: Mutex<Seen>,
+    clients: Mutex<Clients>,
 }
 
-struct Seen {
+struct Clients {
     matched: Matched,
     members: Vec<Member>,
     free: Vec<usize>,
@@ -67,8 +67,8 @@ impl Group {
     pub(super) fn new(lease: Lease, wish: Wish, historian: Arc<Historian>, since: u64) -> Self {
         let table = Table::new(wish.iter().flatten().map(|pattern| (pattern, 0)));
         let matched = Matched { recent: VecDeque::new(), since };
-        let seen = Seen { matched, members: Vec::new(), free: Vec::new() };
-        Self { lease, wish, historian, waiting: Waiting::default(), table, seen: Mutex::new(seen) }
+        let clients = Clients { matched, members: Vec::new(), free: Vec::new() };
+        Self { lease, wish, historian, waiting: Waiting::default(), table, clients: Mutex::new(clients) }
     }
 
     pub(super) fn stream(&self) -> &StreamName {
@@ -77,30 +77,30 @@ impl Group {
 
     /// A new client's number.
     pub(super) fn join(&self, next: u64, tag: Tag) -> usize {
-        let mut seen = self.seen.lock();
-        let number = seen.free.pop().unwrap_or_else(|| {
-            seen.members.push(Member::default());
-            seen.members.len() - 1
+        let mut clients = self.clients.lock();
+        let number = clients.free.pop().unwrap_or_else(|| {
+            clients.members.push(Member::default());
+            clients.members.len() - 1
         });
-        seen.members[number] = Member { next: Some(next), tag, ..Member::default() };
+        clients.members[number] = Member { next: Some(next), tag, ..Member::default() };
         number
     }
 
     /// A client has its entries from elsewhere now.
     pub(super) fn takes_from(&self, number: usize, supply: Supply) {
-        self.seen.lock().members[number].supply = supply;
+        self.clients.lock().members[number].supply = supply;
     }
 
     pub(super) fn leave(&self, number: usize) {
-        let mut seen = self.seen.lock();
-        seen.members[number] = Member::default();
-        seen.free.push(number);
+        let mut clients = self.clients.lock();
+        clients.members[number] = Member::default();
+        clients.free.push(number);
     }
 
     /// A client is to be told of what comes from now on. It looks after this, not before, so that nothing comes between.
     pub(super) fn wait(&self, number: usize, next: u64, tag: Tag, waker: &Waker) {
-        let mut seen = self.seen.lock();
-        let member = &mut seen.members[number];
+        let mut clients = self.clients.lock();
+        let member = &mut clients.members[number];
         match &mut member.waker {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
@@ -112,9 +112,9 @@ impl Group {
     /// What is there at a place.
     pub(super) fn find(&self, next: u64, epoch: u64) -> Found {
         let ring = self.lease.feed().ring();
-        let seen = self.seen.lock();
+        let clients = self.clients.lock();
         let mut scratch = Vec::new();
-        ring.find(next, epoch, &seen.matched, |entry| self.wants(entry, &mut scratch))
+        ring.find(next, epoch, &clients.matched, |entry| self.wants(entry, &mut scratch))
     }
 
     fn wants(&self, entry: &Entry, scratch: &mut Vec<u32>) -> bool {
@@ -125,7 +125,7 @@ impl Group {
 
     /// An entry that matches was put into the ring.
     pub(super) fn matched(&self, sequence: u64) {
-        let matched = &mut self.seen.lock().matched;
+        let matched = &mut self.clients.lock().matched;
         matched.recent.push_back(sequence);
         if matched.recent.len() > RECENT_MAX {
             matched.since = matched.recent.pop_front().map_or(matched.since, |oldest| oldest + 1);
@@ -134,7 +134,7 @@ impl Group {
 
     /// The ring began anew: nothing is known of what was before.
     pub(super) fn begin_anew(&self, since: u64) {
-        self.seen.lock().matched = Matched { recent: VecDeque::new(), since };
+        self.clients.lock().matched = Matched { recent: VecDeque::new(), since };
     }
 
     /// Wakes the clients that wait, some at a time.
@@ -153,9 +153,9 @@ impl Group {
 
     /// Wakes so many clients that wait, and says where to go on.
     fn wake_some(&self, from: usize, woken_max: usize) -> Option<usize> {
-        let mut seen = self.seen.lock();
+        let mut clients = self.clients.lock();
         let mut woken = 0;
-        for (at, member) in seen.members.iter_mut().enumerate().skip(from) {
+        for (at, member) in clients.members.iter_mut().enumerate().skip(from) {
             if woken >= woken_max {
                 return Some(at);
             }
@@ -172,23 +172,23 @@ impl Group {
     /// How far the client that is furthest behind is behind, in sequences; 0 when nothing that it wants is before it.
     pub(super) fn behind(&self) -> u64 {
         let ring = self.lease.feed().ring();
-        let seen = self.seen.lock();
-        let behind = |next: u64| match seen.matched.nothing_from(next) {
+        let clients = self.clients.lock();
+        let behind = |next: u64| match clients.matched.nothing_from(next) {
             true => 0,
             false => ring.end().saturating_sub(next),
         };
-        seen.members.iter().filter_map(|member| member.next).map(behind).max().unwrap_or(0)
+        clients.members.iter().filter_map(|member| member.next).map(behind).max().unwrap_or(0)
     }
 
     /// Where a client stands; `None` when nobody has that number.
     pub(super) fn step(&self, number: usize) -> Option<Step> {
         let ring = self.lease.feed().ring();
-        let seen = self.seen.lock();
-        let member = seen.members.get(number)?;
+        let clients = self.clients.lock();
+        let member = clients.members.get(number)?;
         let (next, tag) = (member.next?, member.tag);
         // A client that takes nothing has yet to see that the stream is another one.
         let from = if tag == ring.tag() { next } else { ring.start() };
-        let lag_events = if seen.matched.nothing_from(from) { 0 } else { ring.end().saturating_sub(from) };
+        let lag_events = if clients.matched.nothing_from(from) { 0 } else { ring.end().saturating_sub(from) };
         let pace = match member.supply {
             Supply::Ring if lag_events > 0 && from < ring.start() => Pace::CatchingUp,
             Supply::Ring => Pace::Live,

@@ -42,7 +42,7 @@ mod tests;
 
 pub use client::Client;
 pub use connection::Connection;
-pub use cursor::{Cursor, SEQUENCE_MAX};
+pub use cursor::{Cursor, SEQUENCE_MAX, Tag};
 pub use hub::{Hub, Listed, Named, Request, Wanted};
 #[cfg(test)]
 pub(crate) use process::NoPlugins;

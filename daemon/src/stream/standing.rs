@@ -49,8 +49,7 @@ impl Watched {
         let mut standing = Standing { cursor: Cursor::default(), pace: Pace::Live, lag_events: 0 };
         for (group, number) in &self.0 {
             let step = group.step(*number)?;
-            let seen = Seen { sequence: step.next.saturating_sub(1), tag: Some(step.tag) };
-            standing.cursor.set(group.stream().clone(), seen);
+            standing.cursor.set(group.stream().clone(), Seen::before(step.next, step.tag));
             standing.pace = standing.pace.max(step.pace);
             standing.lag_events += step.lag_events;
         }

@@ -498,6 +498,30 @@ async fn a_client_that_is_not_asked_for_bytes_is_cut_off_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_takes_one_frame_slowly_is_cut_off_only_when_it_takes_nothing_more() {
+    let log = MemoryLog::new(&["EVENTS"]);
+    let hub = log.hub(Config { unread_timeout: Duration::from_secs(40), ..config() }, vec![]);
+    let connection = Connection::default();
+    // What of a frame is not in the socket keeps its body from being asked for more.
+    let request = Request { connection: Some(connection.clone()), ..wants(&[">"], None) };
+    let _client = hub.subscribe(request).await.unwrap();
+    let is_cut = || connection.poll_cut(&Context::from_waker(Waker::noop())).is_ready();
+    let test = async {
+        for _ in 0..20 {
+            sleep(Duration::from_secs(15)).await;
+            connection.moved();
+        }
+        assert!(!is_cut(), "it is slow, and reads");
+        sleep(Duration::from_secs(60)).await;
+        assert!(is_cut());
+    };
+    tokio::select! {
+        () = hub.clone().run(CancellationToken::new()) => {}
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_is_far_behind_in_the_ring_needs_no_reader() {
     let log = MemoryLog::new(&["EVENTS"]);
     let hub = log.hub(Config { ring: RingLimits { entries_max: 1_000, bytes_max: 1 << 20 }, ..config() }, vec![]);

@@ -110,3 +110,26 @@ async fn what_nobody_uses_is_there_to_be_looked_at() {
     let of_file = daemon.request("DELETE", "/api/v1/plugins/jq", None).await;
     assert_eq!((of_file.status, of_file.json()["code"].clone()), (409, json!("plugin_of_file")));
 }
+
+#[tokio::test]
+async fn a_directory_that_is_made_later_is_watched_from_then_on() {
+    let (nats, receiver, dir) = (TestNats::start().await, TestReceiver::start(), TempDir::new().expect("a folder"));
+    let later = dir.path().join("later");
+    let daemon = daemon_with(&nats, &later, &[], EVENTS).await;
+    assert_eq!(daemon.send_plugin("mask", version(MASKS[0]), "wait=60").await.status, 201);
+    let wanted = json!({
+        "name": "a", "url": receiver.url("/a"), "types": [">"],
+        "transforms": [{ "plugin": "mask", "config": { "pointers": ["/card"] } }],
+    });
+    assert_eq!(daemon.request("POST", "/api/v1/webhooks", Some(&wanted)).await.status, 201);
+    assert_eq!(next_mask(&nats, &receiver).await, MASKS[0]);
+    let log = daemon.log();
+    assert!(log.contains("there is no plugin directory") && !log.contains("cannot list"), "{log}");
+
+    fs::create_dir(&later).expect("a folder can be made");
+    replace(&later, &version(MASKS[1]));
+    wait_for(&daemon, "the file is found", |shown| versions(shown) == 2).await;
+    replace(&later, &version(MASKS[2]));
+    wait_for(&daemon, "the directory is watched", |shown| versions(shown) == 3).await;
+    assert_eq!(next_mask(&nats, &receiver).await, MASKS[2]);
+}

@@ -86,6 +86,18 @@ async fn tail_prints_events_and_goes_on_after_a_restart_of_the_daemon() {
     let ended = timeout(SOON, child.wait()).await.expect("it ends after three").expect("it ran");
     assert_eq!(ended.code(), Some(0));
 
+    // A gap is told, and counts for nothing.
+    let mut anew = command(&["tail", "orders.*", "--json", "--count", "1", "--last-event-id", "EVENTS:2:000000"]);
+    anew.env("SLUICED_URL", daemon.url("")).env("SLUICED_API_KEY", ADMIN_KEY);
+    let (mut child, mut lines) = start(&mut anew);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let value: Value = serde_json::from_str(&line(&mut lines).await).expect("JSON");
+        told.push(value["type"].as_str().expect("a type").to_owned());
+    }
+    assert_eq!(told, ["gap", "orders.created"]);
+    assert_eq!(timeout(SOON, child.wait()).await.expect("it ends after one event").expect("it ran").code(), Some(0));
+
     let refused = command(&["tail", "a..b", "--url", &daemon.url(""), "--key", ADMIN_KEY]).output().await;
     let refused = refused.expect("the daemon's binary runs");
     assert_eq!(refused.status.code(), Some(1), "what stays wrong is not tried again: {refused:?}");

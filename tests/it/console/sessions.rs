@@ -178,3 +178,26 @@ async fn a_portal_link_opens_one_session_of_its_owner_and_nothing_else() {
     }
     assert!(!daemon.log().contains(&text), "no link is in the log");
 }
+
+#[tokio::test]
+async fn a_stream_that_nothing_ends_stays_so_when_a_session_of_the_same_key_asks_for_it() {
+    let nats = TestNats::start().await;
+    let daemon = TestDaemon::start(&nats, &config("", &[])).await;
+    let mut stream = ask(&daemon, Method::GET, "/api/v1/events/stream", &[("x-api-key", ADMIN_KEY)], None).await;
+    let client = stream.headers()["sluiced-client"].to_str().expect("a text").to_owned();
+    let (cookie, _, token) = begin(&daemon, ADMIN_KEY, "http://127.0.0.1").await;
+    let sent = [(COOKIE, &*cookie), ("x-csrf-token", &*token)];
+    let renewed = ask(&daemon, Method::POST, &format!("/api/v1/events/clients/{client}/token"), &sent, None).await;
+    assert_eq!(renewed.status(), 200);
+    assert_eq!(json_of(renewed).await, json!({ "client": client, "expires_at": null }), "no end is promised");
+    assert_eq!(ask(&daemon, Method::DELETE, SESSION, &sent, None).await.status(), 204);
+    nats.publish("events.platform.notice", "said").await;
+    let heard = async {
+        let mut text = String::new();
+        while !text.contains("data: said") {
+            let chunk = stream.chunk().await.expect("a connection").expect("it goes on");
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), heard).await.expect("it goes on after the session");
+}

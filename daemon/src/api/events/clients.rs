@@ -292,7 +292,16 @@ pub(super) async fn renew(
     let missing = || Problem::not_found("no client of yours has that id");
     let listener = state.clients.find(&id).filter(own).ok_or_else(missing)?;
     asker.within(&listener.types)?;
-    listener.principal.send_replace(principal.clone());
-    let expires_at = principal.validity().expires_ms.map(clock::rfc3339);
+    let mut expires_ms = None;
+    listener.principal.send_if_modified(|own| {
+        // What nothing ends is not made to end: a stream of the admin key's that is asked for with a session of it.
+        let ends = own.validity().ends();
+        if ends {
+            expires_ms = principal.validity().expires_ms;
+            *own = principal.clone();
+        }
+        ends
+    });
+    let expires_at = expires_ms.map(clock::rfc3339);
     Ok(Json(Renewed { client: listener.id(), expires_at }))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::serve::{Serve, Source};
 use super::{Catalogue, Change};
@@ -17,16 +17,24 @@ use crate::store::PluginOrigin;
 
 /// How long the directory must be left alone before it is looked at: files are written in several steps.
 const SETTLE: Duration = Duration::from_millis(300);
-/// How long to wait before a file is looked at again whose plugin was being changed, or could not be put on record.
+/// How long to wait before a file is looked at again whose plugin was being changed, or could not be put on record; and
+/// before the directory is looked for again that was not there.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Brings shadow mode back, takes in what the directory holds, and then what changes in it, until `stop`.
 pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
     let dir = serve.catalogue.host.dir().to_owned();
     let changed = Arc::new(Notify::new());
-    let watching = reload::watch(&dir, |_| true, Arc::clone(&changed));
-    if let Err(error) = &watching {
-        warn!(dir = %dir.display(), %error, "the plugin directory is not watched, a reload takes in what changes there");
+    let begin = || reload::watch(&dir, |_| true, Arc::clone(&changed));
+    let mut watching = begin();
+    match &watching {
+        Err(_) if !dir.exists() => {
+            info!(dir = %dir.display(), "there is no plugin directory, it is watched once there is")
+        }
+        Err(error) => {
+            warn!(dir = %dir.display(), %error, "the plugin directory is not watched, a reload takes in what changes there");
+        }
+        Ok(_) => {}
     }
     let work = async {
         serve.resume_shadows().await;
@@ -36,12 +44,23 @@ pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = serve.catalogue.unrecorded.notified() => {}
                 () = tokio::time::sleep(AGAIN), if again => {}
+                watched = retried(begin), if watching.is_err() => watching = Ok(watched),
             }
         }
     };
     tokio::select! {
         () = stop.cancelled() => {}
         () = work => {}
+    }
+}
+
+/// What can be done at last.
+async fn retried<T, E>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if let Ok(done) = attempt() {
+            return done;
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub(in crate::app) async fn watch(serve: Serve, stop: CancellationToken) {
     let mut watching = begin();
     match &watching {
         Err(_) if !dir.exists() => {
-            info!(dir = %dir.display(), "there is no plugin directory, it is watched once there is")
+            info!(dir = %dir.display(), "there is no plugin directory, it is watched once there is");
         }
         Err(error) => {
             warn!(dir = %dir.display(), %error, "the plugin directory is not watched, a reload takes in what changes there");

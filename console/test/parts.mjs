@@ -54,7 +54,7 @@ export async function listener(types) {
 
 /** Waits until something holds, within a bound. */
 export async function until(what, holds) {
-  const end = Date.now() + 30_000;
+  const end = Date.now() + 60_000;
   while (!(await holds())) {
     if (Date.now() > end) throw new Error(`it did not come about that ${what}`);
     await new Promise((done) => setTimeout(done, 100));
@@ -72,7 +72,7 @@ export class Browser {
 
   async page(options = {}) {
     const context = await this.chromium.newContext({ viewport: { width: 1280, height: 860 }, colorScheme: "light", reducedMotion: "reduce", ...options });
-    context.setDefaultTimeout(30_000);
+    context.setDefaultTimeout(60_000);
     const page = await context.newPage();
     page.on("pageerror", (error) => this.wrong.push(String(error)));
     page.on("console", (message) => {

@@ -17,7 +17,7 @@ mod dry_run;
 mod files;
 mod shadow;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// What `redact` puts in the place of a value, and what a second and a third version of it put there.
 const MASKS: [&str; 3] = ["***", "###", "+++"];
 

@@ -13,7 +13,7 @@ use tokio::process::Command;
 mod https;
 mod local;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A command, without what the environment says of this machine's own daemon.
 fn command(args: &[&str]) -> Command {

@@ -7,7 +7,7 @@ use sluiced_tests::events::order;
 use sluiced_tests::setup::config;
 use sluiced_tests::{Behaviour, Reply, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LETTERS: &str = "/api/v1/subscriptions/crm/dead-letters";
 
 /// A daemon with one subscription `crm`, two attempts for each delivery, and orders that a receiver refused as `status`

@@ -11,7 +11,7 @@ use sluiced_tests::{Accounting, Behaviour, Reply, SECRET, TestDaemon, TestNats, 
 mod clock;
 mod handed_back;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const IN_FLIGHT_MAX: u64 = 8;
 const BEFORE: u64 = 200;
 const EVENTS: u64 = 400;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluiced_tests::setup::config;
 use sluiced_tests::{Behaviour, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const RELOADED: &str = "configuration reloaded";
 const SUBJECT: &str = "events.orders.created";
 

@@ -13,7 +13,7 @@ mod disposition;
 mod parts;
 mod restart;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// The daemon's consumer, unless configured otherwise.
 const CONSUMER: &str = "sluiced";
 

@@ -12,7 +12,7 @@ use sluiced_tests::process::Process;
 use sluiced_tests::wait_until;
 use tokio_util::sync::CancellationToken;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const WHOLE: Duration = Duration::from_secs(90);
 
 #[tokio::test]

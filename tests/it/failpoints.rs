@@ -23,7 +23,7 @@ mod registered;
 mod replayed;
 mod whole;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// The lane of each subscription: what may come twice after a crash.
 const IN_FLIGHT_MAX: u64 = 8;
 

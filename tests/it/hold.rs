@@ -10,7 +10,7 @@ use sluiced_tests::random::seeded;
 use sluiced_tests::setup::config;
 use sluiced_tests::{Behaviour, SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(180);
 
 /// The lane of the endpoint that fails.
@@ -20,6 +20,12 @@ const BREAKER_FAILURES: u64 = 5;
 const PARKED_MAX: u64 = IN_FLIGHT_MAX + BREAKER_FAILURES - 1;
 /// How much larger the daemon may grow while an endpoint is held: far less than the bodies that it does not take.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
+
+/// The timeout of an endpoint that hangs: each attempt costs as much.
+const HANGING: &str = "1s";
+/// That of one that answers, so that none of its answers is too late on a machine that does much else: what is too late comes
+/// again.
+const ANSWERING: &str = "30s";
 
 const HEAD: &str = r#"
 [delivery]
@@ -37,7 +43,7 @@ struct Neighbours {
 #[tokio::test]
 async fn heavy_an_endpoint_that_never_answers_is_held_and_misses_none_of_20_000_events() {
     const EVENTS: u64 = 20_000;
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(HANGING).await;
     all.bad.set(Behaviour::Hang);
     let before = all.daemon.rss_bytes();
     all.publish_and_deliver_to_the_good_one(0..EVENTS).await;
@@ -55,7 +61,7 @@ async fn heavy_an_endpoint_that_never_answers_is_held_and_misses_none_of_20_000_
 
 #[tokio::test]
 async fn heavy_an_endpoint_that_answers_500_is_held_and_misses_nothing() {
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(ANSWERING).await;
     all.bad.set(Behaviour::Status(500));
     all.publish_and_deliver_to_the_good_one(0..5_000).await;
     all.assert_bad_is_held_at_the_cost_of_a_position().await;
@@ -67,7 +73,7 @@ async fn heavy_an_endpoint_that_answers_500_is_held_and_misses_nothing() {
 
 #[tokio::test]
 async fn heavy_an_endpoint_that_refuses_connections_is_held_and_misses_nothing() {
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(ANSWERING).await;
     all.bad.stop();
     all.publish_and_deliver_to_the_good_one(0..5_000).await;
     all.assert_bad_is_held_at_the_cost_of_a_position().await;
@@ -82,7 +88,7 @@ async fn heavy_an_endpoint_that_refuses_connections_is_held_and_misses_nothing()
 #[tokio::test]
 async fn heavy_a_slow_endpoint_is_held_beside_a_fast_one_and_misses_nothing() {
     const EVENTS: u64 = 5_000;
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(ANSWERING).await;
     all.bad.set(Behaviour::Slow(Duration::from_millis(200)));
     all.publish_and_deliver_to_the_good_one(0..EVENTS).await;
     assert!(all.bad.counts().requests < EVENTS / 2, "the good one did not wait for the bad one");
@@ -96,7 +102,7 @@ async fn heavy_a_slow_endpoint_is_held_beside_a_fast_one_and_misses_nothing() {
 #[tokio::test]
 async fn heavy_a_kill_while_held_loses_nothing_and_the_store_has_one_position() {
     const EVENTS: u64 = 5_000;
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(HANGING).await;
     all.bad.set(Behaviour::Hang);
     all.publish_and_deliver_to_the_good_one(0..EVENTS).await;
     all.assert_bad_is_held_at_the_cost_of_a_position().await;
@@ -111,7 +117,7 @@ async fn heavy_a_kill_while_held_loses_nothing_and_the_store_has_one_position() 
 async fn heavy_kills_while_catching_up_lose_nothing() {
     const EVENTS: u64 = 5_000;
     let mut random = seeded();
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(ANSWERING).await;
     all.bad.set(Behaviour::Status(503));
     all.publish_and_deliver_to_the_good_one(0..EVENTS).await;
     all.daemon.wait_held("bad", true, SOON).await;
@@ -134,7 +140,7 @@ async fn heavy_kills_around_the_rejoin_lose_nothing() {
     const ROUNDS: u64 = 8;
     const EVENTS: u64 = 500;
     let mut random = seeded();
-    let mut all = Neighbours::start().await;
+    let mut all = Neighbours::start(ANSWERING).await;
     for round in 0..ROUNDS {
         let events = round * EVENTS..(round + 1) * EVENTS;
         all.bad.set(Behaviour::Status(503));
@@ -209,7 +215,7 @@ async fn a_reload_takes_effect_while_a_hanging_endpoint_alone_keeps_the_stream_w
 
 #[tokio::test]
 async fn history_discarded_while_an_endpoint_is_held_is_counted_as_a_gap() {
-    let all = Neighbours::start().await;
+    let all = Neighbours::start(ANSWERING).await;
     all.bad.set(Behaviour::Status(503));
     all.publish_and_deliver_to_the_good_one(0..500).await;
     all.daemon.wait_held("bad", true, SOON).await;
@@ -230,14 +236,15 @@ async fn history_discarded_while_an_endpoint_is_held_is_counted_as_a_gap() {
 }
 
 impl Neighbours {
-    async fn start() -> Self {
+    /// Both healthy at first. The bad one's attempts have so much time.
+    async fn start(timeout: &str) -> Self {
         let nats = TestNats::start().await;
         let (good, bad) = (TestReceiver::start_verifying(SECRET), TestReceiver::start_verifying(SECRET));
         let webhooks = [
             Webhook::new("good", &good),
             Webhook::new("bad", &bad)
-                .with("timeout", "\"1s\"")
-                .with("connect_timeout", "\"1s\"")
+                .with("timeout", format_args!("{timeout:?}"))
+                .with("connect_timeout", format_args!("{timeout:?}"))
                 .with("max_in_flight", IN_FLIGHT_MAX)
                 .with("retry", r#"{ max_attempts = 50, base = "500ms", factor = 2, max = "2s", jitter = 0.1 }"#),
         ];

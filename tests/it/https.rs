@@ -9,7 +9,7 @@ use sluiced_tests::setup::config;
 use sluiced_tests::tls::{Identity, TestCa};
 use sluiced_tests::{ADMIN_KEY, TestDaemon, TestNats, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn the_listener_speaks_https_with_http_2_and_takes_a_renewed_certificate_without_a_restart() {

@@ -3,7 +3,6 @@
 
 mod wire;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use sluiced_tests::events::number_of;
 use sluiced_tests::paths::{example_binary, listeners_of_npm, listeners_of_pip, workspace};
 use sluiced_tests::process::Process;
 use sluiced_tests::setup::EVENTS;
-use sluiced_tests::{ADMIN_KEY, TestDaemon, TestNats, TestReceiver, wait_until};
+use sluiced_tests::{ADMIN_KEY, TestDaemon, TestNats, TestReceiver, port, wait_until};
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -32,8 +31,7 @@ struct Parts {
 
 impl Parts {
     async fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let config = format!("[server]\nlisten = \"{free}\"\ncors_origins = [\"*\"]\n{EVENTS}");
+        let config = format!("[server]\nlisten = \"127.0.0.1:{}\"\ncors_origins = [\"*\"]\n{EVENTS}", port::free());
         let nats = TestNats::start().await;
         let daemon = TestDaemon::start(&nats, &config).await;
         Self { nats, daemon, dir: tempfile::tempdir().expect("a folder") }

@@ -16,7 +16,7 @@ mod names;
 mod proxy;
 mod tls;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Loopback, which the guard refuses by default.
 fn loopback() -> Config {

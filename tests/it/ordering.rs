@@ -13,7 +13,7 @@ use sluiced_tests::setup::config;
 use sluiced_tests::{Behaviour, Reply, SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 const LONG: Duration = Duration::from_secs(180);
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Failures are part of these tests: they are not to look like a dead endpoint.
 const HEAD: &str = "[delivery]\nbreaker = { attempts_min = 1000 }\n";

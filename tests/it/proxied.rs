@@ -1,7 +1,6 @@
 //! nginx before the daemon, set up as docs/deployment.md has it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,9 +12,9 @@ use sluiced_tests::paths::workspace;
 use sluiced_tests::process::Process;
 use sluiced_tests::setup::EVENTS;
 use sluiced_tests::sse::Auth;
-use sluiced_tests::{SseClient, TestDaemon, TestNats, wait_until};
+use sluiced_tests::{SseClient, TestDaemon, TestNats, port, wait_until};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 /// An event takes milliseconds; a proxy that collects an answer keeps it until the answer ends, which a stream never does.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -42,7 +41,7 @@ async fn through_nginx_events_come_at_once_and_the_audit_log_has_the_clients_add
     let page = fs::read_to_string(workspace().join("docs/deployment.md")).expect("there is the page");
     assert!(page.contains("trusted_proxies = [\"127.0.0.0/8\"]"));
     let daemon = TestDaemon::start(&nats, &format!("[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n{EVENTS}")).await;
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|any| any.local_addr()).expect("a free port").port();
+    let port = port::free();
     let dir = tempfile::tempdir().expect("a folder");
     let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
     let config = format!(

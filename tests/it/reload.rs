@@ -7,11 +7,11 @@ use std::time::Duration;
 use sluiced_tests::events::order;
 use sluiced_tests::paths::plugin_dir;
 use sluiced_tests::setup::config;
-use sluiced_tests::{Behaviour, TestDaemon, TestNats, TestReceiver, Webhook, daemon, wait_until};
+use sluiced_tests::{Behaviour, Reply, TestDaemon, TestNats, TestReceiver, Webhook, daemon, wait_until};
 
 mod broken;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const RELOADED: &str = "configuration reloaded";
 
 /// Waits until the daemon's log has a text.
@@ -78,8 +78,11 @@ async fn a_changed_subscription_goes_on_where_it_was() {
     let (nats, old, new) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
     let before = Webhook::new("crm", &old).with("max_in_flight", "4");
     let daemon = TestDaemon::start(&nats, &config("", &[before])).await;
-    // At this pace the old endpoint would need 7 seconds for all of them.
-    old.set(Behaviour::Slow(Duration::from_millis(100)));
+    // At this pace the old endpoint would need two minutes for all of them.
+    old.set(Behaviour::custom(|request| Reply {
+        delay: Duration::from_secs(if request.number().is_some_and(|number| number < 20) { 0 } else { 2 }),
+        ..Reply::default()
+    }));
     nats.publish_orders("events.orders.created", 0..300).await;
     old.wait_for(20, SOON).await;
     let after = Webhook::new("crm", &new).filter("jq", r#"{ expr = ".amount != 250" }"#);
@@ -99,11 +102,14 @@ async fn a_changed_subscription_goes_on_where_it_was() {
 async fn a_parked_delivery_goes_to_the_changed_endpoint() {
     let (nats, old, new) = (TestNats::start().await, TestReceiver::start(), TestReceiver::start());
     old.set(Behaviour::Status(500));
-    let daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &old).retry_after(&["1s", "1h"])])).await;
+    let daemon = TestDaemon::start(&nats, &config("", &[Webhook::new("crm", &old).retry_after(&["1h"])])).await;
     nats.publish("events.orders.created", order(1)).await;
     assert_eq!(daemon.accounted("crm", 1).await.parked, 1);
     daemon.write_config(&config("", &[Webhook::new("crm", &new)]));
     logged(&daemon, RELOADED).await;
+    let parked = daemon.request("GET", "/api/v1/deliveries?status=pending", None).await.json();
+    let retry = format!("/api/v1/deliveries/{}/retry", parked["deliveries"][0]["id"].as_str().expect("an id"));
+    assert_eq!(daemon.request("POST", &retry, None).await.status, 202);
 
     new.wait_for(1, SOON).await;
     daemon.wait_metric("sluiced_parked", &[], 0.0).await;
@@ -137,8 +143,8 @@ async fn a_reload_does_not_wait_for_an_endpoint_that_hangs() {
 #[tokio::test]
 async fn a_removed_subscription_gets_nothing_more_and_leaves_nothing_unacked() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
-    receiver.set(Behaviour::custom(|request| sluiced_tests::Reply {
-        delay: Duration::from_millis(if request.path == "/gone" { 400 } else { 0 }),
+    receiver.set(Behaviour::custom(|request| Reply {
+        delay: Duration::from_secs(if request.path == "/gone" { 3 } else { 0 }),
         ..Default::default()
     }));
     let gone = Webhook::new("gone", &receiver).with("max_in_flight", "1");

@@ -15,7 +15,7 @@ use sluiced_tests::paths::sluiced_binary;
 use sluiced_tests::setup::config;
 use sluiced_tests::{Behaviour, Received, SECRET, TestDaemon, TestNats, TestReceiver, Webhook};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const CONSUMER: &str = "sluiced";
 
 /// A receiver that verifies the signature of each request, and a subscription for each of these formats, named like it.
@@ -151,7 +151,7 @@ async fn a_cloudevent_goes_out_as_it_came_in_and_its_parts_have_ids_of_their_own
 async fn a_format_that_was_changed_counts_for_the_next_attempt() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
     receiver.set(Behaviour::fail_times(1, 503));
-    let hook = Webhook::new("crm", &receiver).retry_after(&["2s"]);
+    let hook = Webhook::new("crm", &receiver).retry_after(&["6s"]);
     let mut daemon = TestDaemon::start(&nats, &config("", std::slice::from_ref(&hook))).await;
     nats.publish("events.orders.created", order(1)).await;
     daemon.wait_metric("sluiced_parked", &[("subscription", "crm")], 1.0).await;

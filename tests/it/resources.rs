@@ -10,7 +10,7 @@ mod event_types;
 mod events;
 mod webhooks;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The answer to a GET that is expected to succeed.
 async fn get(daemon: &TestDaemon, path: &str) -> Value {

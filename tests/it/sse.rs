@@ -16,7 +16,7 @@ use sluiced_tests::setup::EVENTS;
 use sluiced_tests::sse::{Auth, End};
 use sluiced_tests::{ADMIN_KEY, SseClient, SseEvent, TestDaemon, TestNats, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(120);
 const SUBJECT: &str = "events.orders.created";
 const ORDERS: &str = "/api/v1/events/stream?types=orders.*";

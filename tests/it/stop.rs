@@ -8,7 +8,7 @@ use sluiced_tests::sse::{Auth, End};
 use sluiced_tests::{ADMIN_KEY, Behaviour, SECRET, SseClient, TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 use tokio::time::Instant;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::test]

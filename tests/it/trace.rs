@@ -10,7 +10,7 @@ use sluiced_tests::setup::config;
 use sluiced_tests::sse::{Auth, SseClient};
 use sluiced_tests::{ADMIN_KEY, Behaviour, TestDaemon, TestNats, TestReceiver, Webhook};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 const STREAMS: &str = r#"
 [[subscription]]

@@ -10,7 +10,7 @@ use sluiced_tests::{SECRET, TestDaemon, TestNats, TestReceiver, Webhook, wait_un
 mod idle;
 mod paging;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_webhook_made_over_the_api_delivers_filters_and_signs_with_the_secret_that_is_told_once() {

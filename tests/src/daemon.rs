@@ -25,7 +25,7 @@ pub const ADMIN_KEY: &str = "test-admin-key-0123456789abcdef";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-const BALANCE_TIMEOUT: Duration = Duration::from_secs(20);
+const BALANCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A daemon with its own data directory, which outlives a kill. Ended on drop.
 #[derive(Debug)]
@@ -268,7 +268,7 @@ impl TestDaemon {
     /// daemon's start, so a test that restarts it states what it expects of the last run.
     ///
     /// # Panics
-    /// With the books as they were last seen, when they do not within 20 seconds.
+    /// With the books as they were last seen, when they do not within a minute.
     pub async fn accounted(&self, subscription: &str, received: u64) -> Accounting {
         let mut books = Accounting::of(&self.metrics().await, subscription);
         let balanced = comes_true(BALANCE_TIMEOUT, async || {
@@ -297,7 +297,7 @@ impl TestDaemon {
     /// Waits until the sum of a metric's samples with these labels is `value`.
     ///
     /// # Panics
-    /// With what it was last, when it is not within 20 seconds.
+    /// With what it was last, when it is not within a minute.
     pub async fn wait_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
         let mut last = f64::NAN;
         let reached = comes_true(BALANCE_TIMEOUT, async || {

@@ -31,6 +31,9 @@ struct Answers {
     ttl_seconds: u32,
     sets: Vec<Vec<IpAddr>>,
     asked: HashMap<RecordType, usize>,
+    /// The id of the last question of each kind. Who has no answer within a third of a second says the same question again,
+    /// under the same id: it is one question.
+    last: HashMap<RecordType, u16>,
 }
 
 impl TestDns {
@@ -55,11 +58,11 @@ impl TestDns {
     /// the last from then on. Each answer may be kept for that long.
     pub fn answer(&self, name: &str, ttl_seconds: u32, sets: &[&[&str]]) {
         let ips = |set: &&[&str]| set.iter().map(|ip| ip.parse().expect("an address")).collect();
-        let answers = Answers { ttl_seconds, sets: sets.iter().map(ips).collect(), asked: HashMap::new() };
-        self.names.lock().insert(name.to_owned(), answers);
+        let (sets, asked, last) = (sets.iter().map(ips).collect(), HashMap::new(), HashMap::new());
+        self.names.lock().insert(name.to_owned(), Answers { ttl_seconds, sets, asked, last });
     }
 
-    /// How often the IPv4 addresses of `name` were asked for since its answer was set.
+    /// How often the IPv4 addresses of `name` were asked for since its answer was set. A question that was sent twice counts once.
     pub fn asked(&self, name: &str) -> usize {
         let names = self.names.lock();
         names.get(name).and_then(|answers| answers.asked.get(&RecordType::A)).copied().unwrap_or(0)
@@ -116,17 +119,23 @@ fn answer(question: &[u8], names: &Names) -> Option<Vec<u8>> {
         let name = query.name().to_utf8().trim_end_matches('.').to_lowercase();
         match names.lock().get_mut(&name) {
             None => answer.metadata.response_code = ResponseCode::NXDomain,
-            Some(answers) => drop(answer.add_answers(answers.next(query.name(), query.query_type()))),
+            Some(answers) => {
+                let records = answers.records(question.metadata.id, query.name(), query.query_type());
+                answer.add_answers(records);
+            }
         }
     }
     answer.to_vec().ok()
 }
 
 impl Answers {
-    fn next(&mut self, name: &Name, kind: RecordType) -> Vec<Record> {
+    /// What a question of that id and kind is answered with.
+    fn records(&mut self, id: u16, name: &Name, kind: RecordType) -> Vec<Record> {
         let asked = self.asked.entry(kind).or_default();
-        let set = &self.sets[(*asked).min(self.sets.len() - 1)];
-        *asked += 1;
+        if self.last.insert(kind, id) != Some(id) {
+            *asked += 1;
+        }
+        let set = &self.sets[(*asked - 1).min(self.sets.len() - 1)];
         let of_kind =
             |ip: &&IpAddr| ip.is_ipv4() == (kind == RecordType::A) && ip.is_ipv6() == (kind == RecordType::AAAA);
         let record = |ip: &IpAddr| {

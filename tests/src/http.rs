@@ -7,8 +7,9 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Response};
 use serde_json::Value;
 
-/// A server on this machine that takes longer than this is stuck.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A server on this machine that takes longer than this is stuck: more than the minute for which a test asks a daemon to wait
+/// while it compiles a plugin.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A client without proxies and without a bound on the whole response, as a stream of events needs.
 pub fn client() -> Client {

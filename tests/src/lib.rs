@@ -13,6 +13,7 @@ pub mod http;
 pub mod metrics;
 pub mod nats;
 pub mod paths;
+pub mod port;
 pub mod proc;
 pub mod process;
 pub mod proxy;

@@ -18,8 +18,8 @@ use crate::paths::nats_server_binary;
 use crate::process::Process;
 use crate::wait::{comes_true, wait_until};
 
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How many publishes wait for their acknowledgement at a time.
 const UNACKED_MAX: u64 = 500;

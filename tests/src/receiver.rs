@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use standardwebhooks::Webhook;
 use tokio::time::Instant;
 
@@ -64,6 +64,18 @@ struct Shared {
     verifier: Option<Webhook>,
     recording: bool,
     state: Mutex<State>,
+    /// Taken before `state`, never under it.
+    numbered: Mutex<Numbered>,
+}
+
+/// The order numbers of the recorded requests, as far as they have been read. They are read once, and not under the lock
+/// that every answer takes: tests that ask again and again for those of 20,000 requests kept the receiver from answering.
+#[derive(Default)]
+struct Numbered {
+    /// How many of the recorded requests have been read.
+    requests: usize,
+    times: HashMap<u64, u64>,
+    by_path: HashMap<String, Vec<u64>>,
 }
 
 #[derive(Default)]
@@ -121,7 +133,9 @@ impl TestReceiver {
 
     /// Forgets the recorded requests; the counts stay.
     pub fn forget(&self) {
+        let mut numbered = self.shared.numbered.lock();
         self.shared.state.lock().received.clear();
+        *numbered = Numbered::default();
     }
 
     /// The counts so far.
@@ -131,19 +145,25 @@ impl TestReceiver {
 
     /// How often each order number came in.
     pub fn numbers(&self) -> HashMap<u64, u64> {
-        let mut numbers = HashMap::new();
-        for number in self.received().iter().filter_map(Received::number) {
-            *numbers.entry(number).or_default() += 1;
+        self.numbered().times.clone()
+    }
+
+    /// The order numbers of all recorded requests.
+    fn numbered(&self) -> MutexGuard<'_, Numbered> {
+        let mut numbered = self.shared.numbered.lock();
+        let of = |received: &Received| (received.path.clone(), received.body.clone());
+        let new: Vec<_> = self.shared.state.lock().received.iter().skip(numbered.requests).map(of).collect();
+        numbered.requests += new.len();
+        for (path, number) in new.into_iter().filter_map(|(path, body)| Some((path, number_of(&body)?))) {
+            *numbered.times.entry(number).or_default() += 1;
+            numbered.by_path.entry(path).or_default().push(number);
         }
-        numbers
+        numbered
     }
 
     /// The order numbers that came in at the path of a subscription, one for each request, in ascending order.
     pub fn numbers_of(&self, subscription: &str) -> Vec<u64> {
-        let path = format!("/{subscription}");
-        let received = self.received();
-        let mut numbers: Vec<u64> =
-            received.iter().filter(|request| request.path == path).filter_map(Received::number).collect();
+        let mut numbers = self.numbered().by_path.get(&format!("/{subscription}")).cloned().unwrap_or_default();
         numbers.sort_unstable();
         numbers
     }
@@ -168,8 +188,8 @@ impl TestReceiver {
             if self.counts().requests < at_least {
                 return false;
             }
-            let seen = self.numbers();
-            missing = numbers.clone().filter(|number| !seen.contains_key(number)).collect();
+            let seen = self.numbered();
+            missing = numbers.clone().filter(|number| !seen.times.contains_key(number)).collect();
             missing.is_empty()
         });
         assert!(came.await, "missing within {timeout:?}: {} orders, {:?}…", missing.len(), missing.first());
@@ -188,7 +208,8 @@ impl TestReceiver {
 
     fn launch(secret: Option<&str>, recording: bool) -> Self {
         let verifier = secret.map(|secret| Webhook::new(secret).expect("a secret of a test is base64"));
-        let shared = Arc::new(Shared { verifier, recording, state: Mutex::default() });
+        let shared = Shared { verifier, recording, state: Mutex::default(), numbered: Mutex::default() };
+        let shared = Arc::new(shared);
         let serving = listen(&shared, serving::ANY);
         Self { shared, address: serving.address(), serving: Some(serving) }
     }

@@ -8,7 +8,7 @@ use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
 use super::{TOKENS, admin, ask, client, token, webhook};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The newest records of the audit log.
 async fn newest(daemon: &TestDaemon, limit: usize) -> Vec<Value> {

@@ -10,7 +10,7 @@ use sluiced_tests::{ADMIN_KEY, SseClient, SseEvent, TestDaemon, TestNats, wait_u
 
 use super::{SECRET, admin, ask, in_s, token, token_with};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const STREAM: &str = "/api/v1/events/stream";
 const TICKETS: &str = "/api/v1/events/tickets";
 const CLIENTS: &str = "/api/v1/events/clients";
@@ -92,7 +92,7 @@ async fn a_ticket_opens_one_stream_once_with_what_its_owner_may_hear() {
 async fn a_stream_ends_with_its_token_unless_it_is_given_a_new_one() {
     let nats = TestNats::start().await;
     let daemon = TestDaemon::start(&nats, &(strict("sse_expiry_notice = \"1h\"") + EVENTS)).await;
-    let short = token_with(&json!({ "sub": "u1", "exp": in_s(4) }));
+    let short = token_with(&json!({ "sub": "u1", "exp": in_s(8) }));
     let mut ends = listen(&daemon, STREAM, Auth::Bearer(&short)).await;
     let by_ticket = ticketed(&daemon, &short, &json!({}), STREAM).await;
     let mut goes_on = listen(&daemon, &by_ticket, Auth::None).await;

@@ -120,7 +120,7 @@ async fn a_set_of_keys_at_a_url_verifies_each_algorithm_and_is_renewed_for_a_new
     let (other_ec, other_ed) = keys();
     *published.lock() = set("2", &other_ec, &other_ed);
     let new = es256(&other_ec, "2-ec");
-    wait_until("the new keys are known", Duration::from_secs(30), async || {
+    wait_until("the new keys are known", Duration::from_secs(90), async || {
         ask(&daemon, Some(&new), "GET", WHO, None).await.status == 200
     })
     .await;

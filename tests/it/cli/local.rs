@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use sluiced_tests::events::{SECRET, order};
 use sluiced_tests::setup::{EVENTS, config};
-use sluiced_tests::{TestDaemon, TestNats, Webhook};
+use sluiced_tests::{TestDaemon, TestNats, Webhook, port};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -61,8 +61,7 @@ async fn listen_checks_signatures_and_answers_what_it_is_told_to() {
 async fn tail_prints_events_and_goes_on_after_a_restart_of_the_daemon() {
     let nats = TestNats::start().await;
     // A port of its own, so that the daemon comes back where it was.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-    let text = format!("[server]\nlisten = \"127.0.0.1:{port}\"\n{EVENTS}");
+    let text = format!("[server]\nlisten = \"127.0.0.1:{}\"\n{EVENTS}", port::free());
     let mut daemon = TestDaemon::start(&nats, &text).await;
     let mut tail = command(&["tail", "orders.*", "users.>", "--json", "--count", "3", "--last-event-id", "EVENTS:0"]);
     tail.env("SLUICED_URL", daemon.url("")).env("SLUICED_API_KEY", ADMIN_KEY);

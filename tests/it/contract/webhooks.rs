@@ -9,7 +9,7 @@ use sluiced_tests::http::{Answer, send};
 use sluiced_tests::setup::{EVENTS, config};
 use sluiced_tests::{TestDaemon, TestNats, TestReceiver, Webhook, wait_until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 async fn ask(daemon: &TestDaemon, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {

@@ -36,7 +36,7 @@ async fn each_part_is_delivered_once_under_its_own_id() {
 async fn a_part_that_fails_is_tried_again_alone_also_after_a_restart() {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start());
     receiver.set(Behaviour::custom(|request| Reply::status(if request.number() == Some(2) { 500 } else { 200 })));
-    let hook = splitting(&receiver.url("/hook")).retry_after(&["1s", "1h"]);
+    let hook = splitting(&receiver.url("/hook")).retry_after(&["6s", "1h"]);
     let mut daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish("events.baskets.sold", basket(4)).await;
 

@@ -7,7 +7,7 @@ use super::*;
 
 /// Long enough for the daemon to be ended, started and ready before the attempt is due, even on a busy machine; it does
 /// no harm when it is not.
-const WAIT: Duration = Duration::from_secs(3);
+const WAIT: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn a_retry_that_is_due_after_a_clean_restart_still_happens() {
@@ -35,7 +35,7 @@ async fn a_retry_that_fell_due_while_the_daemon_was_down_happens_at_its_start() 
 async fn the_retry_happens_after(end: impl AsyncFnOnce(&mut TestDaemon, Instant)) {
     let (nats, receiver) = (TestNats::start().await, TestReceiver::start_verifying(SECRET));
     receiver.set(Behaviour::Status(503));
-    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["3s", "1h"]);
+    let hook = Webhook::to("crm", &receiver.url("/hook")).retry_after(&["6s", "1h"]);
     let mut daemon = TestDaemon::start(&nats, &config("", &[hook])).await;
     nats.publish("events.orders.created", order(7)).await;
     assert_eq!(daemon.accounted("crm", 1).await.parked, 1);

@@ -202,7 +202,7 @@ async fn five_retries_and_n_at_a_time(world: &World) {
 
     for (path, more, most) in [("/ten", json!(null), 10), ("/three", json!(3), 3)] {
         let receiver = TestReceiver::start();
-        receiver.set(Behaviour::Slow(Duration::from_millis(200)));
+        receiver.set(Behaviour::Slow(Duration::from_millis(500)));
         let kind = format!("n{path}").replace('/', ".");
         let wanted = json!({ "name": path, "url": receiver.url(path), "types": [kind], "max_in_flight": more });
         make(daemon, &acme, &wanted).await;

@@ -143,7 +143,8 @@ async fn tests_are_few(world: &World) {
     let refused = ask(&world.daemon, Some(&partner), "POST", &path, None).await;
     assert_problem(&refused, 429, "rate_limited");
     assert!(refused.header("retry-after").is_some_and(|seconds| (1..=12).contains(&seconds)), "{refused:?}");
-    let received = world.receiver.received();
+    let mut received = world.receiver.received();
+    received.retain(|request| request.path == "/test");
     assert!(
         received.len() == 5 && received.iter().all(|one| one.header("sluiced-test") == "true" && one.verifies(&secret))
     );
@@ -262,7 +263,8 @@ async fn retries_outlast_a_kill(world: &mut World) {
     let (partner, receiver) = (world.partner("kill").await, TestReceiver::start());
     receiver.set(Behaviour::Status(503));
     let mut wanted = json!({ "name": "kill", "url": receiver.url("/kill"), "types": ["pool.created"] });
-    wanted["retry"] = json!({ "base": "3s" });
+    // Time enough for all of them to have failed once.
+    wanted["retry"] = json!({ "base": "8s" });
     wanted["max_in_flight"] = json!(2);
     let (id, _) = make(&world.daemon, &partner, &wanted).await;
     let slow = json!({ "name": "slow", "url": receiver.url("/as-the-file-says"), "types": ["price.updated"] });

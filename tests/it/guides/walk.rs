@@ -38,6 +38,8 @@ exit $code
 const CURL: &str = r#"#!/bin/sh
 PATH=$WALK_PATH
 for arg in "$@"; do
+    # It fails by itself, and the two ways do not go together.
+    [ "$arg" = -sf ] && exec curl "$@"
     if [ "$arg" = -N ]; then
         curl --max-time 3 --fail-with-body "$@"
         code=$?

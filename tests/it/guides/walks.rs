@@ -1,10 +1,9 @@
 //! The pages whose commands are walked, each with a daemon of its own.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use regex::Regex;
-use sluiced_tests::{ADMIN_KEY, TestNats};
+use sluiced_tests::{ADMIN_KEY, TestNats, port};
 use tokio::time::Instant;
 
 use super::pages::Page;
@@ -76,15 +75,10 @@ sluiced send orders.created '{"id": 7, "amount": 120}'
 until DELIVERY=$(sluiced deliveries list --webhook crm --status delivered | grep -o 'msg_[0-9a-f]*'); do sleep 0.1; done
 "#;
 
-/// A port that nobody has at the moment.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
-}
-
 /// Walks a page beside such a daemon. In the page's addresses its ports are put in, besides what is `replaced`.
 async fn beside_a_daemon(path: &str, endless: bool, replaced: &[(&'static str, &str)], before: &[(usize, &str)]) {
     let (page, nats) = (super::page(path), TestNats::start().await);
-    let (port, receiver) = (port().to_string(), port().to_string());
+    let (port, receiver) = (port::free().to_string(), port::free().to_string());
     let url = format!("http://127.0.0.1:{port}");
     let nats_url = nats.url();
     let mut env = vec![
@@ -110,7 +104,7 @@ async fn beside_a_daemon(path: &str, endless: bool, replaced: &[(&'static str, &
 #[tokio::test]
 async fn the_quick_start_is_walked_line_by_line() {
     let page = super::page("docs/quick-start.md");
-    let (port, receiver) = (port(), port());
+    let (port, receiver) = (port::free(), port::free());
     let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
     let env = [("SLUICED_SERVER__LISTEN", listen.as_str()), ("SLUICED_URL", &url)];
     let replaced = [("127.0.0.1:8080", listen.as_str()), ("127.0.0.1:8099", &format!("127.0.0.1:{receiver}"))];

@@ -60,7 +60,7 @@ async fn a_connection_in_use_makes_no_room_and_waiting_in_vain_is_the_daemons_ow
     assert!(in_vain.message.contains("all 1 connections are in use"), "{}", in_vain.message);
     assert_eq!(retried(busy).class, FailureClass::Timeout, "it was left to hang");
     assert_eq!(other.counts().connections, 0);
-    assert!(is_delivered(&client.attempt(&waiting, request()).await));
+    assert!(is_delivered(&client.attempt(&prepared(&endpoint(&other.url("/hook"))), request()).await));
 }
 
 const EVENTS: u64 = 200;

@@ -1,13 +1,11 @@
 //! History that is gone: discarded by the stream's own limits, purged while it is about to be read, or of a stream that was
 //! deleted and made anew. A plain client is told, and told what.
 
-use std::net::TcpListener;
-
 use async_nats::jetstream::stream::Config;
 use serde_json::{Value, json};
 use sluiced_tests::setup::EVENTS;
 use sluiced_tests::sse::{Auth, End};
-use sluiced_tests::{ADMIN_KEY, SseClient, SseEvent, TestDaemon, TestNats, wait_until};
+use sluiced_tests::{ADMIN_KEY, SseClient, SseEvent, TestDaemon, TestNats, port, wait_until};
 
 use super::held::HeldNats;
 use super::{LONG, ORDERS, SOON, SUBJECT, assert_in_order, assert_nothing_more, connect, numbers, start};
@@ -148,8 +146,7 @@ async fn a_place_in_a_stream_that_was_made_anew_skips_nothing_of_the_new_one() {
     // The daemon is away meanwhile; it runs, with nobody connected; it runs, and the client is connected.
     for case in ["away", "nobody", "connected"] {
         // Where it listens stays the same when the daemon begins again.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let (nats, mut daemon) = start(&format!("[server]\nlisten = \"{free}\"\n")).await;
+        let (nats, mut daemon) = start(&format!("[server]\nlisten = \"127.0.0.1:{}\"\n", port::free())).await;
         let mut client = connect(&daemon, ORDERS, None).await;
         nats.publish_orders(SUBJECT, 0..10).await;
         client.collect(10, SOON).await;

@@ -12,7 +12,7 @@ use sluiced_tests::setup::EVENTS;
 use sluiced_tests::{Received, TestDaemon, TestNats, TestReceiver, wait_until};
 use tempfile::TempDir;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 /// How often each order came live, and how often by a replay.
 fn times(receiver: &TestReceiver) -> (HashMap<u64, u64>, HashMap<u64, u64>) {
@@ -62,9 +62,10 @@ async fn a_webhook_that_cannot_run_for_a_while_misses_nothing_and_its_job_goes_o
     receiver.wait_for_numbers(0..40, SOON).await;
     receiver.forget();
     let path = format!("/api/v1/subscriptions/{id}/replay");
-    let job = daemon.request("POST", &path, Some(&json!({ "from": 1, "rate": 20 }))).await.json();
+    // All of them would take five seconds: it is at work when the daemon stops.
+    let job = daemon.request("POST", &path, Some(&json!({ "from": 1, "rate": 8 }))).await.json();
     let job = format!("/api/v1/jobs/{}", job["id"].as_str().expect("an id"));
-    wait_until("some are replayed", SOON, async || times(&receiver).1.len() >= 5).await;
+    wait_until("some are replayed", SOON, async || !times(&receiver).1.is_empty()).await;
     assert_eq!(daemon.terminate().await.code(), Some(0));
 
     lose(&daemon, &file);

@@ -166,6 +166,8 @@ fn belongings_are_there(machine: &Machine) {
         "/usr/share/fish/vendor_completions.d/sluiced.fish",
         "/usr/share/doc/sluiced/copyright",
         "/usr/share/doc/sluiced/default.toml",
+        "/usr/share/doc/sluiced/docs/errors/README.md",
+        "/usr/share/doc/sluiced/docs/pictures/console-overview.png",
         "/usr/lib/sluiced/plugins/redact.wasm",
     ] {
         assert!(machine.path(path).is_file(), "{path} is not in the package");

@@ -114,7 +114,7 @@ struct Changes {
 
 /// List what was changed, and by whom
 ///
-/// Every change over the interface that was carried out, or refused because of who asked or of what was there (401, 403, 409,
+/// Every change over the API that was carried out, or refused because of who asked or of what was there (401, 403, 409,
 /// 412), and each time that the configuration was read again; newest first. A page stays where it is while changes are added; the
 /// last 100,000 are kept, and of what is refused at most 30 a minute.
 #[utoipa::path(

@@ -48,7 +48,7 @@ struct Shown {
     /// A payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     example: Option<Value>,
-    /// Whether an event of this type that does not fit its schema is refused when it is published over the interface.
+    /// Whether an event of this type that does not fit its schema is refused when it is published over the API.
     enforce: bool,
     /// `file`: it stands in the configuration, and is read only here; `api`.
     managed_by: &'static str,
@@ -90,7 +90,7 @@ struct Described {
     /// A payload, which must fit the schema.
     #[schema(value_type = Option<serde_json::Value>)]
     example: Option<Value>,
-    /// Refuse an event of this type that does not fit its schema when it is published over the interface.
+    /// Refuse an event of this type that does not fit its schema when it is published over the API.
     #[serde(default)]
     enforce: bool,
 }
@@ -119,7 +119,7 @@ struct Page {
 
 /// List the event types
 ///
-/// Those that are described: in the configuration, or over the interface. Others can be published and subscribed to as well.
+/// Those that are described: in the configuration, or over the API. Others can be published and subscribed to as well.
 #[utoipa::path(
     get,
     path = "/event-types",

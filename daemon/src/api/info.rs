@@ -45,7 +45,7 @@ struct Info {
     name: &'static str,
     /// Its version.
     version: &'static str,
-    /// The version of the interface.
+    /// The version of the API.
     api_version: &'static str,
     /// When it was started.
     #[schema(format = "date-time")]

@@ -130,7 +130,7 @@ fn fresh<C: Clock + Clone>(quota: Quota, clock: &C) -> Limiter<C> {
     Limiter::new(quota, HashMapStateStore::default(), clock.clone())
 }
 
-/// The limits of the interface.
+/// The limits of the API.
 pub(super) struct Limits {
     requests: Option<Limit>,
     tests: Option<Limit>,

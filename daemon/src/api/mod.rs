@@ -9,7 +9,7 @@
 //! - `cursor` and `paging`: what listings ask for alike.
 //! - `watched`: files that are read again when they change.
 //! - `extract`: what handlers take out of a request.
-//! - `document`: the interface's own description, OpenAPI, and a page of it; `console`: the web console.
+//! - `document`: the API's own description, OpenAPI, and a page of it; `console`: the web console.
 
 mod access;
 mod answer;
@@ -64,7 +64,7 @@ pub use tls::Tls;
 
 use std::net::SocketAddr;
 
-/// Why the interface cannot be served.
+/// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be bound.

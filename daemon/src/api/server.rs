@@ -45,7 +45,7 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The largest request body, in bytes.
     pub body_bytes_max: usize,
-    /// Origins whose pages may call the interface; `*` is any.
+    /// Origins whose pages may call the API; `*` is any.
     pub cors_origins: Vec<String>,
     /// How long requests may go on after the stop.
     pub drain_timeout: Duration,
@@ -69,7 +69,7 @@ impl Publisher for Nats {
     }
 }
 
-/// What the interface gives access to.
+/// What the API gives access to.
 #[derive(Clone)]
 pub struct State {
     /// Where events are published.

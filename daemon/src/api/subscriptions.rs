@@ -79,7 +79,7 @@ struct SubscriptionList {
 
 /// List the webhook subscriptions
 ///
-/// Those of the configuration and those that were made over the interface, with how they are.
+/// Those of the configuration and those that were made over the API, with how they are.
 #[utoipa::path(
     get,
     path = "/subscriptions",

@@ -93,6 +93,18 @@ async fn a_session_stands_for_its_key_until_either_ends() {
     assert!(!daemon.log().contains(key) && !daemon.log().contains(&cookie), "no secret is in the log");
 }
 
+/// Reads until what was published comes on a stream.
+async fn heard(stream: &mut Response) {
+    let said = async {
+        let mut text = String::new();
+        while !text.contains("data: said") {
+            let chunk = stream.chunk().await.expect("a connection").expect("it goes on");
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), said).await.expect("it goes on, and it comes");
+}
+
 /// Reads until the end of a stream.
 async fn ended(mut stream: Response) {
     let end = async { while stream.chunk().await.expect("it ends in order").is_some() {} };
@@ -132,14 +144,7 @@ async fn streams_of_a_session_end_with_it_and_those_of_others_go_on() {
         assert_eq!(ask(&daemon, Method::GET, &late, &[], None).await.status(), 401, "a ticket is worth no more");
     }
     nats.publish("events.platform.notice", "said").await;
-    let heard = async {
-        let mut text = String::new();
-        while !text.contains("data: said") {
-            let chunk = other.chunk().await.expect("a connection").expect("it goes on");
-            text.push_str(&String::from_utf8_lossy(&chunk));
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), heard).await.expect("it is heard");
+    heard(&mut other).await;
 }
 
 #[tokio::test]
@@ -192,12 +197,5 @@ async fn a_stream_that_nothing_ends_stays_so_when_a_session_of_the_same_key_asks
     assert_eq!(json_of(renewed).await, json!({ "client": client, "expires_at": null }), "no end is promised");
     assert_eq!(ask(&daemon, Method::DELETE, SESSION, &sent, None).await.status(), 204);
     nats.publish("events.platform.notice", "said").await;
-    let heard = async {
-        let mut text = String::new();
-        while !text.contains("data: said") {
-            let chunk = stream.chunk().await.expect("a connection").expect("it goes on");
-            text.push_str(&String::from_utf8_lossy(&chunk));
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), heard).await.expect("it goes on after the session");
+    heard(&mut stream).await;
 }

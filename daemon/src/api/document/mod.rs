@@ -31,7 +31,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// The media type of event streams.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
-/// What the routes of the interface are served below.
+/// What the routes of the API are served below.
 pub(super) const BASE: &str = "/api/v1";
 /// The member of an operation in which a handler names its codes.
 const PROBLEMS: &str = "x-problems";
@@ -49,10 +49,10 @@ const WITH_KEY: [Code; 7] = [
 ];
 /// The member of an operation that names the scope that one must have.
 const SCOPE: &str = "x-scope";
-/// The parts of the interface, in the order of the page.
+/// The parts of the API, in the order of the page.
 const TAGS: [(&str, &str); 11] = [
-    ("webhooks", "Webhooks that are made over the interface."),
-    ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the interface."),
+    ("webhooks", "Webhooks that are made over the API."),
+    ("subscriptions", "All webhook subscriptions as they run: of the file, and made over the API."),
     ("deliveries", "What became of events."),
     ("dead letters", "Deliveries that were given up, kept with their bodies."),
     ("events", "Publishing events, finding them, listening to them."),

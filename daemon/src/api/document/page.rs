@@ -39,7 +39,7 @@ struct Operation<'a> {
 fn page(document: &Value) -> String {
     let mut html = String::with_capacity(128 << 10);
     html.push_str("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">");
-    html.push_str("<meta name=\"viewport\" content=\"width=device-width\"><title>sluiced: the interface</title>");
+    html.push_str("<meta name=\"viewport\" content=\"width=device-width\"><title>sluiced: the API</title>");
     html.push_str("<link rel=\"stylesheet\" href=\"/docs/page.css\"></head><body>");
     let operations = operations(document);
     let tags: Vec<&Value> = document["tags"].as_array().into_iter().flatten().collect();

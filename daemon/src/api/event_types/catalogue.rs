@@ -1,4 +1,4 @@
-//! What is known of event types: from the file, which wins, and from the interface.
+//! What is known of event types: from the file, which wins, and from the API.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::domain::Subject;
 use crate::store::{self, EventTypeRecord, Store};
 use crate::telemetry::clock;
 
-/// The most event types that are described over the interface.
+/// The most event types that are described over the API.
 pub const EVENT_TYPES_MAX: usize = 1_000;
 /// The largest schema, and the largest example, in bytes as JSON.
 pub const SCHEMA_BYTES_MAX: usize = 65_536;
@@ -144,7 +144,7 @@ fn misfits(validator: &Validator, payload: &Value) -> Vec<FieldError> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Known {
     pub(super) kind: EventType,
-    /// When it was made and changed last, in milliseconds since the Unix epoch, when it was over the interface.
+    /// When it was made and changed last, in milliseconds since the Unix epoch, when it was over the API.
     pub(super) times: Option<(u64, u64)>,
 }
 
@@ -252,7 +252,7 @@ impl EventTypes {
         Ok(known)
     }
 
-    /// Forgets what was said of a type over the interface, durably.
+    /// Forgets what was said of a type over the API, durably.
     pub(super) async fn remove(&self, name: &Subject) -> Result<(), Refused> {
         let _changing = self.0.changing.lock().await;
         let mut book = Book::clone(&self.0.of_api.load());

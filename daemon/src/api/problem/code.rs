@@ -1,4 +1,4 @@
-//! The codes of problems: one table, from which the interface, its document and its pages come.
+//! The codes of problems: one table, from which the API, its document and its pages come.
 
 use http::StatusCode;
 

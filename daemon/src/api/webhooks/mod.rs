@@ -1,4 +1,4 @@
-//! Webhooks that are made over the interface, and those of the configuration file, which are only shown: the same keys as a `[[subscription]]` of the file and its `webhook` table,
+//! Webhooks that are made over the API, and those of the configuration file, which are only shown: the same keys as a `[[subscription]]` of the file and its `webhook` table,
 //! side by side in one object.
 
 mod listing;

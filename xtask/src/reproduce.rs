@@ -24,11 +24,14 @@ pub(crate) fn run() -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     }
-    // The same one twice, whatever is committed meanwhile.
+    // The same one twice, whatever is committed or built meanwhile.
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let builder = folder.join("xtask");
+    fs::copy(env::current_exe().context("this program's path")?, &builder).context("copying this program")?;
     let commit =
         ask(Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root())).context("there is no commit")?;
-    let first = package(&commit, &folder.join("one"), false)?;
-    let second = package(&commit, &folder.join("another/that-is-deeper"), true)?;
+    let first = package(&builder, &commit, &folder.join("one"), false)?;
+    let second = package(&builder, &commit, &folder.join("another/that-is-deeper"), true)?;
     if fs::read(&first)? == fs::read(&second)? {
         say(&format!("reproduce: {} and {} are the same, byte for byte", first.display(), second.display()));
         return Ok(());
@@ -39,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Builds a clone's package in a place of its own; what is built, and of what, lies within the clone, or `apart` from it.
-fn package(commit: &str, place: &Path, apart: bool) -> Result<PathBuf> {
+fn package(builder: &Path, commit: &str, place: &Path, apart: bool) -> Result<PathBuf> {
     let (clone, package) = (place.join("sluiced"), place.join("sluiced.deb"));
     let built = if apart { place } else { &clone }.join("target");
     step("clone", Command::new("git").args(["clone", "--quiet", "--no-checkout"]).args([&root(), &clone]))?;
@@ -49,8 +52,8 @@ fn package(commit: &str, place: &Path, apart: bool) -> Result<PathBuf> {
     let tools = target().join("tools");
     fs::create_dir_all(&tools).with_context(|| format!("creating {}", tools.display()))?;
     symlink(tools, built.join("tools")).context("linking the tools")?;
-    // This program, for the clone: see `workspace::root`.
-    let mut build = Command::new(env::current_exe().context("this program's path")?);
+    // It works for the clone: see `workspace::root`.
+    let mut build = Command::new(builder);
     build.arg("package").arg("--out").arg(&package).current_dir(&clone).env("CARGO_MANIFEST_DIR", clone.join("xtask"));
     build.env_remove("CARGO_TARGET_DIR");
     if apart {
